@@ -1,0 +1,812 @@
+"""What produces a response: devices, Gemma 3, tokenizer, LoRA, sampling, lean log-probs; and what keeps a training run.
+
+Everything here is shared by the stages that need JAX. The model classes, LoRA and the trainer's step are Tunix's and qwix's;
+ours are `sample` and `token_logps`, which do the same work with far less memory, and the few functions that make a run
+exact to resume. Nothing here reads flags.
+"""
+import fcntl
+import functools
+import glob
+import hashlib
+import io
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import qwix
+import sentencepiece as spm
+from flax import nnx
+from safetensors.numpy import load_file
+from tunix.models.gemma3 import model as gemma3
+from tunix.models.gemma3 import params_safetensors
+from tunix.sft import utils as sft_utils
+
+import rewards
+from rewards import InputError
+
+PAD_ID, EOS_ID, BOS_ID, END_OF_TURN_ID = 0, 1, 2, 106  # Gemma's; the tiny tokenizer uses the same
+STOP_IDS = (EOS_ID, END_OF_TURN_ID)
+KAGGLE_HANDLES = {name: f"google/gemma-3/transformers/{name}" for name in ("gemma-3-270m-it", "gemma-3-1b-it")}
+LORA_MODULES = ".*q_einsum|.*kv_einsum|.*gate_proj|.*down_proj|.*up_proj|.*attn_vec_einsum"  # the seeds' choice: all of them
+LENGTH_BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+HEAD_CHUNK = 256  # positions whose logits exist at once: 256 × 262,144 float32 = 268 MB
+
+
+# --------------------------------------------------------------------------------------------------------------- devices
+def enable_compilation_cache():
+  """Compiled programs survive the process. All three settings are needed, else small programs are compiled again."""
+  default = pathlib.Path(__file__).resolve().parent / ".cache" / "jax"
+  jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(default)))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+  jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
+
+
+def make_mesh(spec: str = "auto") -> jax.sharding.Mesh:
+  """Devices as an (fsdp, tp) mesh; "auto" puts all on fsdp, so no chip idles (the seeds' (1, 4) left half of 8 unused)."""
+  count = jax.device_count()
+  try:
+    shape = (count, 1) if spec == "auto" else tuple(int(n) for n in spec.lower().split("x"))
+  except ValueError:
+    shape = ()
+  if len(shape) != 2 or min(shape) < 1:
+    raise InputError(f"--mesh={spec} is not FSDPxTP; write for example --mesh={count}x1, or auto")
+  if shape[0] * shape[1] > count:
+    raise InputError(f"--mesh={spec} needs {shape[0] * shape[1]} devices, there are {count}; use --mesh=auto or a smaller one")
+  return jax.make_mesh(shape, ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2,
+                       devices=jax.devices()[:shape[0] * shape[1]])
+
+
+def compute_dtype(dtype: str = "auto"):
+  """float32 on CPU, bfloat16 on TPU and GPU; trainable parameters stay float32 either way (see `compute_view`)."""
+  if dtype == "auto":
+    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+  if dtype not in ("float32", "bfloat16"):
+    raise InputError(f"--dtype={dtype} is unknown; valid: auto, float32, bfloat16")
+  return jnp.dtype(dtype)
+
+
+# ------------------------------------------------------------------------------------------------------------- tokenizer
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 768) -> bytes:
+  """A sentencepiece model for the tiny Gemma 3, with Gemma's control, turn-token and padding ids.
+
+  Ids 4–104 hold the tags, the section headings and the lines of the system prompts as single symbols, so that the fixed
+  prompt costs a handful of positions; then <start_of_turn> 105, <end_of_turn> 106, then pieces learned from `texts`.
+  """
+  prompt_lines = [line for prompt in rewards.SYSTEM_PROMPTS.values() for line in prompt.split("\n") if "<" not in line[:1]]
+  fixed = ["<reasoning>", "</reasoning>", "<answer>", "</answer>", "\n", "Task: ", "user\n", "model\n", *prompt_lines,
+           "<reasoning>Your step-by-step thinking</reasoning>", "<answer>Your final answer</answer>",
+           "<answer>Your final value</answer>", *(f"{name}:" for name in rewards.SECTIONS)]
+  fixed = [symbol.replace(" ", "\u2581") for symbol in dict.fromkeys(fixed)]  # sentencepiece matches after escaping spaces
+  symbols = fixed + [f"<unused{i}>" for i in range(101 - len(fixed))] + [rewards.TURN_START, rewards.TURN_END]
+  buffer = io.BytesIO()
+  spm.SentencePieceTrainer.train(
+      sentence_iterator=iter(texts), model_writer=buffer, vocab_size=vocab_size, model_type="bpe", byte_fallback=True,
+      pad_id=PAD_ID, eos_id=EOS_ID, bos_id=BOS_ID, unk_id=3, user_defined_symbols=symbols, split_digits=True,
+      add_dummy_prefix=False, remove_extra_whitespaces=False, normalization_rule_name="identity", hard_vocab_limit=False,
+      character_coverage=1.0, num_threads=1, input_sentence_size=20000, shuffle_input_sentence=False, minloglevel=2)
+  return buffer.getvalue()
+
+
+def load_tokenizer(model: str, data_dir: str = "", checkpoint: str = "") -> spm.SentencePieceProcessor:
+  """The tokenizer of a model folder; the tiny model's stands in its checkpoint or data folder.
+
+  Data that was prepared without one (any pool, any flags) still works with the tiny model: its tokenizer is then trained on
+  train.jsonl, the same way prepare_data.py would have.
+  """
+  places = [checkpoint, os.path.dirname(checkpoint.rstrip("/")) if checkpoint else "", data_dir] if model == "tiny" else [model]
+  tokenizer = spm.SentencePieceProcessor()
+  for place in filter(None, places):
+    path = os.path.join(place, "tokenizer.model")
+    if os.path.isfile(path):
+      tokenizer.Load(path)
+      return tokenizer
+  if model != "tiny":
+    raise InputError(f"{model} has no tokenizer.model; --model must be a Hugging Face folder of a Gemma 3 text model")
+  if not data_dir:
+    raise InputError(f"no tokenizer.model in {' or '.join(filter(None, places)) or 'any folder'} for --model=tiny; "
+                     "give --checkpoint or --data_dir")
+  rows = rewards.read_rows(os.path.join(data_dir, "train.jsonl"))
+  tokenizer.LoadFromSerializedProto(train_tokenizer(row["prompt"] + row.get("target", row["answer"]) for row in rows))
+  return tokenizer
+
+
+def encode(tokenizer, text: str) -> list[int]:
+  """<bos> and the ids of a prompt's chat text."""
+  return [BOS_ID, *tokenizer.EncodeAsIds(text)]
+
+
+def encode_target(tokenizer, text: str) -> list[int]:
+  """The ids of a response with its stop token, as the model must produce them."""
+  return [*tokenizer.EncodeAsIds(text), END_OF_TURN_ID]
+
+
+def decode(tokenizer, ids) -> str:
+  """Text of a completion, without padding and stop tokens."""
+  return tokenizer.DecodeIds([int(i) for i in ids if i != PAD_ID and i not in STOP_IDS])
+
+
+def bucket(length: int, limit: int | None = None) -> int:
+  """The smallest bucket that holds `length`: few distinct shapes (compilations), little padding."""
+  size = next((b for b in LENGTH_BUCKETS if b >= length), length)
+  return min(size, limit) if limit else size
+
+
+def pad_left(ids: list[list[int]], width: int) -> np.ndarray:
+  """Prompts (B, width): padding in front, so that every completion starts at the same position."""
+  return np.array([[PAD_ID] * (width - len(row)) + list(row) for row in ids], np.int32).reshape(len(ids), width)
+
+
+def pad_right(ids: list[list[int]], width: int) -> np.ndarray:
+  return np.array([list(row) + [PAD_ID] * (width - len(row)) for row in ids], np.int32).reshape(len(ids), width)
+
+
+# ----------------------------------------------------------------------------------------------------------------- model
+class Policy(NamedTuple):
+  model: nnx.Module  # Tunix Gemma3, with LoRA where lora_rank > 0
+  tokenizer: spm.SentencePieceProcessor
+  mesh: jax.sharding.Mesh
+  name: str  # "tiny" or the folder
+  fingerprint: str  # of the base weights: an adapter on another base is refused
+  lora_rank: int  # 0: no adapter
+  lora_alpha: float
+
+
+def resolve_model(model: str) -> str:
+  """--model to "tiny" or a local folder; known names come from /kaggle/input or kagglehub."""
+  if model == "tiny" or os.path.isdir(model):
+    return model
+  if model not in KAGGLE_HANDLES:
+    raise InputError(f"--model={model} is neither a folder nor one of: tiny, {', '.join(KAGGLE_HANDLES)}")
+  attached = sorted(glob.glob(f"/kaggle/input/**/{model}/**/config.json", recursive=True))
+  if attached:
+    return os.path.dirname(attached[-1])
+  import kagglehub  # only here: everything else works without a network
+  try:
+    return kagglehub.model_download(KAGGLE_HANDLES[model])
+  except Exception as error:  # kagglehub raises its own, requests' and the OS's errors
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    raise InputError(
+        f"could not fetch {KAGGLE_HANDLES[model]} from Kaggle ({first_line}); accept the licence on the model's page, set "
+        "KAGGLE_USERNAME and KAGGLE_KEY (kaggle.com, Settings, API) or attach the model to the notebook; "
+        "MODEL=tiny ./run.sh needs no account") from error
+
+
+def gemma_config(folder: str, dtype) -> gemma3.ModelConfig:
+  """Tunix's config from a Hugging Face config.json, so that any Gemma 3 text size works, our exports included."""
+  path = os.path.join(folder, "config.json")
+  if not os.path.isfile(path):
+    raise InputError(f"{folder} has no config.json; --model must be a Hugging Face folder of a Gemma 3 text model")
+  with open(path, encoding="utf-8") as f:
+    hf = json.load(f)
+  hf = hf.get("text_config", hf)
+  if hf.get("model_type") != "gemma3_text":
+    raise InputError(f"{folder} holds model_type {hf.get('model_type')!r}; expected 'gemma3_text' (Gemma 3 270M, 1B, or the "
+                     "text part of 4B and up)")
+  rope = hf.get("rope_parameters") or {}  # transformers 5 groups what 4 kept flat
+  full, sliding = rope.get("full_attention", {}), rope.get("sliding_attention", {})
+  scaling = hf.get("rope_scaling") or full
+  return gemma3.ModelConfig(
+      num_layers=hf["num_hidden_layers"], num_embed=hf["vocab_size"], embed_dim=hf["hidden_size"],
+      hidden_dim=hf["intermediate_size"], num_heads=hf["num_attention_heads"], head_dim=hf["head_dim"],
+      num_kv_heads=hf["num_key_value_heads"], sliding_window_size=hf["sliding_window"],
+      global_base_frequency=int(full.get("rope_theta") or hf.get("rope_theta", 1_000_000)),
+      local_base_frequency=int(sliding.get("rope_theta") or hf.get("rope_local_base_freq", 10_000)),
+      global_scale_factor=float(scaling.get("factor", 1.0)), param_dtype=dtype)
+
+
+def tiny_config(vocab_size: int) -> gemma3.ModelConfig:
+  """0.8M parameters of the real architecture: learns the built-in pool in minutes on two cores."""
+  return gemma3.ModelConfig(
+      num_layers=4, num_embed=-(-vocab_size // 64) * 64, embed_dim=128, hidden_dim=384, num_heads=4, head_dim=32,
+      num_kv_heads=1, sliding_window_size=512, local_base_frequency=10_000, global_base_frequency=10_000,
+      param_dtype=jnp.float32)
+
+
+def create_tiny(config: gemma3.ModelConfig) -> nnx.Module:
+  """Random weights that can train: Tunix starts MLP kernels at zero, where every gradient is zero, so all matrices are
+  drawn. The draw ignores --seed: the base model must be the same for SFT, GRPO and evaluation."""
+  model = gemma3.Gemma3(config, rngs=nnx.Rngs(0))
+  leaves, tree = jax.tree.flatten(nnx.state(model))
+  draw = lambda i, x: 0.06 * jax.random.normal(jax.random.fold_in(jax.random.key(0), i), x.shape, x.dtype)
+  nnx.update(model, jax.tree.unflatten(tree, [x if x.ndim == 1 else draw(i, x) for i, x in enumerate(leaves)]))
+  return model
+
+
+def load_base(model: str, tokenizer, mesh, dtype: str = "auto") -> nnx.Module:
+  """The pretrained (or tiny) model, sharded over `mesh`."""
+  if model == "tiny":
+    with mesh:
+      base = nnx.jit(lambda: create_tiny(tiny_config(tokenizer.GetPieceSize())))()
+      return shard(base)
+  config = gemma_config(model, compute_dtype(dtype))
+  if not glob.glob(os.path.join(model, "*.safetensors")):
+    raise InputError(f"{model} has no *.safetensors; --model must be a Hugging Face folder of a Gemma 3 text model")
+  if tokenizer.GetPieceSize() > config.num_embed:
+    raise InputError(f"the tokenizer in {model} has {tokenizer.GetPieceSize()} pieces, the model {config.num_embed}; "
+                     "they do not belong together")
+  return params_safetensors.create_model_from_safe_tensors(model, config, mesh=mesh, dtype=config.param_dtype)
+
+
+def shard(model: nnx.Module) -> nnx.Module:
+  """Lays a model's parameters out as their partition specs say; call inside `with mesh:`."""
+  state = nnx.state(model)
+  nnx.update(model, jax.lax.with_sharding_constraint(state, nnx.get_partition_spec(state)))
+  return model
+
+
+def fingerprint(model: nnx.Module) -> str:
+  """16 hex digits of a base model: its shape and some of its weights in bfloat16 (equal for either --dtype)."""
+  config, embedding = model.config, model.embedder.input_embedding.get_value()
+  some = [embedding[:8], model.layers[0].attn.kv_einsum.w.get_value(), model.final_norm.scale.get_value()]
+  shape = (config.num_layers, config.num_embed, config.embed_dim, config.hidden_dim, config.num_heads, config.head_dim)
+  digest = hashlib.sha256(repr(shape).encode())
+  for x in some:
+    digest.update(np.asarray(x.astype(jnp.bfloat16)).tobytes())
+  return digest.hexdigest()[:16]
+
+
+def apply_lora(base: nnx.Module, mesh, rank: int, alpha: float, seed: int = 0) -> nnx.Module:
+  """`base` with LoRA on every projection (A random, B zero); `base` itself stays as it is and serves as the reference.
+
+  The adapters are float32 whatever the base: at the seeds' learning rate of 3e-6 a bfloat16 weight does not move.
+  """
+  provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=rank, alpha=alpha)
+  model = qwix.apply_lora_to_model(base, provider, **base.get_model_input(), rngs=nnx.Rngs(seed))
+  adapters = jax.tree.map(lambda x: x.astype(jnp.float32), nnx.state(model, nnx.LoRAParam))
+  nnx.update(model, adapters)
+  with mesh:
+    return shard(model)
+
+
+def merge_lora(model: nnx.Module, base: nnx.Module, alpha: float) -> nnx.Module:
+  """A float32 copy of `base` with the adapters of `model` added: W + (alpha / rank) · A·B, per projection."""
+  flat, adapters = flat_params(base, nnx.Param), flat_params(model, nnx.LoRAParam)
+  merged = {name: x.astype(jnp.float32) for name, x in flat.items()}
+  for name in [n.removesuffix("_lora_a") for n in adapters if n.endswith("_lora_a")]:
+    a, b = adapters[name + "_lora_a"], adapters[name + "_lora_b"]
+    merged[name] = merged[name] + lora_delta(name, a, b) * (alpha / a.shape[-1])
+  return with_params(base, merged)
+
+
+def lora_delta(name: str, a, b):
+  """A·B in the weight's own layout; qwix factors each einsum at the axes it contracts."""
+  if "kv_einsum" in name:  # a (D, r), b (r, 2, K, H) -> (2, K, D, H)
+    return jnp.einsum("dr,rckh->ckdh", a, b)
+  if "q_einsum" in name:  # a (D, r), b (r, N, H) -> (N, D, H)
+    return jnp.einsum("dr,rnh->ndh", a, b)
+  if "attn_vec_einsum" in name:  # a (N, H, r), b (r, D) -> (N, H, D)
+    return jnp.einsum("nhr,rd->nhd", a, b)
+  return a @ b  # MLP kernels: a (in, r), b (r, out)
+
+
+def flat_params(model: nnx.Module, kind=nnx.Param) -> dict[str, jax.Array]:
+  """{"layers.0.attn.q_einsum.w": array, …}: the stable names under which parameters are saved and exported."""
+  return {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(nnx.state(model, kind))}
+
+
+def with_params(model: nnx.Module, flat: dict[str, jax.Array]) -> nnx.Module:
+  """A new model with the structure of `model` and the values of `flat` (names missing from it keep theirs)."""
+  graph, state = nnx.split(model)
+  value = lambda path, leaf: flat.get(".".join(map(str, path)), leaf.get_value())
+  copies = [(path, leaf.replace(value(path, leaf))) for path, leaf in nnx.to_flat_state(state)]
+  return nnx.merge(graph, nnx.from_flat_state(copies))
+
+
+def trainable(model: nnx.Module):
+  """The variable type that training changes: the adapters where there are any, else everything."""
+  return nnx.LoRAParam if jax.tree.leaves(nnx.state(model, nnx.LoRAParam)) else nnx.Param
+
+
+def load_policy(model: str, checkpoint: str = "", data_dir: str = "", mesh: str = "auto", dtype: str = "auto") -> Policy:
+  """The base model and, where `checkpoint` is given, what an SFT or GRPO run (or a PEFT adapter) changed in it."""
+  folder, devices = resolve_model(model), make_mesh(mesh)
+  tokenizer = load_tokenizer(folder, data_dir, checkpoint)
+  base = load_base(folder, tokenizer, devices, dtype)
+  mark = fingerprint(base)
+  if not checkpoint:
+    return Policy(base, tokenizer, devices, folder, mark, 0, 0.0)
+  if os.path.isfile(os.path.join(checkpoint, "adapter_config.json")):
+    tuned, rank, alpha = load_peft_adapter(base, checkpoint, devices)
+    return Policy(tuned, tokenizer, devices, folder, mark, rank, alpha)
+  config, params = read_checkpoint(checkpoint)
+  if config["model_fingerprint"] != mark:
+    raise InputError(f"{checkpoint} was trained on {config['model']} ({config['model_fingerprint']}), --model={model} is "
+                     f"{mark}; pass the --model it was trained on")
+  rank, alpha = config["lora_rank"], config["lora_alpha"]
+  tuned = apply_lora(base, devices, rank, alpha) if rank else base
+  return Policy(load_params(params, tuned), tokenizer, devices, folder, mark, rank, alpha)
+
+
+def read_checkpoint(folder: str) -> tuple[dict, str]:
+  """(config.json, parameter folder) of a finished SFT or GRPO folder, or of its best/ folder."""
+  folder = folder.rstrip("/")
+  inner = os.path.basename(folder) in ("best", "params")
+  config = rewards.read_config(os.path.dirname(folder) if inner else folder, "train_sft.py or train_grpo.py")
+  params = folder if inner else os.path.join(folder, "params")
+  if "model_fingerprint" not in config or not os.path.isdir(params):
+    raise InputError(f"{folder} is no SFT or GRPO folder (no params/ inside, stage {config.get('stage')!r}); "
+                     "make one with train_sft.py or train_grpo.py")
+  return config, params
+
+
+# ------------------------------------------------------------------------------------- names: Tunix, Hugging Face, PEFT
+# A projection of a Hugging Face layer -> the Tunix parameter that holds it and, where keys and values share one, the slice.
+PROJECTIONS = {
+  "self_attn.q_proj": ("attn.q_einsum.w", None),         # (N, D, H)
+  "self_attn.k_proj": ("attn.kv_einsum.w", 0),           # (2, K, D, H)
+  "self_attn.v_proj": ("attn.kv_einsum.w", 1),
+  "self_attn.o_proj": ("attn.attn_vec_einsum.w", None),  # (N, H, D)
+  "mlp.gate_proj": ("mlp.gate_proj.kernel", None),       # (D, F)
+  "mlp.up_proj": ("mlp.up_proj.kernel", None),           # (D, F)
+  "mlp.down_proj": ("mlp.down_proj.kernel", None),       # (F, D)
+}
+NORMS = {
+  "input_layernorm": "pre_attention_norm.scale", "post_attention_layernorm": "post_attention_norm.scale",
+  "pre_feedforward_layernorm": "pre_ffw_norm.scale", "post_feedforward_layernorm": "post_ffw_norm.scale",
+  "self_attn.q_norm": "attn._query_norm.scale", "self_attn.k_norm": "attn._key_norm.scale",
+}
+PEFT_NAME = re.compile(r"(?:.*\.)?layers\.(\d+)\.((?:self_attn|mlp)\.\w+)\.lora_([AB])(?:\.default)?\.weight")
+
+
+def hf_names(config) -> dict[str, tuple[str, int | None]]:
+  """Every tensor of Hugging Face's Gemma3ForCausalLM -> (Tunix parameter, slice of it or None)."""
+  names = {"model.embed_tokens.weight": ("embedder.input_embedding", None), "model.norm.weight": ("final_norm.scale", None)}
+  for layer in range(config.num_layers):
+    for module, (parameter, part) in PROJECTIONS.items():
+      names[f"model.layers.{layer}.{module}.weight"] = (f"layers.{layer}.{parameter}", part)
+    for module, parameter in NORMS.items():
+      names[f"model.layers.{layer}.{module}.weight"] = (f"layers.{layer}.{parameter}", None)
+  return names
+
+
+def to_hf(name: str, value: np.ndarray, part: int | None) -> np.ndarray:
+  """A Tunix parameter as the Hugging Face tensor `name`: a matrix is (out, in), norms and embedding stay as they are."""
+  if name.endswith((".q_proj.weight", ".k_proj.weight", ".v_proj.weight")):
+    value = value if part is None else value[part]                        # (N, D, H)
+    return value.swapaxes(1, 2).reshape(-1, value.shape[1])               # (N·H, D)
+  return value.reshape(-1, value.shape[-1]).T if "_proj." in name else value
+
+
+def to_peft(lora: dict[str, np.ndarray], config) -> dict[str, np.ndarray]:
+  """qwix LoRA factors by dotted name ("layers.0.attn.q_einsum.w_lora_a") -> PEFT's lora_A (r, in) and lora_B (out, r).
+
+  Both libraries scale the product by alpha / rank, so the factors pass unscaled. qwix splits a weight into its contracted
+  axes (A) and the rest (B): the fused key-value einsum has one A (D, r) and one B (r, 2, K, H), which is exactly two PEFT
+  pairs that share A.
+  """
+  tensors = {}
+  for layer in range(config.num_layers):
+    for module, (parameter, part) in PROJECTIONS.items():
+      path = f"layers.{layer}.{parameter}"
+      if f"{path}_lora_a" not in lora:
+        continue
+      a, b = np.asarray(lora[f"{path}_lora_a"]), np.asarray(lora[f"{path}_lora_b"])  # (in..., r), (r, out...)
+      b = b if part is None else b[:, part]
+      name = f"base_model.model.model.layers.{layer}.{module}"
+      tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(a.reshape(-1, a.shape[-1]).T)
+      tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(b.reshape(b.shape[0], -1).T)
+  return tensors
+
+
+def from_peft(tensors: dict[str, np.ndarray], config) -> dict[str, np.ndarray]:
+  """Inverse of `to_peft`. Projections that the adapter lacks are left out: qwix's own zero B makes them do nothing.
+
+  An adapter trained elsewhere has different A for keys and values; two rank-r pairs are then one of rank 2r, exactly: A side
+  by side, B block-diagonal. Every other factor is padded with zeros to that rank, so read the rank off the result and give
+  qwix alpha = lora_alpha / r * rank. Raises InputError for a tensor that is no LoRA factor of a Gemma 3 text projection.
+  """
+  pairs = {}
+  for name, value in tensors.items():
+    match = PEFT_NAME.fullmatch(name)
+    if not match or match[2] not in PROJECTIONS or int(match[1]) >= config.num_layers:
+      raise InputError(f"adapter tensor {name} {value.shape} is no LoRA factor of this Gemma 3 text model's attention "
+                               "or MLP projections; train the adapter on those layers only")
+    pairs.setdefault((int(match[1]), match[2]), {})[match[3]] = np.asarray(value)
+  keys = {layer: pair["A"] for (layer, module), pair in pairs.items() if module == "self_attn.k_proj"}
+  split = any(module == "self_attn.v_proj" and layer in keys and not np.array_equal(pair["A"], keys[layer])
+              for (layer, module), pair in pairs.items())
+  lora = {}
+  for (layer, module), pair in pairs.items():
+    parameter, part = PROJECTIONS[module]
+    a, b = pair["A"].T, pair["B"].T                                       # (in, r), (r, out)
+    path, rank = f"layers.{layer}.{parameter}", a.shape[1]
+    mine = slice(rank, 2 * rank) if split and part == 1 else slice(rank)  # this pair's columns among the r or 2r
+    heads = {"attn.q_einsum.w": (config.num_heads, config.head_dim),
+             "attn.kv_einsum.w": (2, config.num_kv_heads, config.head_dim)}.get(parameter, (b.shape[1],))
+    full_a = lora.setdefault(f"{path}_lora_a", np.zeros((a.shape[0], rank * (1 + split)), a.dtype))
+    full_b = lora.setdefault(f"{path}_lora_b", np.zeros((rank * (1 + split), *heads), b.dtype))
+    full_a[:, mine] = a
+    if part is None:
+      full_b[mine] = b.reshape(rank, *heads)
+    else:
+      full_b[mine, part] = b.reshape(rank, *heads[1:])
+  for name in [n for n in lora if n.endswith("attn_vec_einsum.w_lora_a")]:
+    lora[name] = lora[name].reshape(config.num_heads, config.head_dim, -1)
+  return lora
+
+
+def read_peft(folder) -> tuple[dict[str, np.ndarray], int, float]:
+  """(tensors, r, lora_alpha) of a PEFT LoRA folder; rank-stabilised scaling is turned into the plain alpha / r.
+
+  Needs json, math, pathlib, safetensors.numpy. What plain LoRA cannot express is refused: the model would silently differ.
+  """
+  folder = pathlib.Path(folder)
+  config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+  weights = folder / "adapter_model.safetensors"
+  if not weights.is_file():
+    raise InputError(f"{folder} has adapter_config.json but no adapter_model.safetensors; save it again with peft")
+  unset = {"use_dora": False, "bias": "none", "rank_pattern": {}, "alpha_pattern": {}, "fan_in_fan_out": False,
+           "modules_to_save": None, "layer_replication": None, "lora_bias": False, "alora_invocation_tokens": None}
+  found = [f"{key}={config[key]!r}" for key, plain in unset.items() if config.get(key, plain) not in (plain, None)]
+  if config.get("peft_type") != "LORA" or found:
+    raise InputError(f"{folder} is a {config.get('peft_type')} adapter with {', '.join(found) or 'no LoRA'}, expected "
+                             "plain LoRA; merge it into its base model with peft and pass the result as --model")
+  rank, alpha = config["r"], float(config["lora_alpha"])
+  return load_file(weights), rank, alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
+
+
+def load_peft_adapter(base: nnx.Module, folder: str, mesh) -> tuple[nnx.Module, int, float]:
+  """`base` with a PEFT LoRA adapter (ours or another tool's) as qwix LoRA, its rank and alpha."""
+  tensors, trained_rank, alpha = read_peft(folder)
+  adapters = from_peft(tensors, base.config)
+  rank = next(value.shape[-1] for name, value in adapters.items() if name.endswith("_lora_a"))
+  alpha = alpha / trained_rank * rank
+  model = apply_lora(base, mesh, rank, alpha)
+  places = flat_params(model, nnx.LoRAParam)
+  values = {name: jax.device_put(value.astype(np.float32), places[name].sharding) for name, value in adapters.items()}
+  return with_params(model, values), rank, alpha
+
+
+# -------------------------------------------------------------------------------------------- forward, sample, log-probs
+def compute_view(model: nnx.Module):
+  """(graph, state) of `model` in its compute dtype: float32 masters, bfloat16 arithmetic; gradients flow through the cast."""
+  graph, state = nnx.split(model)
+  cast = lambda x: x.astype(model.config.param_dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
+  return graph, jax.tree.map(cast, state)
+
+
+def forward(view, tokens, positions, mask, cache=None, remat=False):
+  """Final hidden states (B, T, D) and the new cache.
+
+  Goes through model.__call__, because qwix adds LoRA by intercepting exactly that method: calling model.layers by hand
+  silently runs without the adapters. The logits that __call__ also builds are unused, so XLA drops them. Tunix's
+  rematerialisation breaks any call with a cache, so it is switched on for this trace alone.
+  """
+  model = nnx.merge(*view)
+  before = model.config.remat_config
+  model.config.remat_config = gemma3.RematConfig.DECODER if remat else gemma3.RematConfig.NONE
+  try:
+    _, cache = model(tokens, positions, cache, mask, output_hidden_states=True)
+  finally:
+    model.config.remat_config = before
+  return nnx.pop(model, nnx.Intermediate)["all_hidden_states"].get_value()[-1], cache
+
+
+def draw(logits, keys, t, temperature: float):
+  """One exact draw a row from softmax(logits / temperature) (B, V): inverse CDF over blocks, two uniforms a row.
+
+  Untruncated: with top-p or top-k the sampler's distribution would differ from the one the loss assumes. `keys` (B, 2)
+  belong to the row, so the noise does not depend on how rows are batched.
+  """
+  if temperature == 0:
+    return jnp.argmax(logits, -1)
+  rows, size = logits.shape
+  side = min(512, size)
+  weights = jnp.exp((logits - logits.max(-1, keepdims=True)) / temperature)
+  weights = jnp.pad(weights, ((0, 0), (0, -size % side))).reshape(rows, -1, side)  # (B, blocks, side)
+  u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, t), (2,)))(keys)
+
+  def pick(w, u):  # the first index whose cumulative weight exceeds u · total: one with weight > 0, also after rounding
+    c = jnp.cumsum(w, -1)
+    return jnp.sum(c <= jnp.minimum(u * c[:, -1], jnp.nextafter(c[:, -1], -1.0))[:, None], -1)
+  block = pick(weights.sum(-1), u[:, 0])
+  return block * side + pick(jnp.take_along_axis(weights, block[:, None, None], 1)[:, 0], u[:, 1])
+
+
+@functools.partial(nnx.jit, static_argnames=("generations", "new", "temperature"))
+def _sample(model, prompts, keys, *, generations: int, new: int, temperature: float):
+  """prompts (B, P) left-padded, keys (B·G, 2) -> completions (B·G, new): prefill once per prompt, then decode all."""
+  config, width, rows = model.config, prompts.shape[1], len(prompts) * generations
+  view = compute_view(model)
+  real = prompts != PAD_ID
+  kv = lambda: jnp.zeros((len(prompts), width + new, config.num_kv_heads, config.head_dim), config.param_dtype)
+  cache = {f"layer_{i}": {"k": kv(), "v": kv(), "end_index": jnp.zeros((len(prompts),), jnp.int32)}
+           for i in range(config.num_layers)}
+  mask = jnp.pad(sft_utils.make_causal_attn_mask(real), ((0, 0), (0, 0), (0, new)))  # (B, P, P + new)
+  h, cache = forward(view, prompts, sft_utils.build_positions_from_mask(real), mask, cache)
+  spread = lambda x: jnp.repeat(x, generations, axis=0)
+  real = jnp.pad(spread(real), ((0, 0), (0, new)))
+  head = view[1]["embedder"]["input_embedding"].get_value()  # (V, D)
+  stops, slot = jnp.array(STOP_IDS), jnp.arange(width + new)
+
+  def step(carry):
+    t, h, cache, out, done = carry
+    logits = jnp.einsum("nd,vd->nv", h, head, preferred_element_type=jnp.float32)
+    token = jnp.where(done, PAD_ID, draw(logits, keys, t, temperature)).astype(jnp.int32)
+    out, done = out.at[:, t].set(token), done | jnp.isin(token, stops)
+    seen = real | ((slot >= width) & (slot <= width + t))  # the real prompt and the completion up to this token
+    h, cache = forward(view, token[:, None], real.sum(-1, keepdims=True) + t, seen[:, None], cache)
+    return t + 1, h[:, 0], cache, out, done
+
+  start = (0, spread(h[:, -1]), jax.tree.map(spread, cache), jnp.full((rows, new), PAD_ID, jnp.int32), jnp.zeros(rows, bool))
+  return jax.lax.while_loop(lambda c: (c[0] < new) & ~c[4].all(), step, start)[3]
+
+
+def sample(policy: Policy, prompts: list[list[int]], *, width: int, generations: int = 1, max_new_tokens: int,
+           temperature: float, keys=None) -> np.ndarray:
+  """Completions (B·G, max_new_tokens) of B prompts of token ids: the stop token is kept, padding follows it.
+
+  width: padded prompt length, at least the longest prompt (use `bucket`). keys: (B, G, 2) uint32, unused when greedy.
+  On several devices the rows are padded to a multiple of the fsdp axis and each generation prefills its own prompt.
+  """
+  longest = max(map(len, prompts))
+  if longest > width:
+    raise InputError(f"a prompt has {longest} tokens, the limit is {width}; prepare the data with --max_prompt_tokens={width}")
+  keys = np.zeros((len(prompts), generations, 2), np.uint32) if keys is None else np.asarray(keys)
+  padded, keys = pad_left(prompts, width), keys.reshape(-1, 2)
+  fsdp = policy.mesh.shape["fsdp"]
+  wanted = len(keys)
+  if policy.mesh.size > 1:
+    padded, generations = np.repeat(padded, generations, 0), 1
+    fill = -len(padded) % fsdp
+    padded, keys = np.concatenate([padded, padded[:1].repeat(fill, 0)]), np.concatenate([keys, keys[:1].repeat(fill, 0)])
+  with policy.mesh:
+    out = _sample(policy.model, padded, keys, generations=generations, new=max_new_tokens, temperature=float(temperature))
+  return np.asarray(out)[:wanted]
+
+
+def is_real(prompts, new: int):
+  """(B, P + new): the prompt's tokens and every completion position. Not "id != 0": a policy can draw the padding id, and
+  what follows the stop token is masked in the loss and seen by nothing before it."""
+  return jnp.pad(prompts != PAD_ID, ((0, 0), (0, new)), constant_values=True)
+
+
+def completion_lengths(completions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+  """completions (N, L) of `sample` -> (tokens up to and with the stop token (N,), ended with a stop token (N,) bool)."""
+  stops = np.isin(completions, STOP_IDS)
+  stopped = stops.any(-1)
+  return np.where(stopped, stops.argmax(-1) + 1, completions.shape[-1]), stopped
+
+
+def packed_hidden(view, prompts, completions, generations: int, remat: bool):
+  """Hidden states that predict each completion token, (N, L, D), with the G completions of a prompt in one sequence.
+
+  [prompt | c1 | … | cG]: every completion sees the prompt and itself, so the prompt runs once instead of G times. Positions
+  restart at each completion. Right only inside the sliding window, where Tunix's local mask (by index) hides nothing.
+  """
+  groups, width = prompts.shape
+  length = completions.shape[-1]
+  tokens = jnp.concatenate([prompts, completions.reshape(groups, generations * length)], 1)
+  real = is_real(prompts, generations * length)
+  owner = jnp.concatenate([jnp.full(width, -1), jnp.repeat(jnp.arange(generations), length)])
+  same = (owner[:, None] == owner[None]) | (owner[None] == -1)  # (T, T): same completion, or a key in the prompt
+  mask = jnp.tril(same)[None] & real[:, None]
+  start = real[:, :width].sum(-1, keepdims=True)
+  positions = jnp.concatenate([sft_utils.build_positions_from_mask(real[:, :width]),
+                               start + jnp.tile(jnp.arange(length), generations)], 1)
+  h, _ = forward(view, tokens, positions, mask, remat=remat)
+  last = jnp.repeat(h[:, width - 1:width], generations, 0)  # (N, 1, D), the prompt's last token
+  return jnp.concatenate([last, h[:, width:].reshape(groups * generations, length, -1)[:, :-1]], 1)
+
+
+def completion_hidden(view, sliding_window: int, prompts, completions, generations: int, remat: bool):
+  """Hidden states that predict each completion token, (N, L, D); prompts (N / G, P), completions (N, L)."""
+  width, length = prompts.shape[1], completions.shape[1]
+  if generations > 1 and width + generations * length <= sliding_window:
+    return packed_hidden(view, prompts, completions, generations, remat)
+  prompts = jnp.repeat(prompts, generations, 0)
+  tokens, real = jnp.concatenate([prompts, completions], 1), is_real(prompts, length)
+  h, _ = forward(view, tokens, sft_utils.build_positions_from_mask(real), sft_utils.make_causal_attn_mask(real), remat=remat)
+  return h[:, width - 1:-1]
+
+
+def token_logps(model: nnx.Module, prompts, completions, *, temperature: float = 1.0, generations: int = 1,
+                remat: bool = False):
+  """log p(token) of each completion token at `temperature` and the entropy there, both (N, L) float32.
+
+  The one log-prob function of this project: SFT loss, old, reference and current policy. The vocabulary head runs only on
+  completion positions, HEAD_CHUNK at a time, and the backward pass rebuilds a chunk's logits instead of keeping all.
+  prompts (N / G, P) left-padded, each followed by its G rows of completions (N, L).
+  """
+  view = compute_view(model)
+  h = completion_hidden(view, model.config.sliding_window_size, prompts, completions, generations, remat)
+  head = view[1]["embedder"]["input_embedding"].get_value()
+  rows, length = completions.shape
+  flat_h, flat_ids = h.reshape(rows * length, -1), completions.reshape(-1)
+  chunk = min(HEAD_CHUNK, rows * length)
+  fill = -len(flat_ids) % chunk
+  flat_h, flat_ids = jnp.pad(flat_h, ((0, fill), (0, 0))), jnp.pad(flat_ids, (0, fill))
+
+  @jax.checkpoint
+  def body(h, ids):
+    logits = jnp.einsum("cd,vd->cv", h, head, preferred_element_type=jnp.float32) / temperature
+    log_z = jax.nn.logsumexp(logits, -1)
+    free = jax.lax.stop_gradient(logits)
+    entropy = jax.lax.stop_gradient(log_z) - jnp.sum(jnp.exp(free - jax.lax.stop_gradient(log_z)[:, None]) * free, -1)
+    return jnp.take_along_axis(logits, ids[:, None], -1)[:, 0] - log_z, entropy
+
+  parts = jax.lax.map(lambda x: body(*x), (flat_h.reshape(-1, chunk, h.shape[-1]), flat_ids.reshape(-1, chunk)))
+  return tuple(p.reshape(-1)[:rows * length].reshape(rows, length) for p in parts)
+
+
+# --------------------------------------------------------------------------------------------------------- keeping a run
+def save_params(folder: str, model: nnx.Module):
+  """Writes the trainable parameters (adapters, or all) as one Orbax tree {name: array}; whole or not at all."""
+  folder = os.path.abspath(folder)
+  partial = folder + ".partial"
+  shutil.rmtree(partial, ignore_errors=True)
+  with ocp.StandardCheckpointer() as saver:
+    saver.save(partial, flat_params(model, trainable(model)))
+  shutil.rmtree(folder, ignore_errors=True)
+  os.replace(partial, folder)
+
+
+def load_params(folder: str, model: nnx.Module) -> nnx.Module:
+  """`model` with the parameters that `save_params` wrote, on its own devices: the mesh may differ from the writer's."""
+  target = flat_params(model, trainable(model))
+  abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding), target)
+  with ocp.StandardCheckpointer() as loader:
+    saved = loader.restore(os.path.abspath(folder), abstract)
+  return with_params(model, saved)
+
+
+def open_checkpoints(out_dir: str, keep: int = 2) -> ocp.CheckpointManager:
+  """Asynchronous, atomic step folders under out_dir/checkpoints."""
+  options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True,
+                                         cleanup_tmp_directories=True)
+  return ocp.CheckpointManager(os.path.abspath(os.path.join(out_dir, "checkpoints")), options=options)
+
+
+def save_checkpoint(manager: ocp.CheckpointManager, step: int, model, optimizer: nnx.Optimizer, progress: dict):
+  """Everything a resumed run needs: parameters, optimizer state and `progress` (plain JSON)."""
+  if step in manager.all_steps():
+    return
+  manager.save(step, args=ocp.args.Composite(
+      params=ocp.args.StandardSave(flat_params(model, trainable(model))),
+      optimizer=ocp.args.StandardSave(flat_params(optimizer, nnx.optimizer.OptState)),
+      progress=ocp.args.JsonSave(progress)))
+
+
+def restore_checkpoint(out_dir: str, model, optimizer: nnx.Optimizer) -> tuple[int, dict]:
+  """Puts the newest whole checkpoint of `out_dir` into model and optimizer; (0, {}) where there is none.
+
+  A damaged step is set aside under its name + ".damaged", said, and the one before it is used.
+  """
+  root = os.path.abspath(os.path.join(out_dir, "checkpoints"))
+  steps = sorted((int(name) for name in os.listdir(root) if name.isdigit()), reverse=True) if os.path.isdir(root) else []
+  abstract = lambda flat: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), flat)
+  params, state = flat_params(model, trainable(model)), flat_params(optimizer, nnx.optimizer.OptState)
+  for step in steps:
+    try:
+      with ocp.CheckpointManager(root) as manager:
+        found = manager.restore(step, args=ocp.args.Composite(
+            params=ocp.args.StandardRestore(abstract(params)), optimizer=ocp.args.StandardRestore(abstract(state)),
+            progress=ocp.args.JsonRestore()))
+    except Exception as error:  # Orbax, TensorStore, JSON and the OS each raise their own for a damaged step
+      reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
+      print(f"checkpoint {root}/{step} is damaged ({reason}); using the one before it", flush=True)
+      if os.access(root, os.W_OK):
+        os.replace(os.path.join(root, str(step)), os.path.join(root, f"{step}.damaged"))
+      continue
+    update_flat(model, found["params"], trainable(model))
+    update_flat(optimizer, found["optimizer"], nnx.optimizer.OptState)
+    return step, found["progress"]
+  if steps:
+    raise InputError(f"no checkpoint under {root} can be read; move the folder away to start again")
+  return 0, {}
+
+
+def update_flat(module, flat: dict, kind):
+  """Sets variables of `module` in place from {name: array}."""
+  for path, leaf in nnx.to_flat_state(nnx.state(module, kind)):
+    nnx.update(module, nnx.from_flat_state([(path, leaf.replace(flat[".".join(map(str, path))]))]))
+
+
+def lock_folder(out_dir: str):
+  """Makes `out_dir` and holds it for this process; a second run on it is refused. Returns the open lock: keep it."""
+  try:
+    os.makedirs(out_dir, exist_ok=True)
+    lock = open(os.path.join(out_dir, ".lock"), "w")  # noqa: SIM115 - held until the process ends
+  except OSError as error:
+    raise InputError(f"--out_dir={out_dir} cannot be written ({error.strerror}); choose a folder that can") from error
+  try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except OSError as error:
+    raise InputError(f"another run is writing {out_dir}; wait for it or choose another --out_dir") from error
+  return lock
+
+
+def check_disk(out_dir: str, needed: int):
+  """Refuses to start what cannot be saved. needed: bytes."""
+  free = shutil.disk_usage(out_dir).free
+  if free < needed:
+    raise InputError(f"{out_dir} has {free / 1e9:.1f} GB free, this run writes up to {needed / 1e9:.1f} GB; free some space")
+
+
+def parameter_bytes(model, kind=nnx.Param) -> int:
+  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(nnx.state(model, kind)))
+
+
+def append_rows(path, rows: list[dict]):
+  with open(path, "a", encoding="utf-8") as f:
+    f.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def trim_rows(path, last_step: int):
+  """Drops rows after `last_step` and a half-written last line, so that a resumed run repeats none and loses none."""
+  path = pathlib.Path(path)
+  if not path.is_file():
+    return
+  kept = []
+  for line in path.read_bytes().splitlines(keepends=True):
+    try:
+      row = json.loads(line)
+    except ValueError:
+      continue  # the line that a kill cut short
+    if line.endswith(b"\n") and row["step"] <= last_step:
+      kept.append(line.decode())
+  rewards.write_text(path, "".join(kept))
+
+
+class StopSignal:
+  """True once SIGTERM or Ctrl-C arrived or the deadline passed; the loop finishes its step, saves and exits.
+
+  The clock is monotonic: a jump of the wall clock neither stops nor prolongs a run. A second Ctrl-C stops at once.
+  """
+
+  def __init__(self, max_hours: float):
+    self.start, self.max_seconds, self.reason = time.monotonic(), max_hours * 3600 or float("inf"), ""
+    if threading.current_thread() is threading.main_thread():
+      for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, self._received)
+
+  def _received(self, number, _):
+    if self.reason:
+      signal.signal(number, signal.SIG_DFL)
+      signal.raise_signal(number)
+    self.reason = signal.Signals(number).name
+
+  @property
+  def seconds(self) -> float:
+    return time.monotonic() - self.start
+
+  def __bool__(self) -> bool:
+    if not self.reason and self.seconds > self.max_seconds:
+      self.reason = "the deadline"
+    return bool(self.reason)
+
+
+def plot_curves(metrics: list[dict], panels: list[tuple[str, tuple[str, ...]]], path: str):
+  """curves.png: one panel per (title, metric names) over the optimizer step, drawn from rows of metrics.jsonl."""
+  import matplotlib
+  matplotlib.use("Agg")
+  import matplotlib.pyplot as plt
+  lines = -(-len(panels) // 3)
+  figure, axes = plt.subplots(lines, 3, figsize=(12, 2.6 * lines), squeeze=False)
+  for axis, (title, names) in zip(axes.flat, panels):
+    for name, color in zip(names, ("#0072B2", "#D55E00", "#009E73", "#CC79A7")):  # Okabe-Ito: told apart by every reader
+      points = [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
+      if points:
+        axis.plot(*zip(*points), color=color, label=name, linewidth=1.2, marker="." if len(points) < 40 else None)
+    axis.set_title(title, fontsize=10)
+    axis.grid(alpha=0.3)
+    if len(names) > 1 and axis.lines:
+      axis.legend(fontsize=7)
+  for axis in list(axes.flat)[len(panels):]:
+    axis.axis("off")
+  figure.supxlabel("optimizer step", fontsize=9)
+  figure.tight_layout()
+  figure.savefig(path, dpi=110)
+  plt.close(figure)
