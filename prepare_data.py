@@ -1,0 +1,969 @@
+"""Pools and public sets -> clean, balanced, leak-free rows under one prompt contract.
+
+Reads    --pool: JSONL files of unified rows {"domain", "prompt", "answer", "metadata": {"source", "id", ...}, "reasoning"?}; and
+         --sources: public sets as Kaggle and Hugging Face ship them; with neither, the built-in pool that this file generates.
+Writes   out_dir/{train,val,test}.jsonl, stats.json, mixture.png, for the tiny model tokenizer.model, and config.json last.
+
+One row, one place: a question's normalised text alone decides whether it may train or evaluate, so splits stay disjoint and
+stable when the pool grows. train.jsonl is in mixed order (every window of rows holds the domains in proportion): read it in order.
+
+  python prepare_data.py --pool=pool.jsonl --train_size=10000 --val_size=500 --test_size=500 --out_dir=artifacts/run/data
+"""
+import array
+import ast
+import collections
+import hashlib
+import itertools
+import json
+import math
+import pathlib
+import random
+import re
+import sys
+import time
+import unicodedata
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+
+import rewards
+from rewards import DOMAINS, InputError
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_list("pool", [], "JSONL files of unified rows, comma-separated.", flag_values=FLAGS)
+flags.DEFINE_list("eval_pool", [], "JSONL files whose rows alone make val and test; empty: they come from --pool.", flag_values=FLAGS)
+flags.DEFINE_bool("official_splits", True, "Rows that their source marks test, dev or validation never train.", flag_values=FLAGS)
+flags.DEFINE_string("out_dir", "artifacts/run/data", "Folder to write.", flag_values=FLAGS)
+flags.DEFINE_integer("train_size", 4000, "Training rows, exactly.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("val_size", 200, "Validation rows, exactly.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer("test_size", 400, "Test rows, exactly.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_enum("mixing", "disco", ["disco", "weights", "natural"], "How domains share the rows.", flag_values=FLAGS)
+flags.DEFINE_float("disco_temperature", 0.5, "T in share ~ p^T: 1 keeps the natural shares, 0 makes them equal.",
+                   lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_list("domain_weights", ["math=0.35", "coding=0.30", "science=0.20", "logic=0.15"],
+                  "Shares under --mixing=weights; a domain that is not named gets none.", flag_values=FLAGS)
+flags.DEFINE_string("tokenizer", "auto", "Measures prompts: tiny (trained here), a folder with tokenizer.model, empty for none; "
+                    "auto: tiny for the built-in pool, else none.", flag_values=FLAGS)
+flags.DEFINE_integer("max_prompt_tokens", 1024, "Longest prompt, in tokens, <bos> included.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_enum("overlong", "cut", ["cut", "drop"], "A longer prompt is cut at a sentence and marked, or dropped.", flag_values=FLAGS)
+flags.DEFINE_enum("style", "tags", list(rewards.STYLES), "Prompt and target format.", flag_values=FLAGS)
+flags.DEFINE_enum("verify_code", "on", ["on", "off"], "Drop coding rows whose reference fails its own tests.", flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Seed of every random choice.", flag_values=FLAGS)
+
+SPLITS = ("train", "val", "test")
+MAX_LINE = 16 << 20  # bytes
+EVAL_MARKS = ("test", "dev", "val", "validation")
+
+
+def say(text: str):
+  print(text, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------------ reading a pool
+def reject_constant(name):
+  raise ValueError(f"{name} is not JSON")
+
+
+DECODER = json.JSONDecoder(parse_constant=reject_constant)
+
+
+def read_lines(path: pathlib.Path, digest):
+  """Yields (place, value) for each line of a UTF-8 JSONL file, one line in memory; `digest` takes in the file's bytes."""
+  if path.is_dir():
+    raise InputError(f"{path} is a folder; expected a JSONL file; name the files in it, comma-separated")
+  if not path.is_file():
+    raise InputError(f"{path} does not exist; expected a JSONL file of unified rows")
+  with open(path, "rb") as file:
+    for number in itertools.count(1):
+      line = file.readline(MAX_LINE + 1)
+      if not line:
+        return
+      if len(line) > MAX_LINE:
+        raise InputError(f"{path}:{number} is longer than {MAX_LINE >> 20} MiB; expected one JSON row a line; split or delete it")
+      digest.update(line)
+      try:
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+        if text.strip():
+          yield f"{path}:{number}", DECODER.decode(text)
+      except UnicodeDecodeError as error:
+        raise InputError(f"{path}:{number} is not UTF-8 (byte {error.start}: {line[error.start]:#04x}); convert the file") from None
+      except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}:{number} is not a JSON row ({error}); repair or delete the line") from None
+
+
+def unified(row, place: str) -> dict:
+  """A checked row of the unified schema, as the rest of this file uses it. Raises InputError naming the place."""
+  if not isinstance(row, dict):
+    raise InputError(f'{place}: expected a JSON object with "domain", "prompt", "answer", found {type(row).__name__}')
+  domain, question, answer, metadata = row.get("domain"), row.get("prompt"), row.get("answer"), row.get("metadata") or {}
+  if not isinstance(domain, str) or domain not in DOMAINS:
+    raise InputError(f"{place}: unknown domain {domain!r}; valid: {', '.join(DOMAINS)}")
+  if not isinstance(question, str) or not question.strip():
+    raise InputError(f'{place}: "prompt" is {question!r:.60}; expected the question\'s text')
+  if isinstance(answer, bool):
+    answer = "yes" if answer else "no"
+  elif isinstance(answer, int | float):
+    answer = str(answer)
+  if not isinstance(answer, str) or not answer.strip() and domain in rewards.VERIFIABLE_DOMAINS:
+    raise InputError(f'{place}: "answer" is missing or empty ({answer!r:.60}); a {domain} row needs a reference answer as text')
+  if not isinstance(metadata, dict):
+    raise InputError(f'{place}: "metadata" is {type(metadata).__name__}; expected an object')
+  try:
+    f"{question}{answer}{json.dumps(metadata, ensure_ascii=False)}".encode()
+  except UnicodeEncodeError:
+    raise InputError(f"{place}: holds half of a surrogate pair (\\ud800-\\udfff), which no text file can store; repair the row") from None
+  source, number = str(metadata.get("source") or domain), row.get("id", metadata.get("id"))
+  if number is None:
+    number = hashlib.blake2b(question.encode(), digest_size=8).hexdigest()
+  number = str(number) if str(number).startswith(source) else f"{source}-{number}"
+  return {"id": number, "domain": domain, "question": question.strip(), "answer": answer.strip(), "metadata": metadata,
+          "reasoning": row.get("reasoning") or metadata.get("solution"), "sections": row.get("sections"), "place": place}
+
+
+def read_pools(paths: list, digests: dict) -> list[dict]:
+  rows = []
+  for path in map(pathlib.Path, paths):
+    digest, before = hashlib.sha256(), len(rows)
+    rows += [unified(row, place) for place, row in read_lines(path, digest)]
+    digests[path.name] = digest.hexdigest()
+    say(f"read {len(rows) - before:,} rows of {path}")
+  return rows
+
+
+def check_ids(rows: list[dict]):
+  seen = {}
+  for row in rows:
+    if row["id"] in seen:
+      raise InputError(f"{row['place']}: id {row['id']!r} is already used at {seen[row['id']]}; ids must differ; renumber or delete one")
+    seen[row["id"]] = row["place"]
+
+
+# ------------------------------------------------------------------------------- cleaning: duplicates and contamination
+# A word, a number, or one symbol that carries meaning in mathematics and code; other punctuation does not make a new question.
+WORD = re.compile(r"[^\W\d]+|\d+(?:[.,:]\d+)*|[^\w\s.,;:!?'\"`´‘’“”…]")
+NUMBER_WORDS = frozenset(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fifteen twenty thirty forty fifty sixty eighty "
+    "ninety hundred thousand million half third quarter once twice double triple dozen".split())
+NEAR_SHINGLE, NEAR_JACCARD, NEAR_BANDS, NEAR_BUCKET = 3, 0.75, 6, 20
+LEAK_NGRAM = 8  # words; open-r1's rule (its scripts/decontaminate.py)
+TEMPLATE_ROWS = 10  # wording that this many rows share, numbers aside, is an instruction or a template, not a leaked question
+
+
+class Words(NamedTuple):
+  """The pool as one stream of W hashed words."""
+  hashes: np.ndarray  # (W,) uint64
+  owner: np.ndarray   # (W,) index of the row that a word stands in
+  number: np.ndarray  # (W,) bool
+  texts: list         # per row, its normalised text
+
+
+def split_words(text: str) -> list[str]:
+  return WORD.findall((text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold())
+
+
+def short_hash(text: str) -> int:
+  return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+def read_words(rows: list[dict]) -> Words:
+  vocabulary, stream, lengths, texts = {}, array.array("Q"), [], []
+  for row in rows:
+    words = split_words(row["question"])
+    for word in set(words).difference(vocabulary):
+      vocabulary[word] = short_hash(word)
+    stream.extend([vocabulary[word] for word in words])
+    lengths.append(len(words))
+    texts.append(" ".join(words))
+  numbers = [value for word, value in vocabulary.items() if word[0].isdigit() or word in NUMBER_WORDS]
+  hashes = np.frombuffer(stream, np.uint64) if stream else np.zeros(0, np.uint64)
+  return Words(hashes, np.repeat(np.arange(len(rows)), lengths), np.isin(hashes, np.array(numbers, np.uint64)), texts)
+
+
+def ngrams(hashes, owner, n: int):
+  """Hashes (G,) of every run of n words inside one row, and the index of its first word (G,)."""
+  if len(hashes) < n:
+    return np.zeros(0, np.uint64), np.zeros(0, np.int64)
+  total = np.zeros(len(hashes) - n + 1, np.uint64)
+  for i in range(n):
+    total = total * np.uint64(0x9E3779B97F4A7C15) + hashes[i:len(hashes) - n + 1 + i]
+  inside = np.flatnonzero(owner[:len(total)] == owner[n - 1:])
+  return total[inside], inside
+
+
+def mix(values, salt: int):
+  """A different pseudo-random order of the same hashes for each odd salt (multiply, fold)."""
+  values = values * np.uint64(salt)
+  return (values ^ (values >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
+
+
+def near_duplicates(words: Words, groups) -> dict[int, int]:
+  """Row -> the earlier, kept row that it nearly repeats: Jaccard of 3-word shingles >= 0.75, only inside a group.
+
+  `groups` (N,) uint64 holds what must be equal, the numbers in the question and the answer: a template filled with other numbers
+  is another question. Candidates by MinHash in 6 bands of 2 (a pair at 0.75 is missed in 0.7% of cases), then checked exactly.
+  """
+  grams, first = ngrams(words.hashes, words.owner, NEAR_SHINGLE)
+  owner = words.owner[first]
+  if not len(grams):
+    return {}
+  starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
+  members = owner[starts]
+  ends = dict(zip(members.tolist(), zip(starts.tolist(), np.r_[starts[1:], len(grams)].tolist())))
+  salts = iter(random.Random(8).sample(range(1, 2**62, 2), 2 * NEAR_BANDS))
+  pairs = set()
+  for _ in range(NEAR_BANDS):
+    key = groups[members]
+    for _ in range(2):
+      key = mix(key ^ np.minimum.reduceat(mix(grams, next(salts)), starts), 0x94D049BB133111EB)
+    order = np.argsort(key, kind="stable")
+    edges = np.flatnonzero(np.r_[True, key[order][1:] != key[order][:-1], True])
+    for a in np.flatnonzero(np.diff(edges) > 1):
+      bucket = members[order[edges[a]:edges[a + 1]]].tolist()  # in row order: the sort is stable
+      pairs.update((late, early) for i, late in enumerate(bucket) for early in bucket[:min(i, NEAR_BUCKET)])
+  shingles = {row: frozenset(grams[slice(*ends[row])].tolist()) for row in {row for pair in pairs for row in pair}}
+  found = {}
+  for late, early in sorted(pairs):
+    if late not in found and early not in found:
+      shared = len(shingles[late] & shingles[early])
+      if shared >= NEAR_JACCARD * (len(shingles[late]) + len(shingles[early]) - shared):
+        found[late] = early
+  return found
+
+
+def clean(rows: list[dict], words: Words, drop):
+  """Drops exact duplicates (the first row wins; evaluation rows stand first, so a training row never repeats one), then near ones."""
+  first, answers = {}, {}
+  for i, row in enumerate(rows):
+    verifiable = row["domain"] in ("math", "science", "logic")
+    answers[i] = " ".join(split_words(row["answer"])) if verifiable else ""
+    j = first.setdefault(words.texts[i], i)
+    if j != i:
+      drop(i, "duplicate question" if answers[i] == answers[j] else "same question, other answer")
+  numbers = np.zeros(len(rows), np.uint64)
+  np.add.at(numbers, words.owner[words.number], mix(words.hashes[words.number], 0xD6E8FEB86659FD93))
+  groups = mix(numbers, 3) ^ np.array([short_hash(answers[i]) for i in range(len(rows))], np.uint64)
+  for i in near_duplicates(words, groups):
+    drop(i, "near-duplicate question")
+
+
+def contaminated(words: Words, train, evaluation) -> dict[int, tuple[int, str]]:
+  """Training row -> (evaluation row, shared words), where both hold the same 8 words in a row (open-r1's rule).
+
+  train, evaluation: (N,) bool. Departure from open-r1: wording that 10 or more rows share once numbers are masked ("write a short
+  story based on this prompt") is ignored, otherwise every row of a template counts as contaminated by every other.
+  """
+  grams, first = ngrams(words.hashes, words.owner, LEAK_NGRAM)
+  owner = words.owner[first]
+  asked, where = np.unique(grams[evaluation[owner]], return_index=True)
+  leak = np.flatnonzero(train[owner] & np.isin(grams, asked))
+  masked, _ = ngrams(np.where(words.number, np.uint64(1), words.hashes), words.owner, LEAK_NGRAM)
+  kinds = np.unique(masked[leak])
+  slot = np.searchsorted(kinds, masked)
+  same = np.flatnonzero(kinds[np.minimum(slot, len(kinds) - 1)] == masked) if len(kinds) else leak
+  rows_with = collections.Counter(np.unique(np.stack([slot[same], owner[same]]), axis=1)[0].tolist())
+  sources, found = owner[evaluation[owner]][where], {}
+  for g in leak.tolist():
+    if int(owner[g]) not in found and rows_with[int(slot[g])] < TEMPLATE_ROWS:
+      row, start = int(owner[g]), int(first[g] - np.searchsorted(words.owner, owner[g]))
+      shared = " ".join(words.texts[row].split(" ")[start:start + LEAK_NGRAM])
+      found[row] = int(sources[np.searchsorted(asked, grams[g])]), shared
+  return found
+
+
+# --------------------------------------------------------------------------------------------------- mixing and splitting
+def mixture(counts: dict, mixing: str, temperature: float, weights: dict) -> dict[str, float]:
+  """Domain -> share, summing to 1. DISCO: share ~ p^T, where p is a domain's natural share of the clean rows.
+
+  T = 0.5 flattens (seed 000's code and its table of counts). Seed 001's write-up prints p^(1/T), which at T = 0.5 is p^2 and would
+  sharpen: the largest domain would take more, not less.
+  """
+  raw = {"natural": lambda d: counts[d], "disco": lambda d: counts[d] ** temperature if counts[d] else 0.0,
+         "weights": lambda d: weights.get(d, 0.0)}[mixing]
+  shares = {d: float(raw(d)) for d in DOMAINS}
+  total = sum(shares.values())
+  return {d: share / total for d, share in shares.items() if share > 0}
+
+
+def read_weights(items: list[str]) -> dict[str, float]:
+  weights = {}
+  for item in items:
+    name, _, value = item.partition("=")
+    if name.strip() not in DOMAINS:
+      raise InputError(f"--domain_weights names {name.strip()!r}, which is no domain; valid: {', '.join(DOMAINS)}")
+    try:
+      weights[name.strip()] = float(value)
+    except ValueError:
+      raise InputError(f"--domain_weights: {item!r} is not name=number; write for example math=0.35,coding=0.3") from None
+  if not all(0 <= w < math.inf for w in weights.values()) or not sum(weights.values()):
+    raise InputError(f"--domain_weights is {','.join(items)!r}; expected non-negative numbers with a sum above 0")
+  return weights
+
+
+def quotas(shares: dict, total: int, room: dict, what: str) -> dict[str, int]:
+  """Counts that sum to `total` exactly, by largest remainder. A domain with less room gives all it has; the others take up the
+  rest in proportion to their shares, again and again until it fits. Raises InputError when all rooms together are too small."""
+  free, fixed = [d for d in shares if shares[d] > 0], {}
+  while free:
+    scale = (total - sum(fixed.values())) / sum(shares[d] for d in free)
+    short = [d for d in free if shares[d] * scale > room.get(d, 0)]
+    if not short:
+      break
+    fixed |= {d: room.get(d, 0) for d in short}
+    free = [d for d in free if d not in short]
+  exact = {d: shares[d] * scale for d in free}
+  counts = fixed | {d: math.floor(x) for d, x in exact.items()}
+  left = total - sum(counts.values())
+  if left > len(free):
+    raise InputError(f"{what}: {total:,} rows asked, only {sum(counts.values()):,} usable ones in the pool; lower the sizes or add rows")
+  for d in sorted(free, key=lambda d: (counts[d] - exact[d], DOMAINS.index(d)))[:left]:
+    counts[d] += 1
+  return {d: counts[d] for d in DOMAINS if d in counts}
+
+
+def place_rows(rows: list[dict], texts: list[str], official: bool, separate_eval: bool, seed: int):
+  """Gives each row its home split, by the hash of its question alone (a tenth test, a tenth val), and its rank, by that and the seed.
+
+  row["side"] is "train" or "eval" where a row may not cross over: rows of --eval_pool and rows that their source marks as
+  evaluation never train; beside an --eval_pool the rest never evaluates.
+  """
+  key = seed.to_bytes(8, "little", signed=True)
+  for row, text in zip(rows, texts):
+    digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+    part = int.from_bytes(digest[:8], "little") / 2**64
+    marked = official and str(row["metadata"].get("split")).lower() in EVAL_MARKS
+    row["side"] = "eval" if marked or row.pop("evaluation", False) else "train" if separate_eval else None
+    homes = {"eval": (part < 0.5, True), "train": (False, False), None: (part < 0.1, part < 0.2)}[row["side"]]
+    row["home"] = "test" if homes[0] else "val" if homes[1] else "train"
+    row["rank"] = hashlib.blake2b(digest, digest_size=8, key=key).digest()
+
+
+def pick(rows: list[dict], counts: dict[str, int]) -> dict[str, list[dict]]:
+  """Split -> `count` rows: the lowest-ranked of its home; where these run out, the highest-ranked that other homes leave over.
+
+  Both ends matter: added rows can only raise a row's rank, so that a row once borrowed from the far end of the training rows never
+  turns up among the training rows of a grown pool.
+  """
+  ranked = sorted(rows, key=lambda r: r["rank"])
+  chosen = {split: [r for r in ranked if r["home"] == split][:count] for split, count in counts.items()}
+  taken = {r["index"] for group in chosen.values() for r in group}
+  spare = sorted((r for r in reversed(ranked) if r["index"] not in taken), key=lambda r: r["home"] != "train")
+  for split, count in counts.items():
+    lacking = count - len(chosen[split])
+    chosen[split] += spare[:lacking]
+    spare = spare[lacking:]
+  return chosen
+
+
+def draw(rows: list[dict], words: Words, sizes: dict, shares: dict) -> tuple[dict, dict]:
+  """Splits -> rows in final order, and the contamination found. Evaluation rows are drawn first; training rows are those that share
+  no 8 words with them. `rows` are the clean ones."""
+  held, chosen = sizes["val"] + sizes["test"], {split: [] for split in SPLITS}
+  by_domain = {d: [r for r in rows if r["domain"] == d] for d in shares}
+  locked = {d: sum(r["side"] == "eval" for r in by_domain[d]) for d in shares}
+  free = {d: sum(r["side"] is None for r in by_domain[d]) for d in shares}
+  # A small domain gives evaluation its part of the rows, not all of them; unless there is no other way.
+  room = {d: locked[d] + math.ceil(free[d] * held / (held + sizes["train"])) for d in shares}
+  room = room if sum(room.values()) >= held else {d: locked[d] + free[d] for d in shares}
+  both = quotas(shares, held, room, "val and test") if held else dict.fromkeys(shares, 0)
+  val = quotas(both, sizes["val"], both, "val") if sizes["val"] else {}
+  for d in both:
+    picked = pick([r for r in by_domain[d] if r["side"] != "train"], {"val": val.get(d, 0), "test": both[d] - val.get(d, 0)})
+    chosen = {split: chosen[split] + picked.get(split, []) for split in SPLITS}
+  asked, may_train = np.zeros((2, len(words.texts)), bool)
+  asked[[r["index"] for r in rows if r["side"] == "eval"] + [r["index"] for r in chosen["val"] + chosen["test"]]] = True
+  may_train[[r["index"] for r in rows if r["side"] != "eval"]] = True
+  may_train &= ~asked
+  leaks = contaminated(words, may_train, asked)
+  training = [r for r in rows if may_train[r["index"]] and r["index"] not in leaks]
+  counts = quotas(shares, sizes["train"], collections.Counter(r["domain"] for r in training), "train")
+  for d, count in counts.items():
+    chosen["train"] += pick([r for r in training if r["domain"] == d], {"train": count})["train"]
+  return {split: interleave(chosen[split]) for split in SPLITS}, leaks
+
+
+def interleave(rows: list[dict]) -> list[dict]:
+  """Mixed order: the j-th of a domain's n rows stands at (j + u) / n of the way, so that every window holds each domain in
+  proportion, to within a row or two. This is mixing at sampling time (seed 003) without blocks and without luck."""
+  by_domain = collections.defaultdict(list)
+  for row in sorted(rows, key=lambda r: r["rank"]):
+    by_domain[row["domain"]].append(row)
+  spots = []
+  for group in by_domain.values():
+    u = int.from_bytes(group[0]["rank"][4:], "big") / 2**32  # where a domain starts: random, but fixed by its first row
+    spots += [((j + u) / len(group), DOMAINS.index(row["domain"]), row) for j, row in enumerate(group)]
+  return [row for *_, row in sorted(spots, key=lambda spot: spot[:2])]
+
+
+# ------------------------------------------------------------------------------------------------------ rendering and checks
+def complete_code(row: dict) -> str | None:
+  """Names the function and shows one test in a coding question; the other tests score. Returns a reason to drop the row."""
+  metadata, question, answer = row["metadata"], row["question"], row["answer"]
+  tests = [t.strip() for t in metadata.get("test_cases") or [] if isinstance(t, str) and t.strip()]
+  if metadata.get("completion_style"):  # HumanEval: the answer continues the prompt
+    answer, question = f"{question}\n    {answer}", f"Complete this function:\n{question}"
+  try:
+    defined = {n.name: n for n in ast.parse(answer).body if isinstance(n, ast.FunctionDef)}
+    used = [n.id for t in tests for n in ast.walk(ast.parse(t)) if isinstance(n, ast.Name)]
+  except (SyntaxError, ValueError, RecursionError):
+    return "reference or tests are not Python"
+  entry = next((name for name in [metadata.get("entry_point"), *used] if name in defined and name in used), None)
+  if entry is None:
+    return "tests call no function of the reference"
+  question = re.sub(r"must be named `\w+`", f"must be named `{entry}`", question)  # MBPP 601 names a class
+  shown = next((t for t in tests if t in question), None)
+  if not re.search(rf"\b{re.escape(entry)}\b", question):
+    question += f"\nYour function must be named `{entry}`."
+  if shown is None and len(tests) > 1:
+    shown = tests[0]
+    question += f"\nExample test:\n{shown}"
+  elif shown is None and not metadata.get("completion_style"):  # a single test stays hidden; the header says how it will call
+    question += f"\nIts header is `def {entry}({ast.unparse(defined[entry].args)}):`."
+  row |= {"question": question, "answer": answer, "all_tests": tests, "metadata": metadata | {
+      "test_cases": [t for t in tests if t != shown] or tests, "shown_test": shown, "entry_point": entry,
+      "test_setup_code": metadata.get("test_setup_code") or ""}}
+  return None
+
+
+def top_level_names(code: str) -> set[str]:
+  """What a program defines, imports aside: two programs with no such name in common can share one sandbox job."""
+  tree = ast.parse(code)
+  return {getattr(n, "name", None) or n.id for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)
+          or isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+
+
+def verify_code(rows: list[dict]) -> dict[int, str]:
+  """Row index -> reason, for coding rows whose reference fails one of its tests in the sandbox that will score answers.
+
+  Up to 16 references with no name in common share a job, eight times as fast; a row that fails there is run again alone.
+  """
+  import sandbox  # here, because most pools of text need none
+  packs = []  # (names, rows)
+  for row in rows:
+    names = top_level_names(row["answer"])
+    pack = next((p for p in packs if len(p[1]) < 16 and not p[0] & names), None)
+    if pack is None or row["metadata"]["test_setup_code"]:
+      packs.append(pack := (set(), []))
+    pack[0].update(names)
+    pack[1].append(row)
+
+  def job(group):
+    code = "\n\n".join(r["answer"] for r in group)
+    return {"code": code, "tests": [t for r in group for t in r["all_tests"]], "setup": group[0]["metadata"]["test_setup_code"],
+            "reference": code}
+  try:
+    with sandbox.Sandbox() as box:
+      together = box.run([job(group) for _, group in packs])
+      doubtful = [r for (_, group), verdict in zip(packs, together) if not verdict.passed for r in group]
+      alone = box.run([job([r]) for r in doubtful])
+  except sandbox.SandboxUnavailable as error:
+    raise InputError(f"coding rows cannot be verified: {error}; or --verify_code=off keeps them unverified") from error
+  return {r["index"]: "reference fails its tests" for r, verdict in zip(doubtful, alone) if not verdict.passed}
+
+
+def open_tokenizer(name: str, builtin: bool):
+  """A SentencePieceProcessor; None for none; "tiny" where it is to be trained on the rows drawn."""
+  name = ("tiny" if builtin else "") if name == "auto" else name
+  if name in ("", "tiny"):
+    return name or None
+  import sentencepiece
+  path = pathlib.Path(name) / "tokenizer.model"
+  if not path.is_file():
+    raise InputError(f"{path} does not exist; --tokenizer takes tiny, nothing, or a folder that holds tokenizer.model")
+  try:
+    return sentencepiece.SentencePieceProcessor(model_file=str(path))
+  except RuntimeError as error:
+    raise InputError(f"{path} is not a sentencepiece model ({error}); download it again") from error
+
+
+def train_tiny_tokenizer(rows: list[dict], style: str, path: pathlib.Path):
+  import sentencepiece
+
+  import model  # here and not above: it imports JAX, 3 s that no other path needs
+  texts = (rewards.format_prompt(r["question"], style) + (make_target(r, style) or r["answer"]) for r in rows)
+  path.write_bytes(model.train_tokenizer(texts))
+  return sentencepiece.SentencePieceProcessor(model_file=str(path))
+
+
+def count_tokens(tokenizer, texts: list[str]) -> list[int]:
+  return [len(ids) + 1 for ids in tokenizer.encode(texts)]  # + 1: <bos> before a prompt, the stop token after a target
+
+
+def cut(question: str, fits) -> str | None:
+  """The longest text that fits: whole sentences from the start, a mark, and the last line where it is short, for that is where
+  many instructions stand. Falls back to words; None where no word fits."""
+  body, _, last = question.rpartition("\n")
+  if not body or len(last) > 200:
+    body, last = question, ""
+  end = " […]" + (f"\n{last}" if last else "")
+  for ends in ([m.end() for m in re.finditer(r"[.!?][\"'”’)\]]*(?=\s)", body)], [m.start() for m in re.finditer(r"\s+", body)]):
+    low, high = 0, len(ends)  # the first `low` sentences fit
+    while low < high:
+      middle = (low + high + 1) // 2
+      low, high = (middle, high) if fits(body[:ends[middle - 1]] + end) else (low, middle - 1)
+    if low:
+      return body[:ends[low - 1]] + end
+  return None
+
+
+def check_lengths(rows: list[dict], tokenizer, limit: int, overlong: str, style: str) -> dict[int, str]:
+  """Cuts questions whose prompt is over `limit` tokens, or names them to be dropped. Code is never cut: its end holds the tests."""
+  measure = lambda text: count_tokens(tokenizer, [rewards.format_prompt(text, style)])[0]
+  if measure("") >= limit:
+    raise InputError(f"--max_prompt_tokens={limit} leaves no room for a question: the text around it takes {measure('')} tokens")
+  dropped = {}
+  for row, tokens in zip(rows, count_tokens(tokenizer, [rewards.format_prompt(r["question"], style) for r in rows])):
+    row["prompt_tokens"] = tokens
+    if tokens > limit:
+      shorter = cut(row["question"], lambda text: measure(text) <= limit) if (overlong, row["domain"] == "coding") == ("cut", False) else None
+      if shorter is None:
+        dropped[row["index"]] = "prompt too long"
+      else:
+        row |= {"question": shorter, "prompt_tokens": measure(shorter), "metadata": row["metadata"] | {"cut": True}}
+  return dropped
+
+
+# ------------------------------------------------------------------------------------------------------------ SFT targets
+def make_target(row: dict, style: str) -> str | None:
+  """The SFT target, where a solution is known and the format can hold it."""
+  if style == "dual_stream":
+    sections = row["sections"]
+    reasoning = sections and "\n" + "".join(f"{name}: {sections[name]}\n" for name in rewards.SECTIONS)
+  else:
+    reasoning = row["reasoning"]
+  target = rewards.format_response(reasoning, row["answer"]) if reasoning else ""
+  return target if rewards.parse_response(target, style) else None
+
+
+# ---------------------------------------------------------------------------------------------------------------- output
+def percentiles(values: list[int]) -> dict | None:
+  """p50, p95 (nearest rank) and max; None for no values."""
+  values = sorted(values)
+  at = lambda q: values[max(0, math.ceil(q * len(values)) - 1)]
+  return {"p50": at(0.5), "p95": at(0.95), "max": values[-1]} if values else None
+
+
+def statistics(rows: list[dict], splits: dict, reasons: dict, tokenizer) -> dict:
+  """Domain -> what came in, what went out and why not the rest. Token lengths are of the rows written."""
+  total, written = len(rows), sum(map(len, splits.values()))
+  table = {}
+  for d in (d for d in DOMAINS if any(r["domain"] == d for r in rows)):
+    pool = sum(r["domain"] == d for r in rows)
+    dropped = collections.Counter(reasons[r["index"]] for r in rows if r["domain"] == d and r["index"] in reasons)
+    mine = {s: [r for r in splits[s] if r["domain"] == d] for s in SPLITS}
+    drawn = [r for s in SPLITS for r in mine[s]]
+    targets = [r["target"] for r in drawn if "target" in r]
+    table[d] = {
+        "pool": pool, "natural_share": round(pool / total, 6), "mixed_share": round(len(drawn) / written, 6),
+        "kept": pool - sum(dropped.values()), "dropped": dict(sorted(dropped.items())), **{s: len(mine[s]) for s in SPLITS},
+        "targets": len(targets), "cut": sum(bool(r["metadata"].get("cut")) for r in drawn),
+        "prompt_tokens": percentiles([r["prompt_tokens"] for r in drawn]) if tokenizer else None,
+        "target_tokens": percentiles(count_tokens(tokenizer, targets)) if tokenizer and targets else None}
+  return table
+
+
+def table_lines(stats: dict) -> list[list[str]]:
+  lengths = lambda x: "{p50}/{p95}/{max}".format(**x) if x else "-"
+  lines = [["domain", "pool", "natural", "mixed", "kept", "train", "val", "test", "targets", "prompt p50/p95/max", "target", "dropped"]]
+  for d, s in stats.items():
+    why = ", ".join(f"{n:,} {reason}" for reason, n in s["dropped"].items()) or "-"
+    lines.append([d, f"{s['pool']:,}", f"{s['natural_share']:.1%}", f"{s['mixed_share']:.1%}", f"{s['kept']:,}",
+                  *(f"{s[split]:,}" for split in SPLITS), f"{s['targets']:,}", lengths(s["prompt_tokens"]), lengths(s["target_tokens"]), why])
+  return lines
+
+
+def show(lines: list[list[str]]):
+  """A table: rich on a terminal, aligned plain text elsewhere."""
+  if sys.stdout.isatty():
+    import rich.console
+    import rich.table
+    table = rich.table.Table(*lines[0])
+    for line in lines[1:]:
+      table.add_row(*line)
+    return rich.console.Console().print(table)
+  widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+  for line in lines:
+    say("  ".join(cell.ljust(w) if i in (0, len(widths) - 1) else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))).rstrip())
+
+
+def write_rows(path: pathlib.Path, rows: list[dict]):
+  keys = ("id", "domain", "question", "prompt", "answer", "target", "metadata")
+  lines = [json.dumps({k: r[k] for k in keys if k in r}, ensure_ascii=False, sort_keys=False) + "\n" for r in rows]
+  rewards.write_text(path, "".join(lines))
+
+
+def load(out_dir: pathlib.Path) -> tuple[list[dict], dict]:
+  """All rows with their index, evaluation rows first, and the digest of each input file."""
+  digests = {}
+  rows = [r | {"evaluation": True} for r in read_pools(FLAGS.eval_pool, digests)] + read_pools(FLAGS.pool, digests)
+  if not FLAGS.pool:
+    rows += [unified(row, f"built-in pool row {i}") for i, row in enumerate(builtin_pool(FLAGS.seed))]
+  check_ids(rows)
+  for i, row in enumerate(rows):
+    row["index"] = i
+  return rows, digests
+
+
+def check_pool(kept: list[dict], counts: dict, sizes: dict, mixing: str):
+  if not counts:
+    raise InputError("the pool holds no training row; expected JSONL rows in --pool, or no --pool for the built-in one")
+  if len(counts) == 1 and mixing == "disco":
+    raise InputError(f"the pool holds one domain, {next(iter(counts))}: nothing to mix; add domains or pass --mixing=natural")
+  if sum(sizes.values()) > len(kept):
+    raise InputError(f"train, val and test together ask for {sum(sizes.values()):,} rows, the pool has {len(kept):,} clean ones; "
+                     "lower the sizes or add rows")
+
+
+def main():
+  start, style, sizes = time.time(), FLAGS.style, {split: FLAGS[f"{split}_size"].value for split in SPLITS}
+  weights = read_weights(FLAGS.domain_weights) if FLAGS.mixing == "weights" else {}
+  tokenizer = open_tokenizer(FLAGS.tokenizer, not FLAGS.pool)
+  out_dir = pathlib.Path(FLAGS.out_dir)
+  if out_dir.exists() and not out_dir.is_dir():
+    raise InputError(f"--out_dir={out_dir} is a file; expected a folder")
+  rows, digests = load(out_dir)
+  words, reasons = read_words(rows), {}
+  place_rows(rows, words.texts, FLAGS.official_splits, bool(FLAGS.eval_pool), FLAGS.seed)
+  clean(rows, words, reasons.setdefault)
+  kept = [r for r in rows if r["index"] not in reasons]
+  counts = collections.Counter(r["domain"] for r in kept if r["side"] != "eval")
+  check_pool(kept, counts, sizes, FLAGS.mixing)
+  shares = mixture(counts, FLAGS.mixing, FLAGS.disco_temperature, weights)
+  out_dir.mkdir(parents=True, exist_ok=True)
+  (out_dir / "config.json").unlink(missing_ok=True)  # from here until the end the folder is incomplete: every reader sees it
+  checked = set()
+  while True:  # what cannot be used is found only among the rows drawn; then others are drawn in its place
+    splits, leaks = draw(kept, words, sizes, shares)
+    fresh = [r for split in SPLITS for r in splits[split] if r["index"] not in checked]
+    checked |= {r["index"] for r in fresh}
+    code = [r for r in fresh if r["domain"] == "coding"]
+    bad = {r["index"]: reason for r in code if (reason := complete_code(r))}
+    if FLAGS.verify_code == "on" and code:
+      bad |= verify_code([r for r in code if r["index"] not in bad])
+    if tokenizer == "tiny":
+      tokenizer = train_tiny_tokenizer([r for r in splits["train"] if r["index"] not in bad], style, out_dir / "tokenizer.model")
+    if tokenizer:
+      bad |= check_lengths([r for r in fresh if r["index"] not in bad], tokenizer, FLAGS.max_prompt_tokens, FLAGS.overlong, style)
+    if not bad:
+      break
+    reasons |= bad
+    kept = [r for r in kept if r["index"] not in bad]
+  reasons |= dict.fromkeys(leaks, "shares 8 words with an evaluation row")
+  finish(out_dir, rows, splits, reasons, tokenizer, digests)
+  say(f"wrote {', '.join(f'{len(splits[s]):,} {s}' for s in SPLITS)} rows to {out_dir} in {time.time() - start:.1f} s")
+
+
+def finish(out_dir, rows, splits, reasons, tokenizer, digests):
+  style = FLAGS.style
+  for r in (r for split in SPLITS for r in splits[split]):
+    r["prompt"] = rewards.format_prompt(r["question"], style)
+    if target := make_target(r, style):
+      r["target"] = target
+  stats = statistics(rows, splits, reasons, tokenizer)
+  for split in SPLITS:
+    write_rows(out_dir / f"{split}.jsonl", splits[split])
+  rewards.write_text(out_dir / "stats.json", json.dumps({"domains": stats}, indent=1) + "\n")
+  show(table_lines(stats))
+  rewards.write_config(out_dir, "data", FLAGS, style, counts={split: len(splits[split]) for split in SPLITS}, inputs=digests)
+
+
+# ------------------------------------------------------------------------------------------------------- the built-in pool
+# Seven domains in about 240 words, so that a word is one token of the tiny model and a question fits in 40. Many questions
+# have two right solutions: "worked" writes the working out, so that each token is easy to predict; "terse" jumps to the
+# answer, which a tiny model mostly cannot do. SFT shows it both, and GRPO can find out that working pays. A maker takes a
+# random.Random and returns (kind, question, worked, terse, answer); terse is "" where nothing is hard. Maths adds an equation
+# that gives the answer and one that checks it (the dual-stream monologue's Evidence and Sanity_check), code adds its tests.
+
+
+BUILTIN_SHARES = {"math": 22, "coding": 20, "science": 20, "logic": 20,
+                  "creative_writing": 6, "creative_ideation": 6, "summarization": 6}
+TERSE_SHARE, SFT_SHARE = 0.6, 0.6
+NAMES = ("tom", "ana", "ben", "mia", "leo", "eva", "sam", "zoe")
+COUNTED = ("apples", "pens", "books", "coins", "cups", "eggs")
+THINGS = ("moon", "river", "lamp", "road", "wind", "stone", "leaf", "snow", "boat", "drum", "bell", "garden")
+METALS = {"iron": "Fe", "gold": "Au", "silver": "Ag", "lead": "Pb", "tin": "Sn", "copper": "Cu", "zinc": "Zn", "nickel": "Ni"}
+GASES = {"helium": "He", "neon": "Ne", "oxygen": "O", "argon": "Ar"}
+LEGS = {"spider": 8, "ant": 6, "dog": 4, "bird": 2, "crab": 10, "bee": 6, "cow": 4, "hen": 2}
+ORBITS = {"mercury": 1, "venus": 2, "earth": 3, "mars": 4, "jupiter": 5, "saturn": 6, "uranus": 7, "neptune": 8}
+UNITS = (("m", "cm", 100), ("kg", "g", 1000), ("km", "m", 1000), ("hours", "minutes", 60), ("minutes", "seconds", 60),
+         ("weeks", "days", 7))
+
+
+def column_sum(a: int, b: int) -> str:
+  """Two-digit addition by columns. The numbers are copied first: the rest then needs only tokens at fixed distances."""
+  low = a % 10 + b % 10
+  return f"{a}+{b}:{a % 10}+{b % 10}={low},{a // 10}+{b // 10}+{low // 10}={a // 10 + b // 10 + low // 10}"
+
+
+def column_difference(a: int, b: int) -> str:
+  """Two-digit subtraction by columns, the borrow always written."""
+  borrow = int(a % 10 < b % 10)
+  low = a % 10 + 10 * borrow
+  return f"{a}-{b}:{low}-{b % 10}={low - b % 10},{a // 10}-{b // 10}-{borrow}={a // 10 - b // 10 - borrow}"
+
+
+def multiples(step: int, count: int) -> str:
+  return ",".join(str(step * i) for i in range(1, count + 1))
+
+
+def math_sum(r):
+  a, b, who, what = r.randint(10, 79), r.randint(10, 79), r.choice(NAMES), r.choice(COUNTED)
+  question = r.choice((f"{a}+{b}=?", f"add {a} and {b}", f"what is {a} plus {b}?", f"find the sum of {a} and {b}",
+                       f"{who} has {a} {what} and gets {b} more. how many {what} now?",
+                       f"{a} {what} and {b} {what} are how many?"))
+  return "sum", question, column_sum(a, b), "add them", str(a + b), (f"{a}+{b}={a + b}", f"{a + b}-{b}={a}")
+
+
+def math_difference(r):
+  b, who, what = r.randint(10, 69), r.choice(NAMES), r.choice(COUNTED)
+  a = r.randint(b + 10, 99)
+  question = r.choice((f"{a}-{b}=?", f"take {b} from {a}", f"what is {a} minus {b}?",
+                       f"{who} has {a} {what} and gives {b} away. how many {what} now?"))
+  return "difference", question, column_difference(a, b), "take away", str(a - b), (f"{a}-{b}={a - b}", f"{a - b}+{b}={a}")
+
+
+def math_product(r):
+  n, k, what = r.randint(2, 5), r.randint(2, 12), r.choice(COUNTED)
+  question = r.choice((f"{n} boxes hold {k} {what} each. how many {what}?", f"{k} {what} in each of {n} bags: how many {what}?",
+                       f"what is {n} times {k}?"))
+  return "product", question, multiples(k, n), "times", str(n * k), (f"{n}*{k}={n * k}", f"{n * k}/{k}={n}")
+
+
+def math_compare(r):
+  (a, b), (word, pick) = r.sample(range(10, 100), 2), r.choice((("more", max), ("less", min)))
+  question = r.choice((f"which is {word}: {a} or {b}?", f"{a} or {b}: which is {word}?", f"which of {a} and {b} is {word}?"))
+  less, more = sorted((a, b))
+  return ("compare", question, f"{a}{'>' if a > b else '<'}{b}", "compare", str(pick(a, b)),
+          (f"{more}-{less}={more - less}", f"{less}+{more - less}={more}"))
+
+
+def math_sequence(r):
+  first, step = r.randint(1, 20), r.randint(2, 9)
+  a, b, c, d = range(first, first + 4 * step, step)
+  question = r.choice((f"what is next: {a} {b} {c}?", f"find the next number: {a} {b} {c}", f"{a} {b} {c} and then?"))
+  return "sequence", question, f"{b}-{a}={step},{c}+{step}={d}", "next", str(d), (f"{c}+{step}={d}", f"{d}-{step}={c}")
+
+
+def code_row(r, kind, parameters, words, expression, rule, inputs, worked):
+  """A coding row. Its tests come from `rule`, plain Python that does not read the answer's text; the first one is shown."""
+  name = r.choice("fgh")
+  tests = list(dict.fromkeys(f"assert {name}({','.join(map(repr, x)).replace(' ', '')})=={rule(*x)!r}" for x in inputs))
+  head = f"{name}({parameters})"
+  question = r.choice((f"write {head}: {words}. {tests[0]}", f"{words}. write {head}. {tests[0]}",
+                       f"make {head} so that {tests[0]}: {words}"))
+  return (kind, question, worked, "write it" if kind == "example" else "", f"def {head}: return {expression}",
+          {"test_cases": tests, "shown_test": tests[0], "entry_point": name})
+
+
+def code_example(r):
+  """The number in the code is not in the question: it has to be worked out from the shown test."""
+  x, k = r.randint(10, 59), r.randint(10, 39)
+  words, expression, rule, worked, shown = r.choice((
+      ("add a number to x", f"x+{k}", lambda v: v + k, column_difference(x + k, x), x),
+      ("take x from a number", f"{x + k}-x", lambda v: x + k - v, column_sum(x, k), x),
+      ("take a number from x", f"x-{k}", lambda v: v - k, column_difference(x + k, x), x + k)))
+  return code_row(r, "example", "x", words, expression, rule, [(shown,), (0,), (7,), (k + 50,)], worked)
+
+
+def code_steps(r):
+  a, b = r.randint(2, 9), r.randint(2, 29)
+  first = {2: "double x", 3: "triple x"}.get(a, f"x times {a}")
+  words, expression, rule, worked = r.choice((
+      (f"{first} then add {b}", f"x*{a}+{b}", lambda x: x * a + b, f"x*{a} then +{b}"),
+      (f"{first} then take {b} away", f"x*{a}-{b}", lambda x: x * a - b, f"x*{a} then -{b}"),
+      (f"add {b} to x then times {a}", f"(x+{b})*{a}", lambda x: (x + b) * a, f"x+{b} then *{a}"),
+      (f"take {b} from x then times {a}", f"(x-{b})*{a}", lambda x: (x - b) * a, f"x-{b} then *{a}")))
+  return code_row(r, "steps", "x", words, expression, rule, [(r.randint(1, 3),), (0,), (5,), (11,)], worked)
+
+
+def code_check(r):
+  n = r.randint(2, 79)
+  words, expression, rule = r.choice((
+      (f"is x more than {n}", f"x>{n}", lambda x: x > n), (f"is x less than {n}", f"x<{n}", lambda x: x < n),
+      (f"is x not {n}", f"x!={n}", lambda x: x != n), (f"can x be shared by {n}", f"x%{n}==0", lambda x: x % n == 0)))
+  inputs = [(x,) for x in r.sample((n - 1, n, n + 1, 3 * n), 4)]
+  return code_row(r, "check", "x", words, expression, rule, inputs, expression)
+
+
+def code_list(r):
+  n, (op, sign) = r.randint(2, 29), r.choice((("plus", 1), ("minus", -1)))
+  word, call, part = r.choice((
+      ("sum", "sum(s)", sum), ("most", "max(s)", max), ("least", "min(s)", min), ("length", "len(s)", len),
+      ("first", "s[0]", lambda s: s[0]), ("last", "s[-1]", lambda s: s[-1])))
+  expression, rule = f"{call}{'-+'[sign > 0]}{n}", lambda s: part(s) + sign * n
+  inputs = [(r.sample(range(1, 10), 3),), ([8, 1, 9, 3],), ([4],), ([6, 3],)]
+  return code_row(r, "list", "s", f"{word} of s {op} {n}", expression, rule, inputs, f"{word} is {call}")
+
+
+def code_pair(r):
+  n, (u, v) = r.randint(2, 29), r.sample("ab", 2)
+  words, expression, (i, j, k) = r.choice(((f"{u} plus {n} times {v}", f"{u}+{n}*{v}", (1, n, 0)),
+                                           (f"{u} minus {v} plus {n}", f"{u}-{v}+{n}", (1, -1, n)),
+                                           (f"{n} times {u} minus {v}", f"{n}*{u}-{v}", (n, -1, 0))))
+  rule = lambda a, b: i * (a if u == "a" else b) + j * (b if u == "a" else a) + k
+  inputs = [(r.randint(1, 9), r.randint(1, 9)), (0, 5), (4, 9), (7, 2)]
+  return code_row(r, "pair", "a,b", words, expression, rule, inputs, f"{u} then {v}")
+
+
+def science_fact(r):
+  fact, table = r.choice((("symbol", METALS | GASES), ("legs", LEGS), ("orbit", ORBITS)))
+  e = r.choice(list(table))
+  question = r.choice((f"what is the {fact} of {e}?", f"tell me the {fact} of {e}", f"{e} has which {fact}?",
+                       f"give the {fact} for {e}", f"find {fact} of {e}"))
+  return "fact", question, f"{fact} of {e}", "", str(table[e])
+
+
+def science_kind(r):
+  pair, word = [r.choice(list(METALS)), r.choice(list(GASES))], r.choice(("metal", "gas"))
+  answer = pair[word == "gas"]
+  r.shuffle(pair)
+  question = r.choice((f"which is a {word}: {pair[0]} or {pair[1]}?", f"{pair[0]} or {pair[1]}: which is a {word}?",
+                       f"find the {word} of {pair[0]} and {pair[1]}"))
+  return "kind", question, " ".join(f"{e} {'metal' if e in METALS else 'gas'}" for e in pair), "compare", answer
+
+
+def science_rank(r):
+  words, table, pick = r.choice((("has more legs", LEGS, max), ("has less legs", LEGS, min),
+                                 ("is nearer to the sun", ORBITS, min), ("is further from the sun", ORBITS, max)))
+  x = r.choice(list(table))
+  y = r.choice([e for e in table if table[e] != table[x]])
+  question = r.choice((f"which {words}: {x} or {y}?", f"{x} or {y}: which {words}?", f"of {x} and {y} which {words}?"))
+  return "rank", question, f"{x} {table[x]} {y} {table[y]}", "compare", pick(x, y, key=table.get)
+
+
+def science_legs(r):
+  (p, q), m, n = r.sample(list(LEGS), 2), r.randint(1, 3), r.randint(1, 3)
+  x, y = m * LEGS[p], n * LEGS[q]
+  question = r.choice((f"how many legs have {m} {p} and {n} {q}?", f"{m} {p} and {n} {q} have how many legs?",
+                       f"find the legs of {m} {p} and {n} {q}"))
+  return "legs", question, f"{m}*{LEGS[p]}={x},{n}*{LEGS[q]}={y},{x}+{y}={x + y}", "add legs", str(x + y)
+
+
+def science_units(r):
+  (big, small, size), n = r.choice(UNITS), r.randint(2, 9)
+  question = r.choice((f"how many {small} in {n} {big}?", f"{n} {big} are how many {small}?", f"give {n} {big} in {small}",
+                       f"find {n} {big} in {small}"))
+  return "units", question, f"{n}*{size}", "", str(n * size)
+
+
+def science_motion(r):
+  speed, hours, who = r.randint(2, 12), r.randint(2, 5), r.choice(("boat", "bird", "dog", "car", "bee"))
+  question = r.choice((f"a {who} goes {speed} km each hour. how far in {hours} hours?",
+                       f"how far does a {who} go in {hours} hours at {speed} km each hour?"))
+  return "motion", question, multiples(speed, hours), "times", str(speed * hours)
+
+
+def logic_parity(r):
+  words, ask = r.choice((("no", "yes"), ("blue", "red"), ("off", "on"))), r.choice(("even", "odd"))
+  bits = r.choices((0, 1), k=r.randint(3, 6))
+  shown, counts = [words[bit] for bit in bits], [("even", "odd")[sum(bits[:i + 1]) % 2] for i in range(len(bits))]
+  said, word = " ".join(shown), words[1]
+  question = r.choice((f"is the number of {word} {ask}: {said}?", f"{said}: is {word} {ask}?",
+                       f"count {word} in {said}. is it {ask}?"))
+  return "parity", question, " ".join(f"{s} {c}" for s, c in zip(shown, counts)), "count", "yes" if counts[-1] == ask else "no"
+
+
+def logic_order(r):
+  chain, word = r.sample(NAMES, 3), r.choice(("older", "taller", "faster"))
+  facts = [f"{x} is {word} than {y}." for x, y in zip(chain, chain[1:])]
+  r.shuffle(facts)
+  i, j = r.sample(range(3), 2)
+  question = f"{' '.join(facts)} is {chain[i]} {word} than {chain[j]}?"
+  return "order", question, ">".join(chain), "compare", "yes" if i < j else "no"
+
+
+def logic_rule(r):
+  who, (kind, other) = r.choice(NAMES), r.sample(("dog", "bird", "cow", "hen", "bee"), 2)
+  first, second = r.sample(("old", "red", "cold", "small", "fast"), 2)
+  facts, asked, worked, answer = r.choice((
+      (f"each {kind} is {first}. {who} is a {kind}", first, f"{kind} {first}", "yes"),
+      (f"no {kind} is {first}. {who} is a {kind}", first, f"{kind} not {first}", "no"),
+      (f"only a {kind} is {first}. {who} is a {other}", first, f"{other} not {kind} not {first}", "no"),
+      (f"only a {kind} is {first}. {who} is {first}", f"a {kind}", f"{first} {kind}", "yes"),
+      (f"each {kind} is {first}. all {first} are {second}. {who} is a {kind}", second, f"{kind} {first} {second}", "yes"),
+      (f"each {kind} is {first}. no {first} is {second}. {who} is a {kind}", second, f"{kind} {first} not {second}", "no")))
+  return "rule", f"{facts}. is {who} {asked}?", f"{who} {worked}", "the rule", answer
+
+
+def logic_truth(r):
+  letters, values, negated = r.sample("pqrs", 3), r.choices((0, 1), k=3), r.choices((0, 0, 1), k=3)
+  op, last = r.choices(("and", "or"), k=2)
+  given = " ".join(f"{x} {('no', 'yes')[v]}" for x, v in zip(letters, values))
+  x, y, z = (("not " if s else "") + x for s, x in zip(negated, letters))
+  a, b, c = (v ^ s for v, s in zip(values, negated))
+  half = a & b if op == "and" else a | b
+  whole = half & c if last == "and" else half | c
+  a, b, c, half, whole = (("no", "yes")[v] for v in (a, b, c, half, whole))
+  return "truth", f"{given}: is ({x} {op} {y}) {last} {z}?", f"{a} {op} {b} {half},{half} {last} {c} {whole}", "the rule", whole
+
+
+CLAUSES = ("the {a} sings to the {b}", "a quiet {a} waits for the {b}", "the old {a} dreams of one {b}",
+           "a small {a} met the {b}",
+           "no {a} can find the red {b}", "the {b} gave a name to the {a}", "soft {a} and cold {b} sleep at night")
+USES = ("sing to the {b}", "paint it red", "give it a name", "hide it in a garden", "race it down the road", "put it in a boat",
+        "count each {b} at night", "write a letter to the {b}", "make a small game", "trade it for a bell")
+
+
+def creative_writing(r):
+  kind, (a, b, c) = r.choice(("poem", "story")), r.sample(THINGS, 3)
+  question = r.choice((f"write a {kind} with the words {a} {b} and {c}", f"tell a short {kind} about {a} {b} and {c}",
+                       f"make a {kind} that has {a} {b} and {c}"))
+  (one, two), join = r.sample(CLAUSES, 2), r.choice(("and then", "but at night", "so in the end", "while"))
+  answer = f"{one.format(a=a, b=b)} {join} {two.format(a=r.choice((a, b)), b=c)}"
+  worked = f"write a short {kind} with the words {a} {b} and {c} so tell about {a} first then {b} then {c}"
+  return kind, question, worked, f"a {kind}", answer
+
+
+def creative_ideation(r):
+  (a, b), (word, n) = r.sample(THINGS, 2), r.choice((("two", 2), ("three", 3)))
+  question = r.choice((f"name {word} uses for a {a} and a {b}", f"give {word} ideas with a {a} and a {b}",
+                       f"list {word} new games for a {a} and a {b}"))
+  worked = f"name {word} new ideas for a {a} and a {b} so list uses with the {a} first and the {b} last"
+  return "ideas", question, worked, f"{word} ideas", f"with the {a} " + ", ".join(use.format(b=b) for use in r.sample(USES, n))
+
+
+def summarization(r):
+  who, what, place = r.choice(NAMES), r.choice(("lamp", "boat", "drum", "leaf")), r.choice(("river", "road", "garden", "bell"))
+  mood, verb = r.choice(("cold", "quiet", "old", "red")), r.choice(("lost", "found", "saw", "sold", "hid"))
+  end = r.choice(("went home", "told a story", "gets a new one", "sleeps there"))
+  facts = f"{who} went to the {mood} {place}. there {who} {verb} a {what}. then {who} {end}."
+  question = r.choice((f"sum up: {facts}", f"tell this in short: {facts}", f"give the main point: {facts}"))
+  worked = f"{who} went to the {mood} {place} and there {who} {verb} a {what} then {who} {end} so tell the main point in short"
+  return "summary", question, worked, f"about {who}", f"{who} {verb} the {what} at the {mood} {place} and then {end}"
+
+
+MAKERS = {"math": (math_sum, math_sum, math_difference, math_difference, math_product, math_compare, math_sequence),
+          "coding": (code_example, code_example, code_steps, code_check, code_list, code_pair),
+          "science": (science_fact, science_kind, science_rank, science_legs, science_units, science_motion),
+          "logic": (logic_parity, logic_parity, logic_order, logic_rule, logic_truth),
+          "creative_writing": (creative_writing,), "creative_ideation": (creative_ideation,), "summarization": (summarization,)}
+
+
+def builtin_pool(seed: int = 0, size: int = 12000) -> list[dict]:
+  """`size` rows with distinct questions, about BUILTIN_SHARES percent of each domain; a pure function of (seed, size).
+
+  A row's metadata.use is "sft" or "grpo", decided by its question alone: SFT must not see the rows that GRPO trains on, or
+  the model remembers them, every group of answers scores alike and nothing is left to learn.
+  """
+  r, rows, asked = random.Random(seed), [], set()
+  for _ in range(50 * size):
+    if len(rows) == size:
+      return rows
+    domain = r.choices(list(BUILTIN_SHARES), list(BUILTIN_SHARES.values()))[0]
+    kind, question, worked, terse, answer, *extra = r.choice(MAKERS[domain])(r)
+    if question in asked:
+      continue
+    asked.add(question)
+    coin, flip = (zlib.crc32((word + question).encode()) / 2**32 for word in ("use ", "style "))
+    style = "terse" if terse and flip < TERSE_SHARE else "worked"
+    metadata = {"source": "builtin", "id": f"builtin-{seed}-{len(rows):05d}", "kind": kind, "style_of_solution": style,
+                "use": "sft" if coin < SFT_SHARE else "grpo", **(extra[0] if domain == "coding" else {})}
+    reasoning = terse if style == "terse" else worked
+    row = {"domain": domain, "prompt": question, "answer": answer, "metadata": metadata, "reasoning": reasoning}
+    rows.append(row | {"sections": dict(zip(rewards.SECTIONS, (terse, reasoning, *extra[0])))} if domain == "math" else row)
+  raise ValueError(f"{len(rows)} distinct questions after {50 * size} draws, {size} wanted: the built-in pool has no more")
+
+
+if __name__ == "__main__":
+  rewards.launch(main, FLAGS, __doc__)
