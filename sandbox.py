@@ -79,8 +79,8 @@ class Worker:
     # The environment is fixed: no token of the trainer's can be read, and string hashes repeat.
     self.process = subprocess.Popen(
         [sys.executable, "-I", "-S", "-B", os.path.abspath(__file__), "--worker", str(theirs.fileno()),
-         json.dumps(self.config)], pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, cwd="/",
-        env={"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"}, start_new_session=True)
+         json.dumps(self.config)], pass_fds=[theirs.fileno()], cwd="/",
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"}, start_new_session=True)
     theirs.close()
     self.control.settimeout(30)
     try:
@@ -107,13 +107,13 @@ class Worker:
       self.process = None
 
   def run(self, job):
-    tests = [job["tests"]] if isinstance(job["tests"], str) else list(job["tests"])
+    message = {key: job.get(key) or "" for key in ("code", "setup", "reference")}
+    tests = message["tests"] = list(job.get("tests") or ())
     failed = lambda why: Verdict(False, [False] * len(tests), why)
-    message = {"code": job["code"], "tests": tests, "setup": job.get("setup") or "", "reference": job.get("reference") or ""}
-    if not all(isinstance(x, str) for x in [message["code"], message["setup"], message["reference"], *tests]):
-      return failed("code and tests must be text")
     if not tests:
       return failed("no tests")
+    if not all(isinstance(x, str) for x in (message["code"], message["setup"], message["reference"], *tests)):
+      return failed("code and tests must be text")
     if len(message["code"]) > MAX_CODE:
       return failed(f"code longer than {MAX_CODE} characters")
     try:
@@ -330,16 +330,22 @@ class Wire:
         message = receive(lambda n: os.read(self.read_fd, n))
         if "op" not in message:
           return message
-        self.send(self.serve(message))
-      except (Exception, RecursionError) as error:
+        reply = self.serve(message)
+        try:
+          self.send(reply)
+        except ValueError as error:
+          self.send(describe(error))
+      except Exception as error:
         self.gone = True
         raise Gone from error
     raise Gone
 
   def ask(self, message):
-    if self.gone:
-      raise Gone
-    self.send(message)
+    try:
+      self.send(message)
+    except OSError as error:  # it died since the last reply: not an error that a test may take for the answer's
+      self.gone = True
+      raise Gone from error
     return self.next_reply()
 
 
@@ -355,7 +361,7 @@ def describe(error):
 def revive(reply, known):
   """The nearest builtin (or `known`) Exception class of a described error.
 
-  StopIteration becomes RuntimeError, as in a generator (PEP 479): raised by f it would end `all(map(f, ...))` as if all passed.
+  StopIteration is passed over: raised by f it would end `all(map(f, ...))` as if every item had passed.
   """
   for name in reply["err"]:
     kind = known.get(name) or getattr(builtins, name, None)
@@ -456,7 +462,8 @@ def solver(read_fd, write_fd):
       changed = [encode(a, refer) if isinstance(a, MUTABLE) else None for a in args] if request["in_place"] else []
       return {"v": encode(value, refer), "changed": changed}
     operations = {"get": getattr, "set": setattr, "bool": bool, "len": len, "str": str, "repr": repr, "iter": iter,
-                  "item": operator.getitem, "set_item": operator.setitem, "isinstance": lambda c, o: isinstance(o, c), "pull": lambda _, count: pull(request["o"], count), **OPERATORS}
+                  "item": operator.getitem, "set_item": operator.setitem, "isinstance": lambda kind, o: isinstance(o, kind),
+                  "pull": lambda _, count: pull(request["o"], count), **OPERATORS}
     return {"v": encode(operations[op](target, *args), refer)}
 
   def serve(request):
@@ -471,7 +478,8 @@ def solver(read_fd, write_fd):
   try:
     exec(compile(extract(job["text"], job["names"]), "<solution>", "exec", dont_inherit=True), module.__dict__)
     found = {n: module.__dict__[n] for n in job["names"] if n in module.__dict__}
-    exceptions = {n: [k.__name__ for k in v.__mro__] for n, v in found.items() if isinstance(v, type) and issubclass(v, Exception)}
+    raised = {n: v for n, v in found.items() if isinstance(v, type) and issubclass(v, Exception)}
+    exceptions = {n: [kind.__name__ for kind in v.__mro__] for n, v in raised.items()}
     wire.send({"values": {n: encode(v, refer) for n, v in found.items()}, "exceptions": exceptions})
     wire.next_reply()
   except BaseException as error:
@@ -598,6 +606,10 @@ class Remote:
       yield from items
       count = min(2 * count, 4096)  # few round trips for long lists, little run ahead for generators
 
+  def __iter__(self):
+    items = self._link.ask("iter", self)
+    return items._items() if type(items) is Remote else iter(items)
+
   def _of_class(self, op, *args):
     if not self._own:
       raise TypeError("the answer's result is not plain data")
@@ -616,7 +628,6 @@ class Remote:
   __ne__ = __lt__ = __le__ = __gt__ = __ge__ = lambda self, other: self.__eq__(None)
   __hash__ = None
   __bool__ = lambda self: self._link.ask("bool", self) is True
-  __iter__ = lambda self: iter(self._link.ask("iter", self))
   __len__ = lambda self: self._of_class("len")
   __getitem__ = lambda self, key: self._of_class("item", key)
   __setitem__ = lambda self, key, value: self._of_class("set_item", key, value)
@@ -677,13 +688,18 @@ def judge(read_fd, write_fd, client_fd):
         results.append(not link.wire.gone)
       except BaseException as failure:
         results.append(False)
-        error = error or f"{type(failure).__name__}: {failure}"[:200]
+        error = error or brief(failure)
     if link.wire.gone:
       error = "the answer's process died" if error is None or error.startswith("Gone") else error
   except BaseException as failure:  # also SystemExit from setup code: the client is owed an answer
-    error = f"before the tests: {type(failure).__name__}: {failure}"[:200]
+    error = "before the tests: " + brief(failure)
   results += [False] * (len(job["tests"]) - len(results))
   Wire(client_fd, client_fd, None).send({"results": results, "error": error})
+
+
+def brief(error):
+  """An exception in one printable line: parts of it may be the answer's text, which must not break a log."""
+  return " ".join(f"{type(error).__name__}: {error}".encode("ascii", "backslashreplace").decode().split())[:200]
 
 
 def load(link, job, names):
