@@ -1,0 +1,88 @@
+"""Tokens per second of evaluate.py's sampling beside Tunix's Sampler called as the seeds do: batches of 8 in file order.
+
+Reads   data_dir/{split}.jsonl of prepare_data.py (real GSM8K rows, say) and a model folder.
+Writes  nothing; prints one line per round and the median ratio. The two alternate in one process on one set of weights.
+
+  python benchmarks/bench_evaluate.py --data_dir=artifacts/gsm8k/data --model=artifacts/gemma-3-270m --rows=64
+"""
+import pathlib
+import statistics
+import sys
+import time
+
+from absl import flags
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import numpy as np
+
+import evaluate
+import rewards
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_string("data_dir", "artifacts/run/data", "Folder that prepare_data.py wrote.", flag_values=FLAGS)
+flags.DEFINE_string("split", "test", "Rows to evaluate: train, val or test.", flag_values=FLAGS)
+flags.DEFINE_string("model", "tiny", "tiny, gemma-3-270m-it, gemma-3-1b-it, or a Hugging Face folder of a Gemma 3 text model.",
+                    flag_values=FLAGS)
+flags.DEFINE_string("checkpoint", "", "SFT, GRPO or PEFT adapter folder to put on the model; empty: the model itself.",
+                    flag_values=FLAGS)
+flags.DEFINE_integer("rows", 64, "Prompts a round, from the top of the file.", flag_values=FLAGS)
+flags.DEFINE_integer("max_new_tokens", 128, "Longest completion, in tokens.", flag_values=FLAGS)
+flags.DEFINE_integer("rounds", 2, "Timed rounds of each, after one that compiles.", flag_values=FLAGS)
+flags.DEFINE_integer("batch_size", 0, "Responses sampled together by ours; 0: what fits in memory.", flag_values=FLAGS)
+flags.DEFINE_string("dtype", "auto", "Base weights: auto (bfloat16 on TPU and GPU, float32 on CPU), float32 or bfloat16.",
+                    flag_values=FLAGS)
+
+
+def ours(policy, rows, new, batch_size):
+  """(seconds, tokens up to and including the stop token, {row id: ids}) of evaluate.generate."""
+  start, tokens, out = time.monotonic(), 0, {}
+  for part, completions in evaluate.generate(policy, rows, samples=1, temperature=0.0, max_new_tokens=new, batch_size=batch_size,
+                                             seed=0):
+    tokens += int(np.count_nonzero(completions))
+    out |= {row["id"]: ids[0] for row, ids in zip(part, completions)}
+  return time.monotonic() - start, tokens, out
+
+
+def stock(policy, rows, new):
+  """The same from tunix.generate.sampler.Sampler, 8 at a time in file order. The stop token it cuts off is counted."""
+  import model
+  from tunix.generate import sampler
+  config = policy.model.config
+  longest = max(len(model.encode(policy.tokenizer, row["prompt"])) for row in rows)
+  cache = sampler.CacheConfig(cache_size=2 ** (longest - 1).bit_length() + new, num_layers=config.num_layers,
+                              num_kv_heads=config.num_kv_heads, head_dim=config.head_dim)
+  tunix = sampler.Sampler(transformer=policy.model, tokenizer=policy.tokenizer, cache_config=cache)
+
+  def run():
+    start, tokens, out = time.monotonic(), 0, {}
+    for i in range(0, len(rows), 8):
+      part = rows[i:i + 8]
+      result = tunix([row["prompt"] for row in part], max_generation_steps=new, eos_tokens=model.STOP_IDS, temperature=0.0)
+      for row, ids in zip(part, result.tokens):
+        ids = np.asarray(ids)
+        tokens += min(new, len(ids) + 1)
+        out[row["id"]] = ids
+    return time.monotonic() - start, tokens, out
+  return run
+
+
+def main():
+  import model
+  model.enable_compilation_cache()
+  rows = rewards.read_rows(pathlib.Path(FLAGS.data_dir) / f"{FLAGS.split}.jsonl")[:FLAGS.rows]
+  policy = model.load_policy(FLAGS.model, FLAGS.checkpoint, FLAGS.data_dir, "auto", FLAGS.dtype)
+  run_stock, ratios = stock(policy, rows, FLAGS.max_new_tokens), []
+  for round_number in range(FLAGS.rounds + 1):
+    seconds, tokens, mine = ours(policy, rows, FLAGS.max_new_tokens, FLAGS.batch_size)
+    stock_seconds, stock_tokens, theirs = run_stock()
+    speed, stock_speed = tokens / seconds, stock_tokens / stock_seconds
+    same = np.mean([np.array_equal(mine[i][:len(theirs[i])], theirs[i]) for i in mine])
+    ratios.append(speed / stock_speed)
+    print(f"{'compile' if round_number == 0 else f'round {round_number}'}  ours {speed:.1f} tokens/s ({tokens} in {seconds:.1f} s)  "
+          f"tunix {stock_speed:.1f} tokens/s ({stock_tokens} in {stock_seconds:.1f} s)  ratio {ratios[-1]:.2f}  "
+          f"equal completions {same:.0%}", flush=True)
+  print(f"median ratio {statistics.median(ratios[1:] or ratios):.2f}  rows {len(rows)}  new tokens {FLAGS.max_new_tokens}")
+
+
+if __name__ == "__main__":
+  rewards.launch(main, FLAGS, __doc__)
