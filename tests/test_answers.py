@@ -69,3 +69,81 @@ def test_math_right(answer, truth):
 @pytest.mark.parametrize("answer, truth", WRONG)
 def test_math_wrong(answer, truth):
   assert not rewards.is_correct("math", answer, truth), rewards.stated_answer(answer)
+
+
+CHOICES = {"choices": ["Mars", "Jupiter", "the Moon", "Mars and Venus"]}
+SCIENCE = [  # answer, truth, metadata, verdict
+    ("mitochondria", "mitochondria", {}, True), ("The Mitochondria.", "mitochondria", {}, True), ("a mesophilic organism", "mesophilic organism", {}, True),
+    ("mesophilic-organisms", "mesophilic organisms", {}, True), ("The answer is osmosis.", "osmosis", {}, True), ("**osmosis**", "osmosis", {}, True),
+    ("It is osmosis", "osmosis", {}, True), ("1,000", "1000", {}, True), ("Newton's law", "newtons law", {}, True), ("ＡＴＰ", "atp", {}, True),
+    ("<reasoning>r</reasoning><answer>osmosis</answer>", "osmosis", {}, True),
+    ("osmosis or diffusion", "osmosis", {}, False), ("diffusion", "osmosis", {}, False), ("", "osmosis", {}, False), ("the", "the cell", {}, False),
+    ("osmosis diffusion mitosis", "osmosis", {}, False), ("not osmosis", "osmosis", {}, False), ("reverse osmosis", "osmosis", {}, False),
+    ("Jupiter", "Jupiter", CHOICES, True), ("B", "Jupiter", CHOICES, True), ("b", "Jupiter", CHOICES, True), ("(B)", "Jupiter", CHOICES, True),
+    ("B.", "Jupiter", CHOICES, True), ("B) Jupiter", "Jupiter", CHOICES, True), ("B: Jupiter.", "B", CHOICES, True), ("Jupiter", "B", CHOICES, True),
+    ("Option B", "Jupiter", CHOICES, True), ("The answer is B.", "Jupiter", CHOICES, True), ("Moon", "C", CHOICES, True),
+    ("The correct answer is (B) Jupiter", "Jupiter", CHOICES, True), ("D", "Mars and Venus", CHOICES, True),
+    ("A", "Jupiter", CHOICES, False), ("A) Jupiter", "Jupiter", CHOICES, False), ("B) Mars", "Jupiter", CHOICES, False), ("E", "Jupiter", CHOICES, False),
+    ("A, B, C, D", "Jupiter", CHOICES, False), ("A or B", "Jupiter", CHOICES, False), ("AB", "Jupiter", CHOICES, False), ("Mars", "Mars and Venus", CHOICES, False),
+    ("Mars Jupiter the Moon", "Jupiter", CHOICES, False), ("", "Jupiter", CHOICES, False), ("Be", "Jupiter", CHOICES, False),
+    ("2", "B", {"choices": {"text": ["x", "y"], "label": ["1", "2"]}}, False), ("2", "2", {"choices": {"text": ["x", "y"], "label": ["1", "2"]}}, True),
+    ("y", "2", {"choices": [{"label": "1", "text": "x"}, {"label": "2", "text": "y"}]}, True),
+    ("C", "x", {"choices": ["x", "y", "x"]}, True),  # ARC repeats options
+]
+LOGIC = [
+    ("yes", "yes", True), ("Yes.", "yes", True), ("YES!", "true", True), ("no", "no", True), ("No, they did not.", "no", True), ("True", "yes", True),
+    ("false", "no", True), ("The answer is yes.", "yes", True), ("<reasoning>no</reasoning><answer>yes</answer>", "yes", True), ("**Yes**", "yes", True),
+    ("I know", "no", False), ("nothing", "no", False), ("another", "no", False), ("yesterday", "yes", False), ("eyes", "yes", False), ("yes", "no", False),
+    ("yes and no", "yes", False), ("yes and no", "no", False), ("yes or no", "no", False), ("yes/no", "yes", False), ("maybe", "yes", False),
+    ("", "yes", False), ("", "", False), ("maybe", "maybe", False), ("not true", "yes", False), ("it is not true", "no", False), ("y", "yes", False),
+]
+
+
+@pytest.mark.parametrize("answer, truth, metadata, verdict", SCIENCE)
+def test_science(answer, truth, metadata, verdict):
+  assert rewards.is_correct("science", answer, truth, metadata) is verdict
+
+
+@pytest.mark.parametrize("answer, truth, verdict", LOGIC)
+def test_logic(answer, truth, verdict):
+  assert rewards.is_correct("logic", answer, truth) is verdict
+
+
+def test_domain_without_right_answers_is_an_error():
+  with pytest.raises(ValueError, match="creative_writing.*math, coding, science, logic"):
+    rewards.is_correct("creative_writing", "x", "x")
+
+
+TESTS = {"test_cases": ["assert f(3) == 9", "assert f(0) == 0"], "entry_point": "f"}
+
+
+def test_coding_runs_the_tests():
+  truth = "def f(x):\n  return x * x"
+  answers = [truth, "```python\ndef f(x):\n    return x ** 2\n```", "def f(x):\n  return 9", "def f(x): return x + 6", "import sys; sys.exit(0)",
+             "raise SystemExit(0)", "def f(x):\n  while True: pass", "", "not code at all", "class A:\n  __eq__ = lambda s, o: True\ndef f(x): return A()",
+             "def f(x):\n  assert False", "print('ok')", "def g(x): return x * x", "def f(x):\n  import os\n  os._exit(0)"]
+  right = rewards.is_correct_batch(["coding"] * len(answers), answers, [truth] * len(answers), [TESTS] * len(answers))
+  assert right == [True, True] + [False] * 12
+  assert rewards.is_correct("coding", truth, truth, TESTS) and not rewards.is_correct("coding", truth, truth, {})
+  grades = rewards.grade(["coding"] * 2, [truth, "def f(x):\n  return 9"], [truth] * 2, [TESTS] * 2)
+  assert grades == [1.0, 0.25]  # half of the tests, at half price
+  assert rewards.is_correct_batch(["coding"], [truth], [truth], [TESTS], code_rewards="off") == [False]
+
+
+def test_partial_credit_is_small_and_single():
+  grade = lambda answer, truth, domain="math": rewards.grade([domain], [answer], [truth])[0]
+  assert grade("100", "100") == 1.0 and grade("105", "100") == pytest.approx(1 / 6) and grade("117", "100") == pytest.approx(1 / 12)
+  assert grade("150", "100") == grade("90, 95, 100, 105", "100") == grade("", "100") == grade("1", "0") == 0.0
+  assert grade("osmosis of water", "osmosis", "science") == 0.5 and grade("so many words before osmosis comes at last", "osmosis", "science") == 0.0
+  assert rewards.grade(["math", "math", "poetry"], [None, "1", "x"], ["1", "1", "x"]) == [0.0, 1.0, 0.0]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared labelled answers are not beside this checkout")
+def test_labelled_answers():
+  rows = [json.loads(line) for line in (SHARED / "math_answers_labelled.jsonl").read_text(encoding="utf-8").splitlines()]
+  reliable = [r for r in rows if r["set"].startswith("openai")]
+  assert len(reliable) > 2000
+  for key in ("final", "response"):
+    assert [r[key] for r in reliable if rewards.is_correct("math", r[key] or "", r["gold"]) != r["label"]] == []
+  other = [r for r in rows if not r["set"].startswith("openai")]  # that grader never accepts wrongly, but often refuses a right answer
+  assert [r["final"] for r in other if r["label"] and not rewards.is_correct("math", r["final"], r["gold"])] == []
