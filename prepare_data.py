@@ -12,7 +12,9 @@ stable when the pool grows. train.jsonl is in mixed order (every window of rows 
 import array
 import ast
 import collections
+import csv
 import hashlib
+import io
 import itertools
 import json
 import math
@@ -22,7 +24,9 @@ import re
 import sys
 import time
 import unicodedata
+import zipfile
 import zlib
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +38,10 @@ from rewards import DOMAINS, InputError
 FLAGS = flags.FlagValues()
 flags.DEFINE_list("pool", [], "JSONL files of unified rows, comma-separated.", flag_values=FLAGS)
 flags.DEFINE_list("eval_pool", [], "JSONL files whose rows alone make val and test; empty: they come from --pool.", flag_values=FLAGS)
+flags.DEFINE_list("sources", [], "Public sets to read: gsm8k, mbpp, sciq, arc_easy, arc_challenge, strategyqa, writingprompts, "
+                  "dolly, no_robots, cnn_dailymail, xsum.", flag_values=FLAGS)
+flags.DEFINE_string("raw_dir", "", "Folder with their files; empty: /kaggle/input, else downloaded.", flag_values=FLAGS)
+flags.DEFINE_integer("source_rows", 20000, "Most rows to read of one public set.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_bool("official_splits", True, "Rows that their source marks test, dev or validation never train.", flag_values=FLAGS)
 flags.DEFINE_string("out_dir", "artifacts/run/data", "Folder to write.", flag_values=FLAGS)
 flags.DEFINE_integer("train_size", 4000, "Training rows, exactly.", lower_bound=1, flag_values=FLAGS)
@@ -140,6 +148,253 @@ def check_ids(rows: list[dict]):
     seen[row["id"]] = row["place"]
 
 
+# -------------------------------------------------------------------------------------------------------- public sets
+# One function a set: a record as published -> {"prompt", "answer", ...} or the reason why the record is no use. Their hazards were
+# counted on the real files. `where` names the files: a word in the path, and words that must not be there.
+def from_gsm8k(record):
+  solution, mark, final = record["answer"].rpartition("####")
+  if not mark:
+    return "no final answer"
+  return {"prompt": record["question"], "answer": final.strip().replace(",", ""), "reasoning": solution.strip()}
+
+
+def from_mbpp(record):
+  """The function's name stands in the tests only. Sanitized records carry imports for the tests, full ones set-up code."""
+  setup = "\n".join([*(record.get("test_imports") or []), record.get("test_setup_code") or ""]).strip()
+  task = int(record["task_id"])
+  part = "prompt" if task <= 10 else "test" if task <= 510 else "validation" if task <= 600 else "train"  # the paper's split
+  return {"prompt": (record.get("prompt") or record["text"]).strip(), "answer": record["code"].replace("\r\n", "\n"),
+          "metadata": {"id": task, "test_cases": list(record["test_list"]), "test_setup_code": setup.replace("\r\n", "\n"),
+                       "challenge_tests": list(record.get("challenge_test_list") or []), "split": part}}
+
+
+def from_sciq(record):
+  return {"prompt": record["question"], "answer": record.get("correct_answer") or record["answer"],
+          "reasoning": (record.get("support") or "").strip() or None}
+
+
+def from_arc(record):
+  choices = record["choices"]
+  if isinstance(choices, str):  # a CSV holds Python's text of it
+    choices = ast.literal_eval(re.sub(r"\barray\((\[.*?\]), dtype=\w+\)", r"\1", choices, flags=re.S))
+  texts = list(choices["text"] if isinstance(choices, dict) else choices)
+  gold = record["gold"] if "gold" in record else list(choices["label"]).index(record["answerKey"])
+  if len({t.strip().casefold() for t in texts}) < len(texts):
+    return "an option twice"
+  question = (record.get("question") or record["query"]).removeprefix("Question: ")
+  listed = "\n".join(f"{chr(65 + i)}) {text}" for i, text in enumerate(texts))
+  return {"prompt": f"{question}\n{listed}", "answer": chr(65 + int(gold)),
+          "metadata": {"choices": texts, "answer_text": texts[int(gold)]}}
+
+
+def from_strategyqa(record):
+  answer = record["answer"] if isinstance(record["answer"], bool) else str(record["answer"]).strip().lower() in ("true", "yes")
+  facts = record.get("facts") or []
+  return {"prompt": record["question"], "answer": "yes" if answer else "no",
+          "reasoning": " ".join(f.strip() for f in ([facts] if isinstance(facts, str) else facts)) or None,
+          "metadata": {"id": record.get("qid")}}
+
+
+def untokenise(text: str) -> str:
+  """Text that was split for a language model, as people write it: `` do n't '' -> "don't"."""
+  text = re.sub(r"\s*<newline>\s*", "\n", text.replace("``", '"').replace("''", '"'))
+  text = re.sub(r" (n't|'(?:s|m|d|ll|re|ve))\b", r"\1", text, flags=re.I)
+  text = re.sub(r"[ \t]+([.,!?;:%)\]])", r"\1", re.sub(r"([(\[])[ \t]+", r"\1", text))
+  text = re.sub(r'"[ \t]*([^"\n]*?)[ \t]*"', r'"\1"', text)
+  text = re.sub(r"\b(got|gon|wan|can|gim|lem) (ta|na|not|me)\b", r"\1\2", text)
+  return re.sub(r"[ \t]*\n[ \t\n]*", "\n", re.sub(r"[ \t]+", " ", text)).strip()
+
+
+def from_writingprompts(record):
+  tag = re.match(r"\s*\[ ?(\w\w) ?\]", record["prompt"])
+  if tag and tag[1].upper() not in ("WP", "SP", "EU", "CW", "TT", "RF", "PI", "FF", "MP", "IP"):
+    return "no story prompt"
+  prompt = untokenise(re.sub(r"^(?:\s*\[ ?\w\w ?\])+", "", record["prompt"]))
+  story = untokenise(record["story"])
+  if len(prompt) < 10 or len(story.split()) < 30:
+    return "too short"
+  return {"prompt": f"Write a short story based on this prompt: {prompt}", "answer": story}
+
+
+IDEAS = re.compile(r"\b(?:ideas?|suggest\w*|brainstorm|list|name (?:some|a few|\w+ \w+s)|give (?:me )?(?:some|a list|\w+ ways)|ways to|tips|"
+                   r"come up with|what are some|recommend\w*)\b", re.I)
+WRITING = re.compile(r"^(?:please )?(?:write|compose|tell|create|imagine|pretend)\b.*\b(?:story|poem|haiku|limerick|song|lyrics|scene|"
+                     r"letter|speech|dialogue|paragraph|essay|email|review|blog|script|tale)\b", re.I | re.S)
+
+
+def restore_apostrophes(text: str) -> str:
+  """This file lost its apostrophes to spaces: "what s", "don t", "I m"."""
+  text = re.sub(r"\b(\w+n) t\b", r"\1't", text)
+  text = re.sub(r"\b(I) (m|d|ll|ve)\b|\b([Ww]e|[Yy]ou|[Tt]hey) (re|ll|ve|d)\b",
+                lambda m: f"{m[1] or m[3]}'{m[2] or m[4]}", text)
+  return re.sub(r"\b([A-Za-z]\w+) s\b", r"\1's", text)
+
+
+def from_dolly(record):
+  """Ideas, stories and summaries. One published copy has no categories: there the instruction's words decide."""
+  question, answer, context = record["instruction"], record.get("response") or record.get("text"), record.get("context") or ""
+  kinds = {"brainstorming": "creative_ideation", "creative_writing": "creative_writing", "summarization": "summarization"}
+  if "category" in record:
+    domain = kinds.get(record["category"])
+  else:
+    question, answer = restore_apostrophes(question), restore_apostrophes(answer or "")
+    domain = "creative_writing" if WRITING.search(question) else "creative_ideation" if IDEAS.search(question) else None
+  if domain is None:
+    return "another kind of task"
+  if not answer or len(answer) > 300 and not re.search(r"[.!?\"')\]:]\s*$", answer):
+    return "cut off"
+  return {"domain": domain, "prompt": f"{question}\n\n{context}" if context.strip() else question, "answer": answer}
+
+
+def from_no_robots(record):
+  kinds = {"Brainstorm": "creative_ideation", "Generation": "creative_writing", "Summarize": "summarization"}
+  domain, turns = kinds.get(record["category"]), [m for m in record["messages"] if m["role"] != "system"]
+  if domain is None or len(turns) != 2:
+    return "another kind of task"
+  return {"domain": domain, "prompt": turns[0]["content"], "answer": turns[1]["content"],
+          "metadata": {"id": record.get("prompt_id")}}
+
+
+def from_cnn(record):
+  article = re.sub(r"^By \. .{0,200}?PUBLISHED: \. .{0,80}?\. \| \. UPDATED: \. .{0,60}?\d{4} \. ", "", record["article"], flags=re.S)
+  article = re.sub(r"^[A-Z][^()]{0,40}\(CNN\) ?-- |^\(CNN\) ?(?:-- )?", "", article)
+  summary = re.sub(r" \.(?=\s|$)", ".", record["highlights"]).strip()
+  return {"prompt": f"Summarize the following article:\n\n{untokenise(article)}", "answer": summary}
+
+
+def from_xsum(record):
+  article, summary = record.get("document") or record.get("article"), record.get("summary") or record.get("summary_gt")
+  article = re.split(r"###\s*Article: ", article)[-1]  # one published copy puts other articles before the row's own
+  article = re.split(r"\n\nSummarize the above article", article)[0]
+  if not summary or len(article.split()) < 30:
+    return "too short"
+  return {"prompt": f"Summarize the following article in one sentence:\n\n{article.strip()}", "answer": summary.strip()}
+
+
+class Source(NamedTuple):
+  domain: str
+  read: object
+  where: str  # regular expression on a file's path
+  files: str  # of the Hugging Face set's files, those that are read
+  hubs: tuple  # where it is downloaded from when no file is at hand, in this order
+
+
+SOURCES = {
+    "gsm8k": Source("math", from_gsm8k, r"gsm8k|grade.?school.?math", "main/*.parquet",
+                    ("hf:openai/gsm8k", "kaggle:thedevastator/grade-school-math-8k-q-a")),
+    "mbpp": Source("coding", from_mbpp, r"mbpp", "*/*.parquet", ("hf:google-research-datasets/mbpp",)),
+    "sciq": Source("science", from_sciq, r"sciq", "data/*.parquet",
+                   ("hf:allenai/sciq", "kaggle:thedevastator/sciq-a-dataset-for-science-question-answering")),
+    "arc_easy": Source("science", from_arc, r"arc.?easy", "ARC-Easy/*.parquet", ("hf:allenai/ai2_arc",)),
+    "arc_challenge": Source("science", from_arc, r"arc.?challenge", "ARC-Challenge/*.parquet", ("hf:allenai/ai2_arc",)),
+    "strategyqa": Source("logic", from_strategyqa, r"strategy.?qa", "data/*.parquet", ("hf:ChilleD/StrategyQA",)),
+    "writingprompts": Source("creative_writing", from_writingprompts, r"writing.?prompts", "data/*.parquet",
+                             ("hf:euclaise/writingprompts",)),
+    "dolly": Source("creative_ideation", from_dolly, r"dolly", "*.jsonl", ("hf:databricks/databricks-dolly-15k",)),
+    "no_robots": Source("creative_ideation", from_no_robots, r"no.?robots", "data/*.parquet", ("hf:HuggingFaceH4/no_robots",)),
+    "cnn_dailymail": Source("summarization", from_cnn, r"cnn.?dailymail", "3.0.0/*.parquet",
+                            ("hf:abisee/cnn_dailymail", "kaggle:gowrishankarp/newspaper-text-summarization-cnn-dailymail")),
+    "xsum": Source("summarization", from_xsum, r"xsum", "data/*.parquet", ("hf:EdinburghNLP/xsum",)),
+}
+READABLE = (".jsonl", ".json", ".csv", ".parquet", ".zip")
+SKIPPED = re.compile(r"socratic|distract|\.hidden|readme|license|dataset_infos", re.I)
+
+
+def find_files(name: str, raw_dir: str) -> list[pathlib.Path]:
+  """The set's files under --raw_dir, else under /kaggle/input, else downloaded."""
+  if raw_dir and not pathlib.Path(raw_dir).is_dir():
+    raise InputError(f"--raw_dir={raw_dir} is not a folder; expected one with public sets in it, or nothing")
+  for root in filter(None, (raw_dir, "/kaggle/input")):
+    found = readable_files(pathlib.Path(root), SOURCES[name].where)
+    if found:
+      return found
+  return download(name, raw_dir)
+
+
+def readable_files(root: pathlib.Path, where: str) -> list[pathlib.Path]:
+  paths = {str(p.relative_to(root)): p for p in root.rglob("*") if p.suffix in READABLE and p.is_file()}
+  return [paths[p] for p in sorted(paths) if re.search(where, p, re.I) and not SKIPPED.search(p)]
+
+
+def download(name: str, raw_dir: str) -> list[pathlib.Path]:
+  source, failures = SOURCES[name], []
+  for hub, _, handle in (place.partition(":") for place in source.hubs):
+    say(f"{name}: not under {raw_dir or '--raw_dir'} nor /kaggle/input; downloading {handle} from {hub}")
+    try:
+      if hub == "kaggle":
+        import kagglehub
+        folder = kagglehub.dataset_download(handle)
+      else:
+        import huggingface_hub
+        folder = huggingface_hub.snapshot_download(handle, repo_type="dataset", allow_patterns=source.files)
+      found = readable_files(pathlib.Path(folder), "")
+      if found:
+        return found
+      failures.append(f"{hub}: no readable file")
+    except Exception as error:  # the hubs raise a dozen unrelated kinds for "offline", "no such set" and "log in"
+      failures.append(f"{hub}: {type(error).__name__}")
+  raise InputError(f"{name} could not be downloaded ({', '.join(failures)}); put its files (JSONL, JSON, CSV, parquet or zip) into "
+                   f"{raw_dir or 'FOLDER'}/{name} and pass --raw_dir={raw_dir or 'FOLDER'}, or attach {source.hubs[-1]} on Kaggle")
+
+
+def records(path: pathlib.Path, opened=None):
+  """Yields (place, record) of a JSONL, JSON, CSV, parquet or zip file; `opened` is a binary file where it stands inside a zip."""
+  if path.suffix == ".zip":
+    with zipfile.ZipFile(path) as archive:
+      for member in sorted(archive.namelist()):
+        if pathlib.Path(member).suffix in READABLE[:-1] and not member.startswith("__MACOSX"):
+          with archive.open(member) as file:
+            yield from records(path / member, file)
+    return
+  with opened or open(path, "rb") as file:
+    if path.suffix == ".parquet":
+      import pyarrow.parquet
+      tables = pyarrow.parquet.ParquetFile(io.BytesIO(file.read()) if opened else file).iter_batches(2048)
+      yield from ((f"{path}:{i}", r) for i, r in enumerate((r for t in tables for r in t.to_pylist()), 1))
+    elif path.suffix == ".csv":
+      csv.field_size_limit(MAX_LINE)
+      lines = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+      yield from ((f"{path}:{i}", r) for i, r in enumerate(csv.DictReader(lines), 2))
+    else:
+      text = file.read().decode("utf-8-sig")
+      try:
+        found = json.loads(text) if path.suffix == ".json" else None
+      except ValueError:  # JSON lines under the name .json
+        found = None
+      if isinstance(found, dict):
+        found = next((v for v in found.values() if isinstance(v, list)), [found])
+      found = map(json.loads, filter(str.strip, text.split("\n"))) if found is None else found
+      yield from ((f"{path}:{i}", r) for i, r in enumerate(found, 1))
+
+
+def read_source(name: str, raw_dir: str, limit: int, digests: dict) -> list[dict]:
+  """The set's rows in the unified schema, at most `limit`; prints what was left out and why."""
+  source, rows, left_out = SOURCES[name], {}, collections.Counter()
+  for path in find_files(name, raw_dir):
+    with open(path, "rb") as file:
+      digests[f"{name}/{path.name}"] = hashlib.file_digest(file, "sha256").hexdigest()
+    part = re.search(r"train|test|dev|val", path.name.lower())
+    place = str(path)
+    try:
+      for number, (place, record) in enumerate(records(path)):
+        row = source.read(record)
+        if isinstance(row, str) or not str(row["answer"]).strip() or not row["prompt"].strip():
+          left_out[row if isinstance(row, str) else "no question or answer"] += 1
+          continue
+        metadata = {"source": name, "split": part[0] if part else "unknown", **(row.get("metadata") or {})}
+        if metadata.get("id") is None:
+          metadata["id"] = record["id"] if isinstance(record.get("id"), str) else f"{path.stem}-{number}"
+        row = {"domain": source.domain, **row, "metadata": metadata}
+        rows[metadata["id"]] = unified(row, place)  # MBPP: the sanitized record, read later, replaces the full one
+        if len(rows) >= limit:
+          break
+    except (KeyError, TypeError, ValueError, csv.Error, zipfile.BadZipFile, OSError) as error:
+      raise InputError(f"{place}: not a {name} record as published ({type(error).__name__}: {error}); expected what "
+                       f"{source.hubs[0]} ships; repair the file or take it away") from error
+  say(f"{name}: {len(rows):,} rows" + "".join(f"; {n:,} left out: {reason}" for reason, n in sorted(left_out.items())))
+  return list(rows.values())
+
+
 # ------------------------------------------------------------------------------- cleaning: duplicates and contamination
 # A word, a number, or one symbol that carries meaning in mathematics and code; other punctuation does not make a new question.
 WORD = re.compile(r"[^\W\d]+|\d+(?:[.,:]\d+)*|[^\w\s.,;:!?'\"`´‘’“”…]")
@@ -148,7 +403,8 @@ NUMBER_WORDS = frozenset(
     "ninety hundred thousand million half third quarter once twice double triple dozen".split())
 NEAR_SHINGLE, NEAR_JACCARD, NEAR_BANDS, NEAR_BUCKET = 3, 0.75, 6, 20
 LEAK_NGRAM = 8  # words; open-r1's rule (its scripts/decontaminate.py)
-TEMPLATE_ROWS = 10  # wording that this many rows share, numbers aside, is an instruction or a template, not a leaked question
+NAMED = "\nYour function must be named"
+PHRASE = 5
 
 
 class Words(NamedTuple):
@@ -170,7 +426,7 @@ def short_hash(text: str) -> int:
 def read_words(rows: list[dict]) -> Words:
   vocabulary, stream, lengths, texts = {}, array.array("Q"), [], []
   for row in rows:
-    words = split_words(row["question"])
+    words = split_words(row["question"].partition(NAMED)[0])  # two coding tasks are not alike because both name a function
     for word in set(words).difference(vocabulary):
       vocabulary[word] = short_hash(word)
     stream.extend([vocabulary[word] for word in words])
@@ -204,10 +460,15 @@ def near_duplicates(words: Words, groups) -> dict[int, int]:
   `groups` (N,) uint64 holds what must be equal, the numbers in the question and the answer: a template filled with other numbers
   is another question. Candidates by MinHash in 6 bands of 2 (a pair at 0.75 is missed in 0.7% of cases), then checked exactly.
   """
-  grams, first = ngrams(words.hashes, words.owner, NEAR_SHINGLE)
-  owner = words.owner[first]
-  if not len(grams):
+  if not len(words.hashes):
     return {}
+  bounds = np.flatnonzero(np.diff(words.owner)) + 1  # two marks at both ends, so that a word there counts as much as another
+  heads, tails = np.r_[0, bounds], np.r_[bounds, len(words.owner)]
+  spots, who = np.r_[heads, heads, tails, tails], words.owner[np.r_[heads, heads, tails - 1, tails - 1]]
+  order = np.argsort(who, kind="stable")
+  stream, owner = (np.insert(a, spots[order], b) for a, b in ((words.hashes, np.uint64(7)), (words.owner, who[order])))
+  grams, first = ngrams(stream, owner, NEAR_SHINGLE)
+  owner = owner[first]
   starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
   members = owner[starts]
   ends = dict(zip(members.tolist(), zip(starts.tolist(), np.r_[starts[1:], len(grams)].tolist())))
@@ -232,6 +493,11 @@ def near_duplicates(words: Words, groups) -> dict[int, int]:
   return found
 
 
+def is_builtin(row: dict) -> bool:
+  """The generator's rows share templates and differ by construction: among them, only an exact repetition is one."""
+  return row["metadata"].get("source") == "builtin"
+
+
 def clean(rows: list[dict], words: Words, drop):
   """Drops exact duplicates (the first row wins; evaluation rows stand first, so a training row never repeats one), then near ones."""
   first, answers = {}, {}
@@ -243,32 +509,47 @@ def clean(rows: list[dict], words: Words, drop):
       drop(i, "duplicate question" if answers[i] == answers[j] else "same question, other answer")
   numbers = np.zeros(len(rows), np.uint64)
   np.add.at(numbers, words.owner[words.number], mix(words.hashes[words.number], 0xD6E8FEB86659FD93))
-  groups = mix(numbers, 3) ^ np.array([short_hash(answers[i]) for i in range(len(rows))], np.uint64)
+  same = [short_hash(words.texts[i] if is_builtin(row) else answers[i]) for i, row in enumerate(rows)]
+  groups = mix(numbers, 3) ^ np.array(same, np.uint64)
   for i in near_duplicates(words, groups):
     drop(i, "near-duplicate question")
 
 
-def contaminated(words: Words, train, evaluation) -> dict[int, tuple[int, str]]:
+def wording(words: Words, domains) -> np.ndarray:
+  """(W,) bool: words of a phrase that a domain repeats ("write a short story based on this prompt", "write a function to find the").
+
+  A phrase is 5 words, numbers masked, that at least 10 and 1% of the domain's rows hold. domains: (N,) index of each row's domain.
+  """
+  masked = np.where(words.number, np.uint64(1), words.hashes)
+  grams, first = ngrams(masked, words.owner, PHRASE)
+  domain = domains[words.owner[first]]
+  _, kind, count = np.unique(mix(grams, 5) + domain.astype(np.uint64), return_inverse=True, return_counts=True)
+  common = first[count[kind] >= np.maximum(10, np.bincount(domains)[domain] / 100)]
+  covered = np.zeros(len(words.hashes), bool)
+  for i in range(PHRASE):
+    covered[common + i] = True
+  return covered
+
+
+def contaminated(words: Words, domains, train, evaluation) -> dict[int, tuple[int, str]]:
   """Training row -> (evaluation row, shared words), where both hold the same 8 words in a row (open-r1's rule).
 
-  train, evaluation: (N,) bool. Departure from open-r1: wording that 10 or more rows share once numbers are masked ("write a short
-  story based on this prompt") is ignored, otherwise every row of a template counts as contaminated by every other.
+  Departure: at least half of the 8 must be the question's own words, not its domain's wording, otherwise every row of a template
+  counts as contaminated by every other. train, evaluation: (N,) bool; domains: (N,) int.
   """
   grams, first = ngrams(words.hashes, words.owner, LEAK_NGRAM)
   owner = words.owner[first]
-  asked, where = np.unique(grams[evaluation[owner]], return_index=True)
-  leak = np.flatnonzero(train[owner] & np.isin(grams, asked))
-  masked, _ = ngrams(np.where(words.number, np.uint64(1), words.hashes), words.owner, LEAK_NGRAM)
-  kinds = np.unique(masked[leak])
-  slot = np.searchsorted(kinds, masked)
-  same = np.flatnonzero(kinds[np.minimum(slot, len(kinds) - 1)] == masked) if len(kinds) else leak
-  rows_with = collections.Counter(np.unique(np.stack([slot[same], owner[same]]), axis=1)[0].tolist())
-  sources, found = owner[evaluation[owner]][where], {}
-  for g in leak.tolist():
-    if int(owner[g]) not in found and rows_with[int(slot[g])] < TEMPLATE_ROWS:
-      row, start = int(owner[g]), int(first[g] - np.searchsorted(words.owner, owner[g]))
+  covered = np.r_[0, np.cumsum(wording(words, domains))]
+  own = LEAK_NGRAM - (covered[first + LEAK_NGRAM] - covered[first]) >= LEAK_NGRAM // 2
+  in_eval = np.flatnonzero(evaluation[owner])
+  asked, where = np.unique(grams[in_eval], return_index=True)
+  found = {}
+  for g in np.flatnonzero(train[owner] & own & np.isin(grams, asked)).tolist():
+    row = int(owner[g])
+    if row not in found:
+      start = int(first[g] - np.searchsorted(words.owner, row))
       shared = " ".join(words.texts[row].split(" ")[start:start + LEAK_NGRAM])
-      found[row] = int(sources[np.searchsorted(asked, grams[g])]), shared
+      found[row] = int(owner[in_eval[where[np.searchsorted(asked, grams[g])]]]), shared
   return found
 
 
@@ -356,7 +637,7 @@ def pick(rows: list[dict], counts: dict[str, int]) -> dict[str, list[dict]]:
   return chosen
 
 
-def draw(rows: list[dict], words: Words, sizes: dict, shares: dict) -> tuple[dict, dict]:
+def draw(rows: list[dict], words: Words, domains, sizes: dict, shares: dict) -> tuple[dict, dict]:
   """Splits -> rows in final order, and the contamination found. Evaluation rows are drawn first; training rows are those that share
   no 8 words with them. `rows` are the clean ones."""
   held, chosen = sizes["val"] + sizes["test"], {split: [] for split in SPLITS}
@@ -371,12 +652,13 @@ def draw(rows: list[dict], words: Words, sizes: dict, shares: dict) -> tuple[dic
   for d in both:
     picked = pick([r for r in by_domain[d] if r["side"] != "train"], {"val": val.get(d, 0), "test": both[d] - val.get(d, 0)})
     chosen = {split: chosen[split] + picked.get(split, []) for split in SPLITS}
-  asked, may_train = np.zeros((2, len(words.texts)), bool)
-  asked[[r["index"] for r in rows if r["side"] == "eval"] + [r["index"] for r in chosen["val"] + chosen["test"]]] = True
-  may_train[[r["index"] for r in rows if r["side"] != "eval"]] = True
-  may_train &= ~asked
-  leaks = contaminated(words, may_train, asked)
-  training = [r for r in rows if may_train[r["index"]] and r["index"] not in leaks]
+  taken = {r["index"] for r in chosen["val"] + chosen["test"]}
+  training = [r for r in rows if r["side"] != "eval" and r["index"] not in taken]
+  asked, asking = np.zeros((2, len(words.texts)), bool)
+  asked[[r["index"] for r in rows if r["side"] == "eval" or r["index"] in taken]] = True
+  asking[[r["index"] for r in training if not is_builtin(r)]] = True
+  leaks = contaminated(words, domains, asking, asked)
+  training = [r for r in training if r["index"] not in leaks]
   counts = quotas(shares, sizes["train"], collections.Counter(r["domain"] for r in training), "train")
   for d, count in counts.items():
     chosen["train"] += pick([r for r in training if r["domain"] == d], {"train": count})["train"]
@@ -525,14 +807,106 @@ def check_lengths(rows: list[dict], tokenizer, limit: int, overlong: str, style:
 
 
 # ------------------------------------------------------------------------------------------------------------ SFT targets
+MARK = re.compile(r"<<([^<>]*)>>")  # GSM8K's calculator marks: "48/2 = <<48/2=24>>24"
+OPERATORS = {ast.Add: ("+", "-", "add {0} and {1}"), ast.Sub: ("-", "+", "subtract {1} from {0}"),
+             ast.Mult: ("*", "/", "multiply {0} by {1}"), ast.Div: ("/", "*", "divide {0} by {1}")}
+CALCULATION_END = re.compile(r"[-−]?\s*[$€£(.\d][\d\s.,$€£%()+*/xX×÷−–-]*$")
+CALCULATION_START = re.compile(
+    r"\s*[-−]?[$€£(\s]*[.\d][\d.,]*\)*%?(?:\s*[-+*/xX×÷−–]\s*[$€£(]*[.\d][\d.,]*\)*%?)*")
+UNIT = re.compile(r"(?<=[\d)%])\s*[A-Za-z][A-Za-z'’]*(?:[ /-][A-Za-z'’]+){0,3}\s*(?=[-+*/×÷]|\s[xX]\s|$)")
+
+
+class Calculation(NamedTuple):
+  tree: ast.expr
+  value: Fraction
+
+
+def calculate(text: str) -> Calculation | None:
+  """Exact value of +, -, *, / over numbers, brackets, currency and percent signs; None for anything else."""
+  text = re.sub(r"[$€£,]", "", text).translate(str.maketrans("×÷−–", "*/--"))
+  text = re.sub(r"(?<=[\d)\s.])[xX](?=[\s\d(.])", "*", text)
+  text = re.sub(r"(\d*\.?\d+)\s*%", r"(\1/100)", text).strip()
+
+  def value(node):
+    if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:
+      a, b = value(node.left), value(node.right)
+      return {"+": a.__add__, "-": a.__sub__, "*": a.__mul__, "/": a.__truediv__}[OPERATORS[type(node.op)][0]](b)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+      return -value(node.operand)
+    return Fraction(ast.get_source_segment(text, node) if isinstance(node, ast.Constant) else "not a number")
+  try:
+    tree = ast.parse(text, mode="eval").body
+    return Calculation(tree, value(tree))
+  except (SyntaxError, ValueError, ArithmeticError, RecursionError, TypeError):
+    return None
+
+
+def decimal(value: Fraction) -> str | None:
+  """A terminating decimal, written exactly; None for others."""
+  for digits in range(7):
+    if (value * 10**digits).denominator == 1:
+      return f"{float(value):.{digits}f}" if abs(value) < 2**52 else None
+  return None
+
+
+def equations(text: str) -> list[Calculation] | None:
+  """The left sides of all equations in a solution; None where one is wrong, or is algebra or prose that cannot be checked."""
+  found = []
+  for line in text.split("\n"):
+    parts = line.split("=")
+    for before, after in zip(parts, parts[1:]):
+      before = UNIT.sub(" ", before.rstrip())
+      left, right = CALCULATION_END.search(before), CALCULATION_START.match(after)
+      if not left or not right or before[:left.start()].rstrip().endswith(("+", "-", "*", "/", "×", "÷")):
+        return None
+      left, right = calculate(left.group()), calculate(right.group().strip().rstrip(".,"))
+      scales = (1, 100, Fraction(1, 100)) if "%" in before + after else (1,)
+      if not left or not right or all(left.value * scale != right.value for scale in scales):
+        return None
+      found.append(left)
+  return found
+
+
+def monologue(solution: str, answer: str) -> dict | None:
+  """The four dual-stream sections of a worked solution; None where its calculations do not end in the answer.
+
+  Plan names each step's operation, Evidence repeats the calculations with values computed here, Sanity_check undoes the last one.
+  """
+  marks = [calculate(mark.rpartition("=")[0]) for mark in MARK.findall(solution)]
+  text = MARK.sub("", solution)
+  steps, final = marks or equations(text), calculate(answer)
+  steps = [s for s in steps or [None] if s is None or isinstance(s.tree, ast.BinOp)]
+  if not steps or not final or None in steps or steps[-1].value != final.value or None in [decimal(s.value) for s in steps]:
+    return None
+  plan, known = [], {}
+  for number, step in enumerate(steps, 1):
+    sides = [known.get(ast.unparse(side)) or ast.unparse(side) for side in (step.tree.left, step.tree.right)]
+    plan.append(f"{number}. " + OPERATORS[type(step.tree.op)][2].format(*sides) + ".")
+    known[decimal(step.value)] = f"the result of step {number}"
+  last, side = steps[-1].tree, [calculate(ast.unparse(x)) for x in (steps[-1].tree.left, steps[-1].tree.right)]
+  undo = OPERATORS[type(last.op)][1]
+  start, by = decimal(side[0].value), decimal(side[1].value)
+  if start is None or by is None or undo == "/" and not side[1].value:
+    return None
+  back = f"{decimal(final.value)} {undo} {f'({by})' if by.startswith('-') else by} = {start}"
+  return {"Plan": " ".join(plan), "Reasoning": text.strip(),
+          "Evidence": "; ".join(f"{ast.unparse(s.tree)} = {decimal(s.value)}" for s in steps),
+          "Sanity_check": f"{back}, so undoing the last step leads back to {start}."}
+
+
 def make_target(row: dict, style: str) -> str | None:
-  """The SFT target, where a solution is known and the format can hold it."""
+  """The SFT target, where a solution is known, all its equations are right, and the format can hold it."""
+  solution, sections = row["reasoning"], row["sections"]
+  if row["domain"] == "math" and not is_builtin(row) and solution:
+    sections = None if equations(MARK.sub("", solution)) is None else monologue(solution, row["answer"])
+    solution = MARK.sub("", solution) if equations(MARK.sub("", solution)) is not None else None
+  elif row["domain"] == "logic" and not solution:
+    solution = " ".join(row["metadata"].get("facts") or [])
+  elif row["domain"] == "coding" and not solution and row["metadata"].get("shown_test"):
+    solution = f"The function to write is `{row['metadata']['entry_point']}`. It must satisfy: {row['metadata']['shown_test']}"
   if style == "dual_stream":
-    sections = row["sections"]
-    reasoning = sections and "\n" + "".join(f"{name}: {sections[name]}\n" for name in rewards.SECTIONS)
-  else:
-    reasoning = row["reasoning"]
-  target = rewards.format_response(reasoning, row["answer"]) if reasoning else ""
+    solution = sections and "\n" + "".join(f"{name}: {sections[name]}\n" for name in rewards.SECTIONS)
+  target = rewards.format_response(solution, row["answer"]) if solution else ""
   return target if rewards.parse_response(target, style) else None
 
 
@@ -587,17 +961,36 @@ def show(lines: list[list[str]]):
     say("  ".join(cell.ljust(w) if i in (0, len(widths) - 1) else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))).rstrip())
 
 
+def draw_mixture(domains: dict, title: str, path: pathlib.Path):
+  """Natural beside mixed shares, and why rows were left out."""
+  from matplotlib.figure import Figure  # without pyplot: half the import time, and no window system is looked for
+  figure = Figure(figsize=(8, 0.55 * len(domains) + 1.6), layout="constrained")
+  axes, names = figure.subplots(), list(domains)[::-1]
+  for shift, key, color, label in ((0.2, "natural_share", "#bbbbbb", "natural"), (-0.2, "mixed_share", "#0072b2", "mixed")):
+    bars = axes.barh([i + shift for i in range(len(names))], [100 * domains[d][key] for d in names], 0.38, color=color, label=label)
+    axes.bar_label(bars, [f"{100 * domains[d][key]:.1f}%" + (f"  {sum(domains[d][s] for s in SPLITS):,} rows" if shift < 0 else
+                          f"  {domains[d]['pool']:,} in the pool") for d in names], padding=3, fontsize=8)
+  axes.set_yticks(range(len(names)), [d.replace("_", " ") for d in names])
+  axes.set_xlim(0, 130 * max(max(d["natural_share"], d["mixed_share"]) for d in domains.values()))
+  axes.set(xlabel="share of the rows, %", title=title)
+  axes.spines[["top", "right"]].set_visible(False)
+  axes.legend(loc="lower right", frameon=False)
+  figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
 def write_rows(path: pathlib.Path, rows: list[dict]):
   keys = ("id", "domain", "question", "prompt", "answer", "target", "metadata")
   lines = [json.dumps({k: r[k] for k in keys if k in r}, ensure_ascii=False, sort_keys=False) + "\n" for r in rows]
   rewards.write_text(path, "".join(lines))
 
 
-def load(out_dir: pathlib.Path) -> tuple[list[dict], dict]:
+def load() -> tuple[list[dict], dict]:
   """All rows with their index, evaluation rows first, and the digest of each input file."""
   digests = {}
   rows = [r | {"evaluation": True} for r in read_pools(FLAGS.eval_pool, digests)] + read_pools(FLAGS.pool, digests)
-  if not FLAGS.pool:
+  for name in FLAGS.sources:
+    rows += read_source(name, FLAGS.raw_dir, FLAGS.source_rows, digests)
+  if not FLAGS.pool and not FLAGS.sources:
     rows += [unified(row, f"built-in pool row {i}") for i, row in enumerate(builtin_pool(FLAGS.seed))]
   check_ids(rows)
   for i, row in enumerate(rows):
@@ -618,12 +1011,15 @@ def check_pool(kept: list[dict], counts: dict, sizes: dict, mixing: str):
 def main():
   start, style, sizes = time.time(), FLAGS.style, {split: FLAGS[f"{split}_size"].value for split in SPLITS}
   weights = read_weights(FLAGS.domain_weights) if FLAGS.mixing == "weights" else {}
-  tokenizer = open_tokenizer(FLAGS.tokenizer, not FLAGS.pool)
+  unknown = [name for name in FLAGS.sources if name not in SOURCES]
+  if unknown:
+    raise InputError(f"--sources names {unknown[0]!r}; valid: {', '.join(SOURCES)}")
+  tokenizer = open_tokenizer(FLAGS.tokenizer, not FLAGS.pool and not FLAGS.sources)
   out_dir = pathlib.Path(FLAGS.out_dir)
   if out_dir.exists() and not out_dir.is_dir():
     raise InputError(f"--out_dir={out_dir} is a file; expected a folder")
-  rows, digests = load(out_dir)
-  words, reasons = read_words(rows), {}
+  rows, digests = load()
+  words, reasons, domains = read_words(rows), {}, np.array([DOMAINS.index(r["domain"]) for r in rows], np.int64)
   place_rows(rows, words.texts, FLAGS.official_splits, bool(FLAGS.eval_pool), FLAGS.seed)
   clean(rows, words, reasons.setdefault)
   kept = [r for r in rows if r["index"] not in reasons]
@@ -634,7 +1030,7 @@ def main():
   (out_dir / "config.json").unlink(missing_ok=True)  # from here until the end the folder is incomplete: every reader sees it
   checked = set()
   while True:  # what cannot be used is found only among the rows drawn; then others are drawn in its place
-    splits, leaks = draw(kept, words, sizes, shares)
+    splits, leaks = draw(kept, words, domains, sizes, shares)
     fresh = [r for split in SPLITS for r in splits[split] if r["index"] not in checked]
     checked |= {r["index"] for r in fresh}
     code = [r for r in fresh if r["domain"] == "coding"]
@@ -650,21 +1046,30 @@ def main():
     reasons |= bad
     kept = [r for r in kept if r["index"] not in bad]
   reasons |= dict.fromkeys(leaks, "shares 8 words with an evaluation row")
-  finish(out_dir, rows, splits, reasons, tokenizer, digests)
+  finish(out_dir, rows, splits, reasons, leaks, shares, tokenizer, digests)
   say(f"wrote {', '.join(f'{len(splits[s]):,} {s}' for s in SPLITS)} rows to {out_dir} in {time.time() - start:.1f} s")
 
 
-def finish(out_dir, rows, splits, reasons, tokenizer, digests):
-  style = FLAGS.style
-  for r in (r for split in SPLITS for r in splits[split]):
-    r["prompt"] = rewards.format_prompt(r["question"], style)
-    if target := make_target(r, style):
-      r["target"] = target
-  stats = statistics(rows, splits, reasons, tokenizer)
+def finish(out_dir, rows, splits, reasons, leaks, shares, tokenizer, digests):
+  """Renders, writes every file, and config.json last."""
+  style, drawn = FLAGS.style, [r for split in SPLITS for r in splits[split]]
+  for row in drawn:
+    row["prompt"] = rewards.format_prompt(row["question"], style)
+    if target := make_target(row, style):
+      row["target"] = target
+  domains = statistics(rows, splits, reasons, tokenizer)
+  report = {"rule": f"{LEAK_NGRAM} words in a row, half of them not the domain's own wording", "dropped": len(leaks), "examples": [
+      {"train": rows[i]["id"], "evaluation": rows[j]["id"], "shared": words} for i, (j, words) in list(leaks.items())[:20]]}
   for split in SPLITS:
     write_rows(out_dir / f"{split}.jsonl", splits[split])
-  rewards.write_text(out_dir / "stats.json", json.dumps({"domains": stats}, indent=1) + "\n")
-  show(table_lines(stats))
+  stats = {"domains": domains, "decontamination": report, "mixing": FLAGS.mixing, "target_shares": shares}
+  rewards.write_text(out_dir / "stats.json", json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
+  show(table_lines(domains))
+  for d, share in shares.items():
+    asked, got = share * FLAGS.train_size, domains[d]["train"] if d in domains else 0
+    if got + 1 < asked:
+      say(f"{d} ran out: {got:,} training rows where the mixture asks {asked:,.0f}; the other domains make up the difference")
+  draw_mixture(domains, f"{FLAGS.mixing} mixture of {len(drawn):,} rows", out_dir / "mixture.png")
   rewards.write_config(out_dir, "data", FLAGS, style, counts={split: len(splits[split]) for split in SPLITS}, inputs=digests)
 
 
@@ -676,9 +1081,9 @@ def finish(out_dir, rows, splits, reasons, tokenizer, digests):
 # that gives the answer and one that checks it (the dual-stream monologue's Evidence and Sanity_check), code adds its tests.
 
 
-BUILTIN_SHARES = {"math": 22, "coding": 20, "science": 20, "logic": 20,
-                  "creative_writing": 6, "creative_ideation": 6, "summarization": 6}
-TERSE_SHARE, SFT_SHARE = 0.6, 0.6
+BUILTIN_SHARES = {"math": 28, "coding": 22, "science": 16, "logic": 19,
+                  "creative_writing": 5, "creative_ideation": 5, "summarization": 5}
+TERSE_SHARE, SFT_SHARE = 0.55, 0.6
 NAMES = ("tom", "ana", "ben", "mia", "leo", "eva", "sam", "zoe")
 COUNTED = ("apples", "pens", "books", "coins", "cups", "eggs")
 THINGS = ("moon", "river", "lamp", "road", "wind", "stone", "leaf", "snow", "boat", "drum", "bell", "garden")
@@ -946,13 +1351,14 @@ def builtin_pool(seed: int = 0, size: int = 12000) -> list[dict]:
   A row's metadata.use is "sft" or "grpo", decided by its question alone: SFT must not see the rows that GRPO trains on, or
   the model remembers them, every group of answers scores alike and nothing is left to learn.
   """
-  r, rows, asked = random.Random(seed), [], set()
-  for _ in range(50 * size):
-    if len(rows) == size:
-      return rows
+  r, rows, asked, repeats = random.Random(seed), [], set(), 0
+  while len(rows) < size:
     domain = r.choices(list(BUILTIN_SHARES), list(BUILTIN_SHARES.values()))[0]
     kind, question, worked, terse, answer, *extra = r.choice(MAKERS[domain])(r)
-    if question in asked:
+    repeats = repeats + 1 if question in asked else 0
+    if repeats > 1000:
+      raise ValueError(f"the built-in pool has about {len(rows)} distinct questions; {size} were asked for")
+    if repeats:
       continue
     asked.add(question)
     coin, flip = (zlib.crc32((word + question).encode()) / 2**32 for word in ("use ", "style "))
@@ -962,7 +1368,7 @@ def builtin_pool(seed: int = 0, size: int = 12000) -> list[dict]:
     reasoning = terse if style == "terse" else worked
     row = {"domain": domain, "prompt": question, "answer": answer, "metadata": metadata, "reasoning": reasoning}
     rows.append(row | {"sections": dict(zip(rewards.SECTIONS, (terse, reasoning, *extra[0])))} if domain == "math" else row)
-  raise ValueError(f"{len(rows)} distinct questions after {50 * size} draws, {size} wanted: the built-in pool has no more")
+  return rows
 
 
 if __name__ == "__main__":
