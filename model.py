@@ -16,25 +16,33 @@ import pathlib
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import qwix
 import sentencepiece as spm
+from absl import logging
 from flax import nnx
 from safetensors.numpy import load_file
 from tunix.models.gemma3 import model as gemma3
 from tunix.models.gemma3 import params_safetensors
+from tunix.sft import peft_trainer
 from tunix.sft import utils as sft_utils
 
 import rewards
 from rewards import InputError
+
+logging.set_verbosity(logging.ERROR)  # Tunix and Orbax narrate at lower levels
+warnings.filterwarnings("ignore", message=".*with mesh:.*")  # Tunix reads the mesh from that context; jax.set_mesh leaves it unset
 
 PAD_ID, EOS_ID, BOS_ID, END_OF_TURN_ID = 0, 1, 2, 106  # Gemma's; the tiny tokenizer uses the same
 STOP_IDS = (EOS_ID, END_OF_TURN_ID)
@@ -66,6 +74,11 @@ def make_mesh(spec: str = "auto") -> jax.sharding.Mesh:
     raise InputError(f"--mesh={spec} needs {shape[0] * shape[1]} devices, there are {count}; use --mesh=auto or a smaller one")
   return jax.make_mesh(shape, ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2,
                        devices=jax.devices()[:shape[0] * shape[1]])
+
+
+def device_line(mesh) -> str:
+  """What runs this, for the log: "8 × TPU v5 lite, mesh 8x1"."""
+  return f"{mesh.size} × {mesh.devices.flat[0].device_kind}, mesh {mesh.shape['fsdp']}x{mesh.shape['tp']}"
 
 
 def compute_dtype(dtype: str = "auto"):
@@ -133,14 +146,25 @@ def encode_target(tokenizer, text: str) -> list[int]:
 
 
 def decode(tokenizer, ids) -> str:
-  """Text of a completion, without padding and stop tokens."""
-  return tokenizer.DecodeIds([int(i) for i in ids if i != PAD_ID and i not in STOP_IDS])
+  """Text of a completion, without padding, stop tokens, and ids past the vocabulary (the tiny model's head is rounded up)."""
+  size = tokenizer.GetPieceSize()
+  return tokenizer.DecodeIds([int(i) for i in ids if i != PAD_ID and i not in STOP_IDS and i < size])
 
 
 def bucket(length: int, limit: int | None = None) -> int:
   """The smallest bucket that holds `length`: few distinct shapes (compilations), little padding."""
   size = next((b for b in LENGTH_BUCKETS if b >= length), length)
   return min(size, limit) if limit else size
+
+
+def choose_widths(lengths: list[int], limit: int) -> tuple[int, ...]:
+  """Two padded widths, for three quarters of `lengths` and for all: every width costs a compilation, padding costs work."""
+  return tuple(sorted({bucket(int(np.quantile(lengths, q)), limit) for q in (0.75, 1.0)}))
+
+
+def fit(length: int, widths: tuple[int, ...]) -> int:
+  """The smallest of `widths` that holds `length`."""
+  return next(width for width in widths if width >= length)
 
 
 def pad_left(ids: list[list[int]], width: int) -> np.ndarray:
@@ -268,6 +292,11 @@ def apply_lora(base: nnx.Module, mesh, rank: int, alpha: float, seed: int = 0) -
   nnx.update(model, adapters)
   with mesh:
     return shard(model)
+
+
+def float32_masters(base: nnx.Module) -> nnx.Module:
+  """A model of its own to train in full: float32 parameters, arithmetic still in the base's dtype (see `compute_view`)."""
+  return with_params(base, {name: jnp.array(x, jnp.float32) for name, x in flat_params(base).items()})
 
 
 def merge_lora(model: nnx.Module, base: nnx.Module, alpha: float) -> nnx.Module:
@@ -641,6 +670,73 @@ def token_logps(model: nnx.Module, prompts, completions, *, temperature: float =
   return tuple(p.reshape(-1)[:rows * length].reshape(rows, length) for p in parts)
 
 
+# ---------------------------------------------------------------------------------------------------------------- update
+def make_optimizer(learning_rate: float, max_steps: int, *, final_ratio: float, b1: float, b2: float, weight_decay: float,
+                   max_grad_norm: float, warmup_ratio: float = 0.1) -> tuple[optax.GradientTransformation, optax.Schedule]:
+  """AdamW with clipping, linear warm-up and cosine to final_ratio × peak; and its schedule, count -> learning rate.
+
+  The schedule is read one step ahead and ends one step late: no batch is thrown away at a rate of zero. A non-finite update is skipped
+  and leaves the optimizer as it was.
+  """
+  warmup = max(1, round(warmup_ratio * max_steps))
+  ramp = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(max_steps, warmup) + 1, learning_rate * final_ratio)
+  schedule = lambda count: ramp(count + 1)
+  adamw = optax.adamw(schedule, b1=b1, b2=b2, eps=1e-8, weight_decay=weight_decay)
+  return optax.apply_if_finite(optax.chain(optax.clip_by_global_norm(max_grad_norm), adamw), 2**30), schedule
+
+
+def accumulate_in_step(trainer: peft_trainer.PeftTrainer) -> peft_trainer.PeftTrainer:
+  """Makes Tunix's trainer take a stack of micro-batches (M, …) and sum their gradients inside one compiled step.
+
+  Departs from Tunix's optax.MultiSteps, whose accumulator stays NaN for ever after one bad micro-batch and which runs the
+  optimizer's code once per micro-batch. The loss function must give each micro-batch its share of the whole loss.
+  """
+  def step(model, optimizer, micro_batches):
+    kind = nnx.LoRAParam if trainer._lora_enabled else nnx.Param
+    graph, params, rest = nnx.split(model, kind, ...)
+
+    def loss(params, micro_batch):
+      return trainer.loss_fn(nnx.merge(graph, params, rest), **trainer.gen_model_input_fn(micro_batch))
+
+    def add(carry, micro_batch):
+      (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params, micro_batch)
+      return (carry[0] + value, jax.tree.map(jnp.add, carry[1], gradient)), aux
+
+    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
+    if jax.tree.leaves(micro_batches)[0].shape[0] == 1:  # no loop, no accumulator
+      (value, gradient), aux = add(zero, jax.tree.map(lambda x: x[0], micro_batches))
+      aux = jax.tree.map(lambda x: x[None], aux)
+    else:
+      (value, gradient), aux = jax.lax.scan(add, zero, micro_batches)
+    norm = optax.global_norm(gradient)
+    optimizer.update(model, gradient)
+    return value, aux, norm
+
+  trainer.create_train_step_fn = lambda: step
+  return trainer
+
+
+def update(trainer: peft_trainer.PeftTrainer, micro_batches, mesh) -> tuple[float, dict, float]:
+  """One optimizer update from a stack of micro-batches (M, rows, …); returns loss, aux (M, …) and gradient norm."""
+  rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp"))
+  with mesh:
+    train_step, _ = trainer.jit_train_and_eval_step(cache_nnx_graph=True)
+    loss, aux, norm = train_step(jax.tree.map(lambda x: jax.device_put(x, rows), micro_batches))
+  return float(loss), jax.tree.map(np.asarray, aux), float(norm)
+
+
+def measure_update(trainer, stacks: list, mesh) -> float:
+  """Seconds of one update, compilation left out; the trainer's model is put back as it was."""
+  before = {name: jnp.copy(x) for name, x in flat_params(trainer.model, trainable(trainer.model)).items()}
+  update(trainer, stacks[0], mesh)
+  start = time.monotonic()
+  for micro_batches in stacks[1:]:
+    update(trainer, micro_batches, mesh)
+  seconds = (time.monotonic() - start) / len(stacks[1:])
+  update_flat(trainer.model, before, trainable(trainer.model))
+  return seconds
+
+
 # --------------------------------------------------------------------------------------------------------- keeping a run
 def save_params(folder: str, model: nnx.Module):
   """Writes the trainable parameters (adapters, or all) as one Orbax tree {name: array}; whole or not at all."""
@@ -696,7 +792,7 @@ def restore_checkpoint(out_dir: str, model, optimizer: nnx.Optimizer) -> tuple[i
             progress=ocp.args.JsonRestore()))
     except Exception as error:  # Orbax, TensorStore, JSON and the OS each raise their own for a damaged step
       reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-      print(f"checkpoint {root}/{step} is damaged ({reason}); using the one before it", flush=True)
+      say(f"checkpoint {root}/{step} is damaged ({reason}); using the one before it")
       if os.access(root, os.W_OK):
         os.replace(os.path.join(root, str(step)), os.path.join(root, f"{step}.damaged"))
       continue
@@ -735,8 +831,47 @@ def check_disk(out_dir: str, needed: int):
     raise InputError(f"{out_dir} has {free / 1e9:.1f} GB free, this run writes up to {needed / 1e9:.1f} GB; free some space")
 
 
-def parameter_bytes(model, kind=nnx.Param) -> int:
-  return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(nnx.state(model, kind)))
+def count_parameters(model, kind=nnx.Param) -> int:
+  return sum(x.size for x in jax.tree.leaves(nnx.state(model, kind)))
+
+
+def say(text: str):
+  """Prints a line at once. A closed stdout (a lost terminal, a dead pipe) must not end a run: later lines go nowhere."""
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
+
+
+def begin_run(out_dir: str, resume_from: str, flags: dict, may_change: tuple[str, ...]) -> dict:
+  """What run.json of a started run records beyond its flags; {} for a new run. A resume with other flags is refused.
+
+  resume_from: folder of a run to continue here (a copy, a read-only Kaggle input); it is copied and left as it is.
+  """
+  path = os.path.join(out_dir, "run.json")
+  if resume_from and not os.path.isfile(path):
+    if not os.path.isfile(os.path.join(resume_from, "run.json")):
+      raise InputError(f"--resume_from={resume_from} holds no run.json, so no run of this script; give the folder of one")
+    skip = shutil.ignore_patterns(".lock", "config.json", "*.partial")
+    shutil.copytree(resume_from, out_dir, dirs_exist_ok=True, ignore=skip)
+  if not os.path.isfile(path):
+    rewards.write_text(path, json.dumps({"flags": flags}, indent=1) + "\n")
+    return {}
+  with open(path, encoding="utf-8") as f:
+    started = json.load(f)
+  changed = [f"--{k} was {started['flags'].get(k)!r}, is {v!r}" for k, v in flags.items()
+             if k not in may_change and started["flags"].get(k) != v]
+  if changed:
+    raise InputError(f"{out_dir} holds a run with other flags ({'; '.join(changed)}); use them, or another --out_dir")
+  return started
+
+
+def record_run(out_dir: str, **facts):
+  """Adds facts (resolved step count, …) to run.json, so that a resume keeps them."""
+  path = os.path.join(out_dir, "run.json")
+  with open(path, encoding="utf-8") as f:
+    started = json.load(f)
+  rewards.write_text(path, json.dumps(started | facts, indent=1) + "\n")
 
 
 def append_rows(path, rows: list[dict]):
@@ -769,7 +904,7 @@ class StopSignal:
   def __init__(self, max_hours: float):
     self.start, self.max_seconds, self.reason = time.monotonic(), max_hours * 3600 or float("inf"), ""
     if threading.current_thread() is threading.main_thread():
-      for number in (signal.SIGTERM, signal.SIGINT):
+      for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, self._received)
 
   def _received(self, number, _):

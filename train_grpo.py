@@ -1,0 +1,900 @@
+"""GRPO: samples groups of answers, scores them, and moves the model toward the better half of each group.
+
+Reads   data_dir/{train,val}.jsonl (rows marked metadata.use = "sft" are left to SFT), and init_from, an SFT folder.
+Writes  out_dir/params (the policy), best/ (highest held-out accuracy), checkpoints/ (to resume), metrics.jsonl,
+        samples.jsonl (whole groups with rewards and advantages), curves.png, tokenizer.model, run.json; config.json last.
+
+  python train_grpo.py --data_dir=artifacts/run/data --model=tiny --init_from=artifacts/run/sft --max_steps=100
+
+rows → tokens → rollouts → rewards → advantages → update: the sections below, in this order. A step is one optimizer update; a
+batch of prompts serves --num_iterations of them. Where we depart from google-tunix 0.1.7, whose classes this builds on:
+completions keep their stop token; noise is a pure function of (seed, batch, prompt, generation); sampling is untruncated (top-p
+or top-k would make the sampler another distribution than the loss's); old, reference and current log-probs are one function at
+one temperature; KL is the k3 estimator; prompts and completions are as long as their bucket, not their limit; the vocabulary
+head runs on completion positions only.
+Kill it anywhere and start the same command again: it goes on to the parameters it would have had.
+"""
+import functools
+import json
+import os
+import resource
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+from flax import nnx
+from tqdm import tqdm
+from tunix.rl import function_registry
+from tunix.rl import rl_cluster as rl
+from tunix.rl.grpo import grpo_learner
+from tunix.rl.rollout import base_rollout
+
+import model as gemma
+import rewards
+from rewards import InputError
+
+FLAGS = flags.FlagValues()
+# Inputs.
+flags.DEFINE_string("data_dir", "artifacts/run/data", "Folder that prepare_data.py wrote.", flag_values=FLAGS)
+flags.DEFINE_string("model", "tiny", "tiny, gemma-3-270m-it, gemma-3-1b-it, or a Hugging Face folder of a Gemma 3 text model.",
+                    flag_values=FLAGS)
+flags.DEFINE_string("init_from", "", "SFT folder to start from (its model is then the reference); empty: the model itself.",
+                    flag_values=FLAGS)
+flags.DEFINE_string("resume_from", "", "Folder of a run to continue in --out_dir (it is copied, not changed); empty: none.",
+                    flag_values=FLAGS)
+# Outputs.
+flags.DEFINE_string("out_dir", "artifacts/run/grpo", "Folder to write.", flag_values=FLAGS)
+# Size.
+flags.DEFINE_integer("lora_rank", 16, "Rank of the LoRA adapters; 0 trains all parameters.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_float("lora_alpha", 32.0, "LoRA scale: the update is alpha / rank times A·B.", flag_values=FLAGS)
+flags.DEFINE_string("max_steps", "200", "Optimizer updates, or auto: what fits --max_hours.", flag_values=FLAGS)
+flags.DEFINE_integer("batch_size", 2, "Prompts per batch; each is answered num_generations times.", lower_bound=1,
+                     flag_values=FLAGS)
+flags.DEFINE_integer("micro_batch_size", 0, "Prompts whose activations are in memory at once in an update; 0: batch_size.",
+                     lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer("rollout_batch_size", 0, "Prompts sampled at once; 0: batch_size.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer("max_prompt_tokens", 1024, "Longest prompt, in tokens; a longer row is refused at start, by id.",
+                     flag_values=FLAGS)
+# Algorithm.
+flags.DEFINE_enum("rewards", "multi_domain", ["multi_domain", "curriculum", "dual_stream", "four_component"],
+                  "Reward system (see rewards.py).", flag_values=FLAGS)
+flags.DEFINE_enum("algorithm", "grpo", ["grpo", "dr_grpo", "dapo", "gspo"], "Objective (see policy_loss).", flag_values=FLAGS)
+flags.DEFINE_integer("num_generations", 4, "Answers per prompt, G.", lower_bound=2, flag_values=FLAGS)
+flags.DEFINE_integer("num_iterations", 1, "Updates per batch, μ.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_float("beta", 0.04, "Weight of the KL to the reference; 0 loads no reference.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_list("domain_beta", [], "KL weight of single domains, e.g. math=0.02,coding=0.1; empty: beta for all.",
+                  flag_values=FLAGS)
+flags.DEFINE_float("epsilon", 0.2, "Clip range of the ratio.", flag_values=FLAGS)
+flags.DEFINE_float("epsilon_high", 0.0, "Upper clip range; 0: 0.28 for dapo, else epsilon.", flag_values=FLAGS)
+flags.DEFINE_integer("dynamic_sampling", -1, "Further batches drawn to replace groups of equal rewards; -1: 3 for dapo, else 0.",
+                     flag_values=FLAGS)
+flags.DEFINE_bool("mask_truncated", False, "Leave answers cut by the token limit out of the loss.", flag_values=FLAGS)
+flags.DEFINE_integer("overlong_buffer", 0, "Last tokens before the limit over which a penalty grows to -1; 0: none.",
+                     flag_values=FLAGS)
+flags.DEFINE_list("phase_metrics", [], "Curriculum phases 1 and 2 begin when held-out format and accuracy reach these, "
+                  "e.g. 0.9,0.5; empty: at 25% and 75% of the steps.", flag_values=FLAGS)
+flags.DEFINE_bool("anneal_domains", False, "Draw domains in proportion to 1 - their running pass rate.", flag_values=FLAGS)
+flags.DEFINE_enum("code_rewards", "on", ["on", "off"], "Run model-written code in the sandbox; off pays no code.",
+                  flag_values=FLAGS)
+flags.DEFINE_string("judge_url", "", "OpenAI-compatible endpoint that scores creative answers; empty: heuristics.",
+                    flag_values=FLAGS)
+flags.DEFINE_string("judge_model", "", "Model name at --judge_url.", flag_values=FLAGS)
+flags.DEFINE_list("weights", [], "four_component weights, e.g. format=0.25,coherence=0.2,correctness=0.55,efficiency=0; "
+                  "empty: those.", flag_values=FLAGS)
+flags.DEFINE_float("learning_rate", 3e-6, "Peak learning rate.", flag_values=FLAGS)
+flags.DEFINE_float("weight_decay", 0.1, "AdamW weight decay.", flag_values=FLAGS)
+flags.DEFINE_float("max_grad_norm", 0.1, "Gradients are clipped to this global norm.", flag_values=FLAGS)
+flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass: less memory, a third more work.",
+                  flag_values=FLAGS)
+# Sampling.
+flags.DEFINE_float("temperature", 0.7, "Sampling temperature; 0 is greedy.", flag_values=FLAGS)
+flags.DEFINE_integer("max_new_tokens", 512, "Longest completion, in tokens.", flag_values=FLAGS)
+flags.DEFINE_enum("rollout_engine", "vanilla", ["vanilla", "vllm", "sglang_jax"], "vanilla: this project's sampler; or Tunix's.",
+                  flag_values=FLAGS)
+# Running.
+flags.DEFINE_integer("eval_every", 50, "Updates between held-out evaluations; 0: only at the end.", flag_values=FLAGS)
+flags.DEFINE_integer("eval_rows", 64, "Held-out rows per evaluation; 0: none.", flag_values=FLAGS)
+flags.DEFINE_integer("save_every", 50, "Updates between checkpoints; 0: only at the end.", flag_values=FLAGS)
+flags.DEFINE_integer("sample_every", 10, "Batches between groups written to samples.jsonl.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_float("max_hours", 0.0, "Save and stop after this many hours; 0: no limit.", flag_values=FLAGS)
+flags.DEFINE_bool("preflight_only", False, "Print the preflight and stop.", flag_values=FLAGS)
+flags.DEFINE_bool("force", False, "Go on although the preflight found a reason not to.", flag_values=FLAGS)
+flags.DEFINE_bool("wandb", False, "Also log to Weights & Biases.", flag_values=FLAGS)
+# Misc.
+flags.DEFINE_integer("seed", 0, "Seed of every random choice.", flag_values=FLAGS)
+flags.DEFINE_string("mesh", "auto", "Devices as FSDPxTP, e.g. 4x2; auto: all devices on fsdp.", flag_values=FLAGS)
+flags.DEFINE_string("dtype", "auto", "Base weights: auto (bfloat16 on TPU and GPU, float32 on CPU), float32 or bfloat16.",
+                    flag_values=FLAGS)
+flags.DEFINE_bool("allow_prompt_mismatch", False, "Go on although the data was rendered with another prompt text.",
+                  flag_values=FLAGS)
+
+MAY_CHANGE = ("data_dir", "init_from", "resume_from", "out_dir", "eval_every", "save_every", "sample_every", "max_hours", "mesh",
+              "preflight_only", "force", "wandb", "allow_prompt_mismatch", "rollout_batch_size", "judge_url")
+PANELS = [("reward", ("reward", "eval_reward")), ("accuracy", ("accuracy", "eval_accuracy")), ("format", ("format", "eval_format")),
+          ("KL to the reference", ("kl",)), ("entropy", ("entropy",)), ("completion tokens", ("completion_tokens",)),
+          ("share", ("truncated", "flat_right", "flat_wrong")), ("gradient norm", ("grad_norm",)),
+          ("learning rate", ("learning_rate",))]
+
+
+class Settings(NamedTuple):
+  """What the learner needs of the flags, as plain values."""
+  algorithm: str
+  batch_size: int
+  micro_batch_size: int
+  rollout_batch_size: int
+  num_generations: int
+  num_iterations: int
+  beta: float
+  domain_beta: dict[str, float]
+  epsilon: float
+  epsilon_high: float
+  dynamic_sampling: int
+  mask_truncated: bool
+  overlong_buffer: int
+  anneal_domains: bool
+  temperature: float
+  max_new_tokens: int
+  prompt_widths: tuple[int, ...]
+  seed: int
+  remat: bool
+  style: str
+  system: str
+
+
+# ------------------------------------------------------------------------------------------------------------ rows → tokens
+def make_stream(rows: list[dict], settings: Settings) -> Callable[[dict], list[dict]]:
+  """progress → the next batch of rows, advancing progress["draws"]: a resumed run draws what it would have drawn.
+
+  Rows come in file order, which prepare_data.py mixed so that every window holds the domains in proportion. With
+  anneal_domains a domain is drawn with probability ∝ max(0.1, 1 − its running pass rate), and its rows in file order.
+  """
+  size = settings.batch_size
+  in_order = grain.MapDataset.range(2**31 - 1).map(lambda i: [rows[(i * size + j) % len(rows)] for j in range(size)])
+  by_domain = {d: [row for row in rows if row["domain"] == d] for d in sorted({row["domain"] for row in rows})}
+
+  def annealed(progress):
+    rng = np.random.default_rng((settings.seed, progress["draws"]))
+    weights = np.array([max(0.1, 1 - progress["pass_rate"].get(d, 0.0)) for d in by_domain])
+    batch = []
+    for d in rng.choice(list(by_domain), size, p=weights / weights.sum()):
+      at = progress["cursors"].get(str(d), 0)
+      batch.append(by_domain[d][at % len(by_domain[d])])
+      progress["cursors"][str(d)] = at + 1
+    return batch
+
+  def draw(progress):
+    batch = annealed(progress) if settings.anneal_domains else in_order[progress["draws"]]
+    progress["draws"] += 1
+    return batch
+  return draw
+
+
+def check_prompts(rows: list[dict], tokenizer, limit: int) -> list[int]:
+  """Prompt lengths in tokens; a row over the limit is refused by id, before anything is compiled."""
+  lengths = [len(gemma.encode(tokenizer, row["prompt"])) for row in rows]
+  longest = int(np.argmax(lengths))
+  if lengths[longest] > limit:
+    raise InputError(f"row {rows[longest]['id']} has a prompt of {lengths[longest]} tokens, --max_prompt_tokens is {limit}; prepare "
+                     f"the data with prepare_data.py --max_prompt_tokens={limit}, or raise it here")
+  return lengths
+
+
+# -------------------------------------------------------------------------------------------------------- tokens → rollouts
+class Rollout(NamedTuple):
+  """A batch of B prompts with G answers each; N = B · G rows, the answers of a prompt side by side."""
+  rows: list[dict]  # B
+  prompts: np.ndarray  # (B, P) left-padded ids
+  completions: np.ndarray  # (N, L), stop token kept, then padding
+  lengths: np.ndarray  # (N,) tokens with the stop token
+  stopped: np.ndarray  # (N,) ended with a stop token; False: cut by the limit
+  texts: list[str]  # N
+
+
+class LeanRollout(base_rollout.BaseRollout):
+  """Tunix's rollout interface over `model.sample`: one prefill per prompt, exact noise, no copy of the weights."""
+
+  def __init__(self, rollout_actor, tokenizer, mesh, rollout_config, policy: gemma.Policy):
+    self.policy = policy._replace(model=rollout_actor)
+
+  def generate(self, prompts, rollout_config, **kwargs):
+    """prompts: texts; kwargs: width, generations and keys of `model.sample`."""
+    ids = [gemma.encode(self.policy.tokenizer, text) for text in prompts]
+    out = gemma.sample(self.policy, ids, max_new_tokens=rollout_config.max_tokens_to_generate,
+                       temperature=rollout_config.temperature, **kwargs)
+    texts = [gemma.decode(self.policy.tokenizer, row) for row in out]
+    return base_rollout.RolloutOutput(text=texts, logits=None, tokens=list(out), logprobs=None,
+                                      left_padded_prompt_tokens=gemma.pad_left(ids, kwargs["width"]))
+
+  def get_per_token_logps(self, prompt_tokens, completion_tokens):
+    return gemma.token_logps(self.policy.model, prompt_tokens, completion_tokens)[0]
+
+  def update_params(self, params, filter_types=None):
+    """Nothing to do: this rollout reads the trainer's own model."""
+
+  def pad_id(self):
+    return gemma.PAD_ID
+
+  def eos_id(self):
+    return gemma.EOS_ID
+
+  def model(self):
+    return self.policy.model
+
+
+def sample_rollout(cluster: rl.RLCluster, tokenizer, rows: list[dict], draw_index: int, settings: Settings) -> Rollout:
+  """G answers to each row's prompt. The noise of (draw, prompt, generation) follows from --seed alone."""
+  groups, ids = settings.num_generations, [gemma.encode(tokenizer, row["prompt"]) for row in rows]
+  width = gemma.fit(max(map(len, ids)), settings.prompt_widths)
+  config = cluster.get_rollout_config(rl.Mode.TRAIN)
+  if isinstance(cluster.rollout, LeanRollout):
+    key = jax.random.fold_in(jax.random.key(settings.seed), draw_index)
+    keys = np.asarray(jax.random.key_data(jax.random.split(key, (len(rows), groups))))  # (B, G, 2)
+    size = settings.rollout_batch_size
+    parts = [cluster.rollout.generate([row["prompt"] for row in rows[i:i + size]], config, width=width, generations=groups,
+                                      keys=keys[i:i + size]).tokens for i in range(0, len(rows), size)]
+    completions = np.concatenate([np.stack(part) for part in parts])
+  else:  # Tunix's other engines cut the stop token off: put it back where the answer did not run into the limit
+    tokens = cluster.generate([row["prompt"] for row in rows for _ in range(groups)]).tokens
+    limit = settings.max_new_tokens
+    ended = [list(map(int, t)) + [gemma.END_OF_TURN_ID] * (len(t) < limit) for t in tokens]
+    completions = gemma.pad_right(ended, limit)
+  lengths, stopped = gemma.completion_lengths(completions)
+  texts = [gemma.decode(tokenizer, c[:n]) for c, n in zip(completions, lengths)]
+  return Rollout(rows, gemma.pad_left(ids, width), completions, lengths, stopped, texts)
+
+
+# ------------------------------------------------------------------------------------------------------- rollouts → rewards
+class Scores(NamedTuple):
+  rewards: np.ndarray  # (N,) the sum of the components
+  components: dict[str, np.ndarray]  # reward function name → (N,)
+  formatted: np.ndarray  # (N,) bool, strict format
+  correct: np.ndarray  # (N,) bool; False where the domain has no right answer
+  failed: int  # reward functions that raised on this batch
+
+
+def score_rollout(reward_fns, rollout: Rollout, settings: Settings) -> Scores:
+  """Rewards of N answers. A function that raises pays 0 to the whole batch and is counted, it does not end the run."""
+  rows = [row for row in rollout.rows for _ in range(settings.num_generations)]
+  columns = {name: [row[name] for row in rows] for name in ("domain", "question", "answer")}
+  columns["metadata"] = [json.dumps(row["metadata"]) for row in rows]
+  components, failed = {}, 0
+  for function in reward_fns:
+    try:
+      values = np.array(function([row["prompt"] for row in rows], rollout.texts, **columns), np.float64)
+      if values.shape != (len(rows),) or not np.isfinite(values).all():
+        raise ValueError(f"returned {values.shape} values, finite: {np.isfinite(values).all()}")
+    except Exception as error:  # whatever a user's reward function raises
+      gemma.say(f"reward {function.__name__} failed on this batch ({type(error).__name__}: {error}); it pays 0 here")
+      values, failed = np.zeros(len(rows)), failed + 1
+    components[function.__name__] = values
+  if settings.overlong_buffer:  # DAPO (2503.14476) eq. 13, by tokens; Tunix's counts characters
+    begin = settings.max_new_tokens - settings.overlong_buffer
+    components["overlong"] = -np.clip((rollout.lengths - begin) / settings.overlong_buffer, 0, 1)
+  answers = [parsed.answer if (parsed := rewards.parse_response(text, settings.style)) else None for text in rollout.texts]
+  checkable = [i for i, row in enumerate(rows) if answers[i] is not None and row["domain"] in rewards.VERIFIABLE_DOMAINS]
+  pick = lambda values: [values[i] for i in checkable]
+  correct = np.zeros(len(rows), bool)
+  correct[checkable] = rewards.is_correct_batch(pick(columns["domain"]), pick(answers), pick(columns["answer"]),
+                                                [rows[i]["metadata"] for i in checkable])
+  return Scores(sum(components.values()), components, np.array([a is not None for a in answers]), correct, failed)
+
+
+# ----------------------------------------------------------------------------------------------------- rewards → advantages
+def group_advantages(reward: np.ndarray, num_generations: int, algorithm: str) -> np.ndarray:
+  """Advantages (N,) of rewards (N,): reward − mean of its group, over the group's standard deviation.
+
+  GRPO (2402.03300) §4.1.2 with the sample deviation (n − 1), as in Tunix and TRL; Dr. GRPO (2503.20783) §3.2 does not divide.
+  """
+  groups = reward.reshape(-1, num_generations)
+  centred = groups - groups.mean(-1, keepdims=True)
+  if algorithm != "dr_grpo":
+    centred = centred / (groups.std(-1, ddof=1, keepdims=True) + 1e-4)
+  return centred.reshape(-1)
+
+
+def token_weights(lengths: np.ndarray, counted: np.ndarray, size: int, algorithm: str, max_new_tokens: int) -> np.ndarray:
+  """How much each token counts in the loss, (N, size); the one place where the algorithms' averages differ.
+
+  grpo, gspo: mean over answers of the mean over their tokens (2402.03300 eq. 3, 2507.18071 eq. 5). dapo: mean over all tokens
+  (2503.14476 eq. 8). dr_grpo: sum over tokens ÷ the constant max_new_tokens, mean over answers (2503.20783 §3.2, Listing 1).
+  counted (N,) bool: answers that take part (see --mask_truncated).
+  """
+  mask = (np.arange(size) < lengths[:, None]) & counted[:, None]
+  if algorithm == "dapo":
+    return mask / max(1, mask.sum())
+  per_answer = max_new_tokens if algorithm == "dr_grpo" else np.maximum(lengths, 1)[:, None]
+  return mask / per_answer / max(1, counted.sum())
+
+
+class Batch(NamedTuple):
+  """One micro-batch of b prompts and n = b · G answers; stacked (M, …) for an update."""
+  prompts: jax.Array  # (b, P)
+  completions: jax.Array  # (n, L)
+  weights: jax.Array  # (n, L), see token_weights
+  advantages: jax.Array  # (n,)
+  beta: jax.Array  # (n,)
+  ref_logps: jax.Array  # (n, L); zeros where no reference is loaded
+  old_logps: jax.Array  # (n, L); unused while on_policy
+  on_policy: jax.Array  # (n,) bool: the policy that sampled is the one being updated, so old = current
+
+
+def make_batch(rollout: Rollout, advantages: np.ndarray, settings: Settings) -> Batch:
+  """Trims completions to their bucket and stacks micro-batches, (M, …)."""
+  sizes = sorted({gemma.bucket(settings.max_new_tokens // d, settings.max_new_tokens) for d in (1, 2, 4)})
+  size = gemma.fit(rollout.lengths.max(), sizes)
+  counted = rollout.stopped | (not settings.mask_truncated)
+  weights = token_weights(rollout.lengths, counted, size, settings.algorithm, settings.max_new_tokens)
+  beta = np.repeat([settings.domain_beta.get(row["domain"], settings.beta) for row in rollout.rows], settings.num_generations)
+  zeros = np.zeros(weights.shape, np.float32)
+  batch = Batch(rollout.prompts, rollout.completions[:, :size], weights.astype(np.float32), advantages.astype(np.float32),
+                beta.astype(np.float32), zeros, zeros, np.ones(len(advantages), bool))
+  count = len(rollout.rows) // settings.micro_batch_size
+  return Batch(*(x.reshape(count, -1, *x.shape[1:]) for x in batch))
+
+
+# ------------------------------------------------------------------------------------------------------- advantages → update
+@function_registry.register_policy_loss_fn("lean")
+def policy_loss(model, train_example: Batch, algo_config, pad_id=gemma.PAD_ID, eos_id=gemma.EOS_ID):
+  """−Σ weights · (min(ratio · A, clip(ratio) · A) − β · k3), and what to log of it.
+
+  ratio: π/π_old per token (2402.03300 eq. 3); for gspo the geometric mean over the answer's tokens (2507.18071 eq. 7).
+  clip: [1 − epsilon, 1 + epsilon_high] (clip-higher: 2503.14476 eq. 10). k3 = r − log r − 1 with r = π_ref/π: Tunix's default
+  log-ratio has no gradient on average. The weights already average, so micro-batches add up exactly.
+  """
+  batch, options = train_example, algo_config.options
+  logps, entropy = gemma.token_logps(model, batch.prompts, batch.completions, temperature=options.temperature,
+                                     generations=len(batch.completions) // len(batch.prompts), remat=options.remat)
+  mask = (batch.weights > 0).astype(jnp.float32)
+  old = jnp.where(batch.on_policy[:, None], jax.lax.stop_gradient(logps), batch.old_logps)
+  log_ratio = logps - old
+  if options.algorithm == "gspo":
+    log_ratio = (log_ratio * mask).sum(-1, keepdims=True) / jnp.maximum(mask.sum(-1, keepdims=True), 1)
+  ratio = jnp.exp(jnp.clip(log_ratio, -20, 20)) * jnp.ones_like(logps)
+  gain = batch.advantages[:, None]
+  clipped = jnp.clip(ratio, 1 - options.epsilon, 1 + options.epsilon_high)
+  surrogate = jnp.minimum(ratio * gain, clipped * gain)
+  gap = jnp.clip(batch.ref_logps - logps, -20, 20)
+  k3 = jnp.where(batch.beta[:, None] > 0, jnp.exp(gap) - gap - 1, 0.0)
+  loss = -(batch.weights * (surrogate - batch.beta[:, None] * k3)).sum()
+  total = lambda x: (x * mask).sum()
+  return loss, {"tokens": mask.sum(), "kl": total(k3), "entropy": total(entropy), "ratio_max": jnp.max(jnp.where(mask > 0, ratio, 0)),
+                "clip_low": total((ratio < 1 - options.epsilon) & (gain < 0)),
+                "clip_high": total((ratio > 1 + options.epsilon_high) & (gain > 0)), "logps": jax.lax.stop_gradient(logps)}
+
+
+@functools.partial(nnx.jit, static_argnames=("temperature", "generations"))
+def reference_logps(model, prompts, completions, temperature: float, generations: int):
+  return gemma.token_logps(model, prompts, completions, temperature=temperature, generations=generations)[0]
+
+
+class LeanGRPOLearner(grpo_learner.GRPOLearner):
+  """Tunix's learner with its two wasteful or wrong parts replaced: prompts → training data, and the update of a batch."""
+
+  def __init__(self, rl_cluster, algo_config, reward_fns, tokenizer, mesh, settings: Settings):
+    super().__init__(rl_cluster=rl_cluster, algo_config=algo_config, reward_fns=reward_fns)
+    self.algo_config.options = settings  # the loss reads them through Tunix's config
+    self.reward_fns, self.tokenizer, self.mesh, self.settings = reward_fns, tokenizer, mesh, settings
+    gemma.accumulate_in_step(rl_cluster.actor_trainer)
+    rl_cluster._anchor_policy_state = None  # Tunix keeps a second copy of the weights that nothing here reads
+
+  @property
+  def trainer(self):
+    return self.rl_cluster.actor_trainer
+
+  def rollout(self, rows: list[dict], draw_index: int) -> tuple[Rollout, Scores, dict]:
+    """rows → answers → scores, with the seconds each took."""
+    start = time.monotonic()
+    rollout = sample_rollout(self.rl_cluster, self.tokenizer, rows, draw_index, self.settings)
+    middle = time.monotonic()
+    scores = score_rollout(self.reward_fns, rollout, self.settings)
+    return rollout, scores, {"rollout_seconds": middle - start, "reward_seconds": time.monotonic() - middle}
+
+  def informative_rollout(self, stream, progress: dict) -> tuple[Rollout, Scores, dict]:
+    """A batch of B groups; with dynamic sampling, groups whose rewards are all equal are replaced from further draws.
+
+    DAPO (2503.14476) §3.2. Bounded: after `dynamic_sampling` further batches the flat groups that are left stay. The result
+    always has B groups, so nothing is compiled again.
+    """
+    groups, size, seconds = [], self.settings.batch_size, {"rollout_seconds": 0.0, "reward_seconds": 0.0}
+    for _ in range(1 + self.settings.dynamic_sampling):
+      rollout, scores, took = self.rollout(stream(progress), progress["draws"])
+      seconds = {name: seconds[name] + took[name] for name in took}
+      spread = np.ptp(scores.rewards.reshape(-1, self.settings.num_generations), -1) > 1e-6
+      groups += [(not useful, index, rollout, scores, i) for index, (i, useful) in enumerate(enumerate(spread), len(groups))]
+      if not self.settings.dynamic_sampling or sum(not flat for flat, *_ in groups) >= size:
+        break
+    if len(groups) == size:
+      return rollout, scores, seconds | {"resampled": 0}
+    chosen = sorted(groups, key=lambda group: group[:2])[:size]
+    return *join_groups(chosen, self.settings), seconds | {"resampled": sum(index >= size for _, index, *_ in chosen)}
+
+  def _generate_and_compute_advantage(self, training_input, mode=rl.Mode.TRAIN):
+    """(rollout, scores) → advantages and the stacked micro-batches of the update."""
+    rollout, scores = training_input
+    settings = self.settings
+    scale = np.repeat(rewards.advantage_scale(settings.system, [row["domain"] for row in rollout.rows]), settings.num_generations)
+    advantages = group_advantages(scores.rewards, settings.num_generations, settings.algorithm) * scale
+    batch = make_batch(rollout, advantages, settings)
+    if "reference" in self.rl_cluster.inference_worker._models:
+      reference = self.rl_cluster.inference_worker.get_model("reference")
+      with self.mesh:
+        logps = [reference_logps(reference, p, c, settings.temperature, settings.num_generations)
+                 for p, c in zip(batch.prompts, batch.completions)]
+      batch = batch._replace(ref_logps=np.stack(jax.tree.map(np.asarray, logps)))
+    return advantages, batch
+
+  def update(self, batch: Batch) -> tuple[Batch, dict]:
+    """One optimizer update; returns the batch with the sampling policy's log-probs in place, and what to log."""
+    loss, aux, norm = gemma.update(self.trainer, batch, self.mesh)
+    tokens = max(1.0, float(aux["tokens"].sum()))
+    mean = {name: float(aux[name].sum()) / tokens for name in ("kl", "entropy", "clip_low", "clip_high")}
+    if batch.on_policy.all():
+      batch = batch._replace(old_logps=aux["logps"], on_policy=np.zeros_like(batch.on_policy))
+    if self.should_sync_weights:
+      self.rl_cluster.sync_weights()
+    return batch, {"loss": loss, "grad_norm": norm, **mean, "ratio_max": float(aux["ratio_max"].max())}
+
+
+def join_groups(chosen, settings: Settings) -> tuple[Rollout, Scores]:
+  """One rollout and its scores from groups of several draws, padded to the widest prompt."""
+  size = settings.num_generations
+  width = max(rollout.prompts.shape[1] for _, _, rollout, _, _ in chosen)
+  part = lambda x, i: x[i * size:(i + 1) * size]
+  both = [(rollout, scores, i) for _, _, rollout, scores, i in chosen]
+  cat = lambda get: np.concatenate([part(get(r, s), i) for r, s, i in both])
+  prompts = np.stack([np.pad(r.prompts[i], (width - r.prompts.shape[1], 0)) for r, _, i in both])
+  rollout = Rollout([r.rows[i] for r, _, i in both], prompts, cat(lambda r, s: r.completions), cat(lambda r, s: r.lengths),
+                    cat(lambda r, s: r.stopped), [text for r, _, i in both for text in part(r.texts, i)])
+  components = {name: cat(lambda r, s, name=name: s.components[name]) for name in both[0][1].components}
+  return rollout, Scores(cat(lambda r, s: s.rewards), components, cat(lambda r, s: s.formatted), cat(lambda r, s: s.correct),
+                         max(s.failed for _, s, _ in both))
+
+
+# -------------------------------------------------------------------------------------------------------- what a person sees
+def rollout_metrics(rollout: Rollout, scores: Scores, settings: Settings) -> dict:
+  """One row's numbers of a batch: overall, per reward function and per domain."""
+  size = settings.num_generations
+  domains = np.repeat([row["domain"] for row in rollout.rows], size)
+  verifiable = np.isin(domains, rewards.VERIFIABLE_DOMAINS)
+  groups = scores.rewards.reshape(-1, size)
+  flat = np.ptp(groups, -1) <= 1e-6
+  right = scores.correct.reshape(-1, size).all(-1)
+  row = {"reward": scores.rewards.mean(), "reward_std": groups.std(-1).mean(), "format": scores.formatted.mean(),
+         "accuracy": scores.correct[verifiable].mean() if verifiable.any() else None,
+         "completion_tokens": rollout.lengths.mean(), "completion_tokens_max": rollout.lengths.max(),
+         "truncated": 1 - rollout.stopped.mean(), "flat": flat.mean(), "flat_right": (flat & right).mean(),
+         "flat_wrong": (flat & ~right).mean(), "prompt_width": rollout.prompts.shape[1], "reward_failed": scores.failed}
+  for name, values in scores.components.items():
+    row |= {f"rewards/{name}": values.mean(), f"rewards/{name}_std": values.std()}
+  for domain in sorted(set(domains)):
+    mine = domains == domain
+    row |= {f"domains/{domain}/reward": scores.rewards[mine].mean(), f"domains/{domain}/reward_std": scores.rewards[mine].std(),
+            f"domains/{domain}/format": scores.formatted[mine].mean()}
+    if domain in rewards.VERIFIABLE_DOMAINS:
+      row[f"domains/{domain}/accuracy"] = scores.correct[mine].mean()
+  return {name: value if value is None else round(float(value), 6) for name, value in row.items()}
+
+
+def sample_rows(step: int, rollout: Rollout, scores: Scores, advantages, settings: Settings, prompts: int = 2) -> list[dict]:
+  """Rows of samples.jsonl: whole groups, each answer with its component rewards and advantage."""
+  size, found = settings.num_generations, []
+  for i, row in enumerate(rollout.rows[:prompts]):
+    answers = [{"text": rollout.texts[n], "reward": float(scores.rewards[n]), "advantage": float(advantages[n]),
+                "rewards": {name: float(values[n]) for name, values in scores.components.items()},
+                "tokens": int(rollout.lengths[n]), "truncated": not rollout.stopped[n]} for n in range(i * size, (i + 1) * size)]
+    found.append({"step": step, "id": row["id"], "domain": row["domain"], "question": row["question"], "answer": row["answer"],
+                  "generations": answers})
+  return found
+
+
+def step_line(row: dict, max_steps: int, eta_hours: float, hours_left: float) -> str:
+  """The line of a step: greppable, one unit per number, in the order one reads a run."""
+  left = f" | left {hours_left:.2f} h" if np.isfinite(hours_left) else ""
+  accuracy = "—" if row["accuracy"] is None else f"{row['accuracy']:.2f}"
+  held_out = f" | held-out acc {row['eval_accuracy']:.3f} reward {row['eval_reward']:.3f}" if "eval_reward" in row else ""
+  return (f"grpo {row['step']}/{max_steps} | eta {eta_hours:.2f} h{left} | reward {row['reward']:.3f} ± {row['reward_std']:.3f} | "
+          f"format {row['format']:.2f} | acc {accuracy} | kl {row['kl']:.4f} | entropy {row['entropy']:.2f} | "
+          f"len {row['completion_tokens']:.0f} max {row['completion_tokens_max']:.0f} cut {row['truncated']:.0%} | "
+          f"flat {row['flat_right']:.0%} right {row['flat_wrong']:.0%} wrong | clip {row['clip_low']:.1%}/{row['clip_high']:.1%} | "
+          f"grad {row['grad_norm']:.3f} | lr {row['learning_rate']:.2e} | "
+          f"{row['rollout_seconds']:.1f}+{row['reward_seconds']:.1f}+{row['update_seconds']:.1f} s | "
+          f"{row['tokens_per_second']:.0f} tok/s{held_out}")
+
+
+# ------------------------------------------------------------------------------------------------- held-out rows, preflight
+def held_out_metrics(learner: LeanGRPOLearner, rows: list[dict]) -> dict:
+  """Greedy answers to held-out rows, scored by the same functions that train."""
+  if not rows:
+    return {}
+  settings = learner.settings._replace(num_generations=1, overlong_buffer=0)
+  policy = gemma.Policy(learner.trainer.model, learner.tokenizer, learner.mesh, "", "", 0, 0.0)
+  ids = [gemma.encode(learner.tokenizer, row["prompt"]) for row in rows]
+  size = settings.batch_size * learner.settings.num_generations
+  order = np.argsort([len(i) for i in ids], kind="stable")
+  texts, lengths, stopped = [""] * len(rows), np.zeros(len(rows), int), np.zeros(len(rows), bool)
+  for start in range(0, len(rows), size):
+    part = order[start:start + size]
+    width = gemma.fit(max(len(ids[i]) for i in part), settings.prompt_widths)
+    fill = list(part) + [part[0]] * (size - len(part))  # one compiled shape
+    out = gemma.sample(policy, [ids[i] for i in fill], width=width, max_new_tokens=settings.max_new_tokens, temperature=0.0)
+    lengths[part], stopped[part] = (x[:len(part)] for x in gemma.completion_lengths(out))
+    for i, tokens in zip(part, out):
+      texts[i] = gemma.decode(learner.tokenizer, tokens[:lengths[i]])
+  rollout = Rollout(rows, np.zeros((len(rows), 0)), np.zeros((len(rows), 0)), lengths, stopped, texts)
+  scores = score_rollout(learner.reward_fns, rollout, settings)
+  checkable = np.array([row["domain"] in rewards.VERIFIABLE_DOMAINS for row in rows])
+  found = {"eval_reward": scores.rewards.mean(), "eval_format": scores.formatted.mean(), "eval_truncated": 1 - stopped.mean(),
+           "eval_accuracy": scores.correct[checkable].mean() if checkable.any() else 0.0}
+  return {name: round(float(value), 6) for name, value in found.items()}
+
+
+def new_progress() -> dict:
+  """What a resume needs beside the weights; plain JSON."""
+  return {"draws": 0, "cursors": {}, "pass_rate": {}, "phase": 0, "best": None, "skipped": 0, "reward_failed": 0}
+
+
+def measure_batch(learner: LeanGRPOLearner, stream) -> float:
+  """Seconds of a batch (rollout, reward, reference, μ updates), compilation left out; the model is put back as it was."""
+  trainer, progress = learner.trainer, new_progress()
+  kinds = ((trainer.model, gemma.trainable(trainer.model)), (trainer.optimizer, nnx.optimizer.OptState))
+  before = [{name: jnp.copy(x) for name, x in gemma.flat_params(module, kind).items()} for module, kind in kinds]
+  for _ in range(2):
+    start = time.monotonic()
+    rollout, scores, _ = learner.informative_rollout(stream, progress)
+    _, batch = learner._generate_and_compute_advantage((rollout, scores))
+    for _ in range(learner.settings.num_iterations):
+      batch, _ = learner.update(batch)
+    seconds = time.monotonic() - start
+  for (module, kind), values in zip(kinds, before):
+    gemma.update_flat(module, values, kind)
+  return seconds
+
+
+def preflight(learner: LeanGRPOLearner, rows: list[dict], batch_seconds: float | None, max_steps: int | None,
+              max_hours: float) -> list[str]:
+  """Answers two prompts of each domain with the starting model; prints what it saw, returns the reasons not to train."""
+  settings, start = learner.settings, time.monotonic()
+  chosen = [row for d in rewards.DOMAINS for row in [r for r in rows if r["domain"] == d][:2]]
+  spread, formatted, stopped, tokens, reward_seconds, table = [], [], [], 0, 0.0, {}
+  for index in range(0, len(chosen), settings.batch_size):
+    part = chosen[index:index + settings.batch_size]
+    part += chosen[:settings.batch_size - len(part)]
+    rollout, scores, seconds = learner.rollout(part[:settings.batch_size], 2**30 + index)
+    spread += list(np.ptp(scores.rewards.reshape(-1, settings.num_generations), -1) > 1e-6)
+    formatted, stopped = formatted + list(scores.formatted), stopped + list(rollout.stopped)
+    tokens, reward_seconds = tokens + int(rollout.lengths.sum()), reward_seconds + seconds["reward_seconds"]
+    for i, row in enumerate(rollout.rows):
+      mine = slice(i * settings.num_generations, (i + 1) * settings.num_generations)
+      table.setdefault(row["domain"], []).append((scores.formatted[mine].mean(), scores.rewards[mine].mean(), spread[i - len(part)]))
+  for domain, found in table.items():
+    f, r, s = np.mean(found, 0)
+    gemma.say(f"preflight {domain:18} format {f:.2f} reward {r:.3f} groups that differ {s:.0%}")
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+  gemma.say(f"preflight format {np.mean(formatted):.2f} | truncated {1 - np.mean(stopped):.0%} | flat groups {1 - np.mean(spread):.0%} | "
+            f"rewards {reward_seconds:.1f} s | {tokens / (time.monotonic() - start):.0f} tok/s with compilation | peak {peak:.1f} GiB")
+  reasons = []
+  if not any(spread):
+    reasons.append(f"all {len(spread)} groups have equal rewards (format rate {np.mean(formatted):.2f}), so nothing can be learned: "
+                   "start from an SFT folder with --init_from, or raise --num_generations or --temperature")
+  if np.mean(stopped) < 0.5:
+    reasons.append(f"{1 - np.mean(stopped):.0%} of the answers are cut by --max_new_tokens={settings.max_new_tokens}: raise it")
+  if batch_seconds is not None:
+    per_hour = 3600 / batch_seconds * settings.num_iterations
+    hours = max_steps / per_hour if max_steps else max_hours
+    gemma.say(f"preflight {batch_seconds:.2f} s a batch, {per_hour:.0f} updates an hour"
+              + (f"; {max_steps} updates need {hours:.2f} h" if max_steps else ""))
+    if max_hours and hours > max_hours:
+      reasons.append(f"{max_steps} updates need {hours:.2f} h, --max_hours is {max_hours}: use --max_steps=auto or "
+                     f"--max_steps={int(per_hour * max_hours)}, or --force to go on over several sessions")
+  return reasons
+
+
+# ---------------------------------------------------------------------------------------------------------------- the stage
+def next_phase(progress: dict, row: dict, thresholds: list[float]):
+  """--phase_metrics: phase 1 once held-out format reaches the first threshold, phase 2 once accuracy reaches the second."""
+  if progress["phase"] == 0 and row["eval_format"] >= thresholds[0]:
+    progress["phase"] = 1
+  elif progress["phase"] == 1 and row["eval_accuracy"] >= thresholds[1]:
+    progress["phase"] = 2
+
+
+def check_health(row: dict, progress: dict, save_samples: Callable[[], None]):
+  """Counts skipped updates and failed rewards; three in a row stop the run, with the step's samples saved."""
+  finite = np.isfinite(row["loss"]) and np.isfinite(row["grad_norm"])
+  progress["skipped"] = 0 if finite else progress["skipped"] + 1
+  progress["reward_failed"] = progress["reward_failed"] + 1 if row["reward_failed"] else 0
+  if max(progress["skipped"], progress["reward_failed"]) < 3:
+    return
+  save_samples()
+  raise InputError(f"step {row['step']}: " + (
+      f"three updates in a row had a loss or gradient that is not finite (last loss {row['loss']}); lower --learning_rate or use "
+      "--dtype=float32" if progress["skipped"] >= 3 else "a reward function failed on three batches in a row; mend it")
+      + "; the step's samples are in samples.jsonl, the last good checkpoint in checkpoints/")
+
+
+def train(learner: LeanGRPOLearner, stream, schedule, held_out, state: dict, *, out_dir: str, max_steps: int, eval_every: int,
+          save_every: int, sample_every: int, thresholds: list[float], stop, log) -> int:
+  """Batches until max_steps or `stop`; returns the last step. state: {"step", "progress"}, read by the reward functions too."""
+  metrics_path, samples_path = (os.path.join(out_dir, name) for name in ("metrics.jsonl", "samples.jsonl"))
+  trainer, settings, progress = learner.trainer, learner.settings, state["progress"]
+  first, began = state["step"], time.monotonic()
+  bar = tqdm(total=max_steps, initial=first, desc="grpo", disable=None)
+  with gemma.open_checkpoints(out_dir) as manager:
+    while state["step"] < max_steps and not stop:
+      if state["step"] == first:
+        gemma.say("grpo: compiling rollout and update (the first batch waits for it) …")
+      rollout, scores, seconds = learner.informative_rollout(stream, progress)
+      advantages, batch = learner._generate_and_compute_advantage((rollout, scores))
+      seen = rollout_metrics(rollout, scores, settings) | {"resampled": seconds.pop("resampled"), "draws": progress["draws"]}
+      for name in [n for n in seen if n.endswith("/accuracy")]:
+        domain, old = name.split("/")[1], progress["pass_rate"].get(name.split("/")[1], seen[name])
+        progress["pass_rate"][domain] = 0.9 * old + 0.1 * seen[name]
+      write_samples = functools.partial(gemma.append_rows, samples_path,
+                                        sample_rows(state["step"] + 1, rollout, scores, advantages, settings))
+      if progress["draws"] % sample_every == 1 or sample_every == 1:
+        write_samples()
+      for iteration in range(min(settings.num_iterations, max_steps - state["step"])):
+        start = time.monotonic()
+        batch, updated = learner.update(batch)
+        state["step"] += 1
+        seconds = {name: value if not iteration else 0.0 for name, value in seconds.items()}
+        row = {"step": state["step"], "iteration": iteration, **seen, **updated, "learning_rate": float(schedule(state["step"] - 1))}
+        if held_out and (state["step"] == max_steps or eval_every and state["step"] % eval_every == 0):
+          row |= held_out_metrics(learner, held_out)
+          keep_best(learner, row, progress, out_dir)
+          if thresholds:
+            next_phase(progress, row, thresholds)
+        row |= {"phase": progress["phase"]} if thresholds else {}
+        seconds["update_seconds"] = time.monotonic() - start
+        timed = {name: round(value, 3) for name, value in seconds.items()}
+        timed["tokens_per_second"] = round(rollout.lengths.sum() / max(1e-9, sum(seconds.values())), 1)
+        per_step = (time.monotonic() - began) / (state["step"] - first)
+        line = step_line(row | timed, max_steps, per_step * (max_steps - state["step"]) / 3600,
+                         (stop.max_seconds - stop.seconds) / 3600)
+        bar.update()
+        bar.set_postfix_str(f"reward {row['reward']:.3f} format {row['format']:.2f} kl {row['kl']:.4f}")
+        if bar.disable:
+          gemma.say(line)
+        gemma.append_rows(metrics_path, [row | timed])
+        log(row | timed)
+        check_health(row, progress, write_samples)
+      if np.isfinite(stop.max_seconds) and state["step"] - first == 3 * settings.num_iterations:
+        gemma.say(f"grpo: at {per_step:.2f} s a step, {int((stop.max_seconds - stop.seconds) / per_step)} more steps fit the time "
+                  f"left; {max_steps - state['step']} are to do")
+      if save_every and state["step"] // save_every > (state["step"] - iteration - 1) // save_every:
+        gemma.save_checkpoint(manager, state["step"], trainer.model, trainer.optimizer, progress)
+        gemma.plot_curves(rewards.read_rows(metrics_path), PANELS, os.path.join(out_dir, "curves.png"))
+    gemma.save_checkpoint(manager, state["step"], trainer.model, trainer.optimizer, progress)
+  bar.close()
+  return state["step"]
+
+
+def keep_best(learner: LeanGRPOLearner, row: dict, progress: dict, out_dir: str):
+  """best/ holds the parameters of the highest held-out accuracy (then reward) so far, beside the last ones."""
+  score = [row["eval_accuracy"], row["eval_reward"]]
+  if progress["best"] is None or score > progress["best"]:
+    progress["best"] = score
+    gemma.save_params(os.path.join(out_dir, "best"), learner.trainer.model)
+
+
+def starting_policy(start: gemma.Policy, lora_rank: int, lora_alpha: float, seed: int, beta: bool):
+  """(policy to train, frozen reference or None). A LoRA start continues as that LoRA; its reference is the start itself."""
+  copy = lambda model: gemma.with_params(model, {})  # own variables over the same arrays; an update replaces, never writes
+  if lora_rank and start.lora_rank:
+    if (lora_rank, lora_alpha) != (start.lora_rank, start.lora_alpha):
+      raise InputError(f"--init_from has LoRA rank {start.lora_rank} alpha {start.lora_alpha:g}, the flags say {lora_rank} and "
+                       f"{lora_alpha:g}; pass --lora_rank={start.lora_rank} --lora_alpha={start.lora_alpha:g}")
+    return start, copy(start.model) if beta else None
+  if lora_rank:
+    tuned = gemma.apply_lora(start.model, start.mesh, lora_rank, lora_alpha, seed)
+    return start._replace(model=tuned, lora_rank=lora_rank, lora_alpha=lora_alpha), start.model if beta else None
+  merged = gemma.merge_lora(start.model, start.model, start.lora_alpha) if start.lora_rank else start.model
+  masters = gemma.float32_masters(merged)
+  return start._replace(model=masters, lora_rank=0, lora_alpha=0.0), merged if beta else None
+
+
+def build_learner(policy: gemma.Policy, reference, tx, reward_fns, settings: Settings, engine: str) -> LeanGRPOLearner:
+  """Tunix's cluster and learner around the policy; every role on one mesh."""
+  roles = (rl.Role.ACTOR, rl.Role.ROLLOUT) + ((rl.Role.REFERENCE,) if reference is not None else ())
+  rollout_config = base_rollout.RolloutConfig(
+      max_tokens_to_generate=settings.max_new_tokens, max_prompt_length=max(settings.prompt_widths), temperature=settings.temperature,
+      top_p=None, top_k=None, kv_cache_size=max(settings.prompt_widths) + settings.max_new_tokens, eos_tokens=list(gemma.STOP_IDS),
+      rollout_vllm_model_version=policy.name, rollout_sglang_jax_model_version=policy.name)
+  cluster_config = rl.ClusterConfig(
+      role_to_mesh={role: policy.mesh for role in roles}, rollout_config=rollout_config, offload_to_cpu=False,
+      rollout_engine=functools.partial(LeanRollout, policy=policy) if engine == "vanilla" else engine,
+      training_config=rl.RLTrainingConfig(actor_optimizer=tx, eval_every_n_steps=1))
+  try:
+    cluster = rl.RLCluster(actor=policy.model, reference=reference, tokenizer=policy.tokenizer, cluster_config=cluster_config)
+  except ImportError as error:
+    raise InputError(f"--rollout_engine={engine} needs a package that is not installed ({error}); install it, or use "
+                     "--rollout_engine=vanilla") from error
+  config = grpo_learner.GRPOConfig(policy_loss_fn="lean", num_generations=settings.num_generations, beta=settings.beta,
+                                   num_iterations=settings.num_iterations, epsilon=settings.epsilon)
+  return LeanGRPOLearner(cluster, config, reward_fns, policy.tokenizer, policy.mesh, settings)
+
+
+def open_log(out_dir: str, use_wandb: bool) -> Callable[[dict], None]:
+  """TensorBoard under out_dir/tensorboard, and Weights & Biases only when asked (Tunix would start it unasked)."""
+  from metrax.logging import TensorboardBackend, WandbBackend
+  backends = [TensorboardBackend(log_dir=os.path.join(out_dir, "tensorboard"), flush_every_n_steps=20)]
+  if use_wandb:
+    backends.append(WandbBackend(project="gemma-reasoning", name=os.path.basename(os.path.abspath(out_dir))))
+
+  def log(row: dict):
+    for name, value in row.items():
+      if isinstance(value, float | int) and name != "step":
+        for backend in backends:
+          backend.log_scalar(f"grpo/{name}", value, step=row["step"])
+  return log
+
+
+def parse_pairs(items: list[str], what: str, valid) -> dict[str, float]:
+  """["math=0.02", …] → {"math": 0.02}."""
+  found = {}
+  for item in items:
+    name, _, value = item.partition("=")
+    try:
+      found[name.strip()] = float(value)
+    except ValueError:
+      raise InputError(f"--{what} has {item!r}; expected name=number") from None
+    if name.strip() not in valid:
+      raise InputError(f"--{what} names {name!r}; valid: {', '.join(valid)}")
+  return found
+
+
+def read_settings(flag, prompt_widths, style: str, fsdp: int) -> Settings:
+  """The flags as plain values, with sentinels resolved and sizes checked before anything is compiled."""
+  micro, at_once = flag.micro_batch_size or flag.batch_size, flag.rollout_batch_size or flag.batch_size
+  for name, size in (("micro_batch_size", micro), ("rollout_batch_size", at_once)):
+    if flag.batch_size % size:
+      raise InputError(f"--batch_size={flag.batch_size} is not a multiple of --{name}={size}; choose a divisor")
+  if micro % fsdp:
+    raise InputError(f"--micro_batch_size={micro} prompts do not divide over {fsdp} fsdp devices; use a multiple of {fsdp}, or "
+                     "--mesh with fewer")
+  if flag.temperature <= 0:
+    raise InputError(f"--temperature={flag.temperature}: GRPO needs answers that differ; use a value above 0, such as 0.7")
+  dapo = flag.algorithm == "dapo"
+  return Settings(
+      flag.algorithm, flag.batch_size, micro, at_once, flag.num_generations, flag.num_iterations, flag.beta,
+      parse_pairs(flag.domain_beta, "domain_beta", rewards.DOMAINS), flag.epsilon, flag.epsilon_high or (0.28 if dapo else flag.epsilon),
+      flag.dynamic_sampling if flag.dynamic_sampling >= 0 else 3 * dapo, flag.mask_truncated, flag.overlong_buffer,
+      flag.anneal_domains, flag.temperature, flag.max_new_tokens, prompt_widths, flag.seed, flag.remat, style, flag.rewards)
+
+
+def reward_functions(flag, style: str, state: dict) -> list:
+  """The system's functions, with the curriculum's clock and the judge tied in."""
+  options = {}
+  if flag.rewards == "four_component":
+    options = {f"{name}_weight": value for name, value in parse_pairs(flag.weights, "weights", rewards.WEIGHTS).items()}
+  if flag.rewards == "curriculum":
+    options = {"phase": lambda: state["progress"]["phase"]} if flag.phase_metrics else {
+        "progress": lambda: state["step"] / state["max_steps"]}
+  if flag.judge_url:
+    options["judge"] = functools.partial(rewards.judge, url=flag.judge_url, model=flag.judge_model)
+  return rewards.make_rewards(flag.rewards, style=style, code_rewards=flag.code_rewards, **options)
+
+
+def load_rows(data_dir: str, allow_mismatch: bool, eval_rows: int) -> tuple[str, list[dict], list[dict]]:
+  """(style, rows to train on, held-out rows)."""
+  config = rewards.read_config(data_dir, "prepare_data.py")
+  rewards.check_prompt_hash(config, data_dir, allow_mismatch)
+  read = lambda name: rewards.read_rows(os.path.join(data_dir, name))
+  rows = [row for row in read("train.jsonl") if row["metadata"].get("use") != "sft"]
+  if not rows:
+    raise InputError(f"{data_dir}/train.jsonl has no row for GRPO (all are marked metadata.use = sft); prepare more rows")
+  return config["style"], rows, read("val.jsonl")[:eval_rows]
+
+
+def load_start(flag) -> gemma.Policy:
+  """The policy that --model and --init_from name."""
+  if flag.init_from:
+    config, _ = gemma.read_checkpoint(flag.init_from)
+    rewards.check_prompt_hash(config, flag.init_from, flag.allow_prompt_mismatch)
+    if flag.lora_rank and not config["lora_rank"]:
+      raise InputError(f"{flag.init_from} trained all parameters; go on with --lora_rank=0, or export it and pass the merged folder "
+                       "as --model to put LoRA on it")
+    gemma.say(f"grpo: starts from {flag.init_from}, which is also the reference")
+  return gemma.load_policy(flag.model, flag.init_from, flag.data_dir, flag.mesh, flag.dtype)
+
+
+def main():
+  flag, out_dir = FLAGS, FLAGS.out_dir
+  if flag.max_steps != "auto" and not (flag.max_steps.isdigit() and int(flag.max_steps)):
+    raise InputError(f"--max_steps={flag.max_steps} is neither a positive number nor auto")
+  if flag.max_steps == "auto" and not flag.max_hours:
+    raise InputError("--max_steps=auto needs --max_hours, the time to fill")
+  style, rows, held_out = load_rows(flag.data_dir, flag.allow_prompt_mismatch, flag.eval_rows)
+  _lock = gemma.lock_folder(out_dir)  # held until the process ends
+  started = gemma.begin_run(out_dir, flag.resume_from, {name: flag[name].value for name in sorted(flag)}, MAY_CHANGE)
+  if os.path.isfile(os.path.join(out_dir, "config.json")):
+    return gemma.say(f"grpo: {out_dir} is complete, nothing to train; choose another --out_dir to train again")
+  stop = gemma.StopSignal(flag.max_hours)
+  gemma.enable_compilation_cache()
+  start = load_start(flag)
+  lengths = check_prompts(rows + held_out, start.tokenizer, flag.max_prompt_tokens)
+  settings = read_settings(flag, gemma.choose_widths(lengths, flag.max_prompt_tokens), style, start.mesh.shape["fsdp"])
+  state = {"step": 0, "max_steps": started.get("max_steps") or (int(flag.max_steps) if flag.max_steps != "auto" else 1000),
+           "progress": new_progress()}
+  reward_fns = reward_functions(flag, style, state)
+  policy, reference = starting_policy(start, flag.lora_rank, flag.lora_alpha, flag.seed,
+                                      flag.beta > 0 or any(settings.domain_beta.values()))
+  make_learner = lambda steps: build(policy, reference, reward_fns, settings, flag, steps)
+  learner, schedule = make_learner(state["max_steps"])
+  count = gemma.count_parameters(policy.model, gemma.trainable(policy.model))
+  gemma.check_disk(out_dir, 40 * count)
+  announce(rows, settings, count, policy, flag)
+
+  stream = make_stream(rows, settings)
+  if "max_steps" not in started:
+    learner, schedule = before_training(flag, learner, schedule, make_learner, stream, rows, state)
+    gemma.record_run(out_dir, max_steps=state["max_steps"])
+  step, progress = gemma.restore_checkpoint(out_dir, learner.trainer.model, learner.trainer.optimizer)
+  state |= {"step": step, "progress": progress or state["progress"]}
+  for name in ("metrics.jsonl", "samples.jsonl"):
+    gemma.trim_rows(os.path.join(out_dir, name), step)
+  if step:
+    gemma.say(f"grpo: resumed at step {step} of {state['max_steps']}")
+  thresholds = [float(value) for value in flag.phase_metrics]
+  train(learner, stream, schedule, held_out, state, out_dir=out_dir, max_steps=state["max_steps"], eval_every=flag.eval_every,
+        save_every=flag.save_every, sample_every=flag.sample_every, thresholds=thresholds, stop=stop,
+        log=open_log(out_dir, flag.wandb))
+  if stop and state["step"] < state["max_steps"]:
+    raise rewards.Stopped(f"{stop.reason} after step {state['step']} of {state['max_steps']}; saved in {out_dir}; "
+                          "run the same command to go on")
+  finish(policy._replace(model=learner.trainer.model), out_dir, style, state)
+
+
+def build(policy, reference, reward_fns, settings, flag, steps: int):
+  """A learner with fresh optimizer state for a run of `steps` updates, and its learning-rate schedule."""
+  tx, schedule = gemma.make_optimizer(flag.learning_rate, steps, final_ratio=0.0, b1=0.9, b2=0.99,
+                                      weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
+  return build_learner(policy, reference, tx, reward_fns, settings, flag.rollout_engine), schedule
+
+
+def announce(rows, settings: Settings, count: int, policy, flag):
+  """The derived numbers, before the long part."""
+  answers = settings.batch_size * settings.num_generations
+  gemma.say(f"grpo: {len(rows)} prompts, {settings.batch_size} a batch × {settings.num_generations} answers = {answers}, sampled "
+            f"{settings.rollout_batch_size * settings.num_generations} and updated {settings.micro_batch_size * settings.num_generations} "
+            f"at once, {settings.num_iterations} update(s) a batch; prompts padded to {' or '.join(map(str, settings.prompt_widths))}, "
+            f"up to {settings.max_new_tokens} new tokens; {settings.algorithm}, {flag.rewards}; {count / 1e6:.2f}M trainable "
+            f"parameters; {gemma.device_line(policy.mesh)}")
+
+
+def before_training(flag, learner, schedule, make_learner, stream, rows, state: dict):
+  """The preflight, and --max_steps=auto resolved to what fits 90% of the time."""
+  seconds = measure_batch(learner, stream) if flag.max_hours or flag.preflight_only else None
+  auto = flag.max_steps == "auto"
+  reasons = preflight(learner, rows, seconds, None if auto else state["max_steps"], flag.max_hours)
+  for reason in reasons:
+    gemma.say(f"preflight: {reason}")
+  if flag.preflight_only:
+    raise rewards.Stopped("preflight only; nothing was trained")
+  if reasons and not flag.force:
+    raise InputError(f"preflight refuses to train: {reasons[0]}; --force trains all the same")
+  if auto:
+    state["max_steps"] = max(1, int(0.9 * flag.max_hours * 3600 / seconds) * flag.num_iterations)
+    gemma.say(f"grpo: --max_steps=auto is {state['max_steps']} updates in {flag.max_hours} h; the schedule and phases follow it")
+    learner, schedule = make_learner(state["max_steps"])
+  return learner, schedule
+
+
+def finish(policy: gemma.Policy, out_dir: str, style: str, state: dict):
+  """Parameters, tokenizer, curves; config.json, which marks the folder complete, last."""
+  gemma.save_params(os.path.join(out_dir, "params"), policy.model)
+  with open(os.path.join(out_dir, "tokenizer.model"), "wb") as f:
+    f.write(policy.tokenizer.serialized_model_proto())
+  gemma.plot_curves(rewards.read_rows(os.path.join(out_dir, "metrics.jsonl")), PANELS, os.path.join(out_dir, "curves.png"))
+  rewards.write_config(out_dir, "grpo", FLAGS, style, model=policy.name, model_fingerprint=policy.fingerprint,
+                       lora_rank=policy.lora_rank, lora_alpha=policy.lora_alpha, steps=state["step"], best=state["progress"]["best"])
+  gemma.say(f"grpo: {state['step']} steps, parameters in {out_dir}/params")
+
+
+if __name__ == "__main__":
+  rewards.launch(main, FLAGS, __doc__)

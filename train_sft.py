@@ -1,0 +1,355 @@
+"""Supervised fine-tuning: teaches a Gemma 3 model the format (and what the targets show), with LoRA or all parameters.
+
+Reads   data_dir/{train,val}.jsonl (rows with a `target`), written by prepare_data.py.
+Writes  out_dir/params (trained parameters), best/ (lowest held-out loss), checkpoints/ (to resume), metrics.jsonl,
+        samples.jsonl (generations before and after), curves.png, tokenizer.model, run.json; config.json last.
+
+  python train_sft.py --data_dir=artifacts/run/data --model=tiny --lora_rank=0 --learning_rate=3e-3 --max_steps=200
+
+The loss is the mean over all target tokens of a batch, stop token included. Departures from Tunix's own SFT: no one-hot of
+the vocabulary (the head runs on target positions only, in chunks), and rows of like length share a batch, so padding is short.
+Kill it anywhere and start the same command again: it goes on to the parameters it would have had.
+"""
+import functools
+import itertools
+import os
+import time
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+from tunix.sft import peft_trainer
+
+import model as gemma
+import rewards
+from rewards import InputError
+
+FLAGS = flags.FlagValues()
+# Inputs.
+flags.DEFINE_string("data_dir", "artifacts/run/data", "Folder that prepare_data.py wrote.", flag_values=FLAGS)
+flags.DEFINE_string("model", "tiny", "tiny, gemma-3-270m-it, gemma-3-1b-it, or a Hugging Face folder of a Gemma 3 text model.",
+                    flag_values=FLAGS)
+flags.DEFINE_string("resume_from", "", "Folder of a run to continue in --out_dir (it is copied, not changed); empty: none.",
+                    flag_values=FLAGS)
+# Outputs.
+flags.DEFINE_string("out_dir", "artifacts/run/sft", "Folder to write.", flag_values=FLAGS)
+# Size.
+flags.DEFINE_integer("lora_rank", 16, "Rank of the LoRA adapters; 0 trains all parameters.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_float("lora_alpha", 32.0, "LoRA scale: the update is alpha / rank times A·B.", flag_values=FLAGS)
+flags.DEFINE_string("max_steps", "200", "Optimizer updates, or auto: what fits --max_hours.", flag_values=FLAGS)
+flags.DEFINE_integer("batch_size", 32, "Rows per optimizer update.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("micro_batch_size", 0, "Rows whose activations are in memory at once; 0: batch_size.", lower_bound=0,
+                     flag_values=FLAGS)
+flags.DEFINE_integer("max_length", 2048, "Longest prompt + target, in tokens; longer rows are dropped and counted.",
+                     flag_values=FLAGS)
+# Algorithm.
+flags.DEFINE_float("learning_rate", 0.0, "Peak learning rate; 0: 2e-4 for LoRA, 2e-5 for all parameters.", flag_values=FLAGS)
+flags.DEFINE_float("weight_decay", 0.01, "AdamW weight decay.", flag_values=FLAGS)
+flags.DEFINE_float("max_grad_norm", 1.0, "Gradients are clipped to this global norm.", flag_values=FLAGS)
+flags.DEFINE_integer("patience", 0, "Stop after this many evaluations without a lower held-out loss; 0: never.",
+                     flag_values=FLAGS)
+flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass: less memory, a third more work.",
+                  flag_values=FLAGS)
+# Sampling (before and after training).
+flags.DEFINE_integer("max_new_tokens", 512, "Longest completion, in tokens.", flag_values=FLAGS)
+flags.DEFINE_integer("check_rows", 64, "Held-out rows answered before and after, to see what SFT costs; 0: none.",
+                     flag_values=FLAGS)
+flags.DEFINE_integer("check_samples", 4, "Samples per checked row for maj@k; 0: greedy only.", flag_values=FLAGS)
+# Running.
+flags.DEFINE_integer("eval_every", 50, "Updates between held-out evaluations; 0: only at the end.", flag_values=FLAGS)
+flags.DEFINE_integer("save_every", 50, "Updates between checkpoints; 0: only at the end.", flag_values=FLAGS)
+flags.DEFINE_float("max_hours", 0.0, "Save and stop after this many hours; 0: no limit.", flag_values=FLAGS)
+# Misc.
+flags.DEFINE_integer("seed", 0, "Seed of every random choice.", flag_values=FLAGS)
+flags.DEFINE_string("mesh", "auto", "Devices as FSDPxTP, e.g. 4x2; auto: all devices on fsdp.", flag_values=FLAGS)
+flags.DEFINE_string("dtype", "auto", "Base weights: auto (bfloat16 on TPU and GPU, float32 on CPU), float32 or bfloat16.",
+                    flag_values=FLAGS)
+flags.DEFINE_bool("allow_prompt_mismatch", False, "Go on although the data was rendered with another prompt text.",
+                  flag_values=FLAGS)
+
+MAY_CHANGE = ("data_dir", "resume_from", "out_dir", "eval_every", "save_every", "max_hours", "mesh", "allow_prompt_mismatch")
+PANELS = [("loss", ("loss", "eval_loss")), ("gradient norm", ("grad_norm",)), ("learning rate", ("learning_rate",))]
+
+
+# ------------------------------------------------------------------------------------------------------------ rows → tokens
+def tokenize(rows: list[dict], tokenizer, max_length: int) -> tuple[list[tuple[list[int], list[int]]], int]:
+  """[(prompt ids, target ids with the stop token)] and the number of rows dropped for length.
+
+  Prompt and target are encoded apart, as at inference: the loss starts exactly where the model must.
+  """
+  pairs = [(gemma.encode(tokenizer, row["prompt"]), gemma.encode_target(tokenizer, row["target"])) for row in rows]
+  kept = [pair for pair in pairs if len(pair[0]) + len(pair[1]) <= max_length]
+  return kept, len(pairs) - len(kept)
+
+
+def make_batches(pairs, batch_size: int, seed: int) -> grain.MapDataset:
+  """An endless dataset of batches (lists of pairs), addressed by step: a pure function of (seed, step).
+
+  Each epoch is shuffled, then sorted by length inside windows of 4 batches, then its batches are shuffled: like lengths
+  share a batch, while a batch still mixes domains (wider windows pad less but give batches of one domain, and a higher loss).
+  """
+  if len(pairs) < batch_size:
+    pairs = list(itertools.islice(itertools.cycle(pairs), batch_size))
+  per_epoch = len(pairs) // batch_size
+
+  @functools.lru_cache(2)
+  def epoch_order(epoch: int) -> list[np.ndarray]:
+    rng = np.random.default_rng((seed, epoch))
+    order = rng.permutation(len(pairs))[:per_epoch * batch_size]
+    lengths = np.array([len(pairs[i][0]) + len(pairs[i][1]) for i in order])
+    window = 4 * batch_size
+    order = np.concatenate([order[s:s + window][np.argsort(lengths[s:s + window], kind="stable")]
+                            for s in range(0, len(order), window)])
+    return list(rng.permutation(order.reshape(per_epoch, batch_size)))
+
+  def at(step: int):
+    return [pairs[i] for i in epoch_order(step // per_epoch)[step % per_epoch]]
+  return grain.MapDataset.range(2**31 - 1).map(at)
+
+
+def stack(batch, micro: int, widths) -> dict[str, np.ndarray]:
+  """Pairs → {"prompts" (M, b, P), "targets" (M, b, L), "weights" (M, b, L)}: each target token weighs 1 / (all of them).
+
+  widths: the padded widths to choose from, of prompts and of targets; each pair of them is compiled once.
+  """
+  prompts = gemma.pad_left([p for p, _ in batch], gemma.fit(max(len(p) for p, _ in batch), widths[0]))
+  targets = gemma.pad_right([t for _, t in batch], gemma.fit(max(len(t) for _, t in batch), widths[1]))
+  lengths = np.array([len(t) for _, t in batch])
+  mask = np.arange(targets.shape[1]) < lengths[:, None]
+  arrays = dict(prompts=prompts, targets=targets, weights=(mask / mask.sum()).astype(np.float32))
+  return {name: x.reshape(len(batch) // micro, micro, *x.shape[1:]) for name, x in arrays.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------------- update
+def sft_loss(model, prompts, targets, weights, remat: bool):
+  """Cross-entropy of the target tokens, Σ weights · −log p; with the weights of `stack` their mean over the batch."""
+  logps, _ = gemma.token_logps(model, prompts, targets, remat=remat)
+  return -(logps * weights).sum(), {}
+
+
+def make_trainer(model, optimizer, remat: bool) -> peft_trainer.PeftTrainer:
+  config = peft_trainer.TrainingConfig(eval_every_n_steps=1)  # logging, evaluation and saving are this script's
+  trainer = peft_trainer.PeftTrainer(model, optimizer, config)
+  trainer.with_loss_fn(functools.partial(sft_loss, remat=remat), has_aux=True).with_gen_model_input_fn(lambda batch: batch)
+  return gemma.accumulate_in_step(trainer)
+
+
+def held_out_loss(trainer, pairs, batch_size: int, widths, mesh) -> float:
+  """Mean loss per target token over all of `pairs`, in length-sorted batches."""
+  _, eval_step = trainer.jit_train_and_eval_step(cache_nnx_graph=True)
+  pairs = sorted(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
+  total, tokens = 0.0, 0
+  with mesh:
+    for start in range(0, len(pairs), batch_size):
+      batch = pairs[start:start + batch_size]
+      count = sum(len(t) for _, t in batch)
+      batch = batch + batch[:1] * (batch_size - len(batch))  # one compiled shape; the repeats get no weight
+      arrays = {name: x[0] for name, x in stack(batch, batch_size, widths).items()}
+      arrays["weights"] = np.where(np.arange(batch_size)[:, None] < len(pairs) - start, arrays["weights"] > 0, 0.0)
+      total += float(eval_step(arrays)[0])
+      tokens += count
+  return total / tokens
+
+
+# ----------------------------------------------------------------------------------------------------- what the model says
+def answer_rows(policy: gemma.Policy, rows, style: str, max_new_tokens: int, samples: int, seed: int) -> dict:
+  """Greedy pass@1, maj@k of `samples` draws at temperature 0.7, strict format, and the greedy texts."""
+  ids = [gemma.encode(policy.tokenizer, row["prompt"]) for row in rows]
+  width = gemma.bucket(max(map(len, ids)))
+  say = functools.partial(gemma.sample, policy, ids, width=width, max_new_tokens=max_new_tokens)
+  texts = [gemma.decode(policy.tokenizer, out) for out in say(temperature=0.0)]
+  parsed = [rewards.parse_response(text, style) for text in texts]
+  judged = {"format": float(np.mean([p is not None for p in parsed]))}
+  hard = [i for i, row in enumerate(rows) if row["domain"] in rewards.VERIFIABLE_DOMAINS]
+  right = lambda answers, index: rewards.is_correct_batch(
+      [rows[i]["domain"] for i in index], answers, [rows[i]["answer"] for i in index], [rows[i]["metadata"] for i in index])
+  if hard:
+    judged["pass@1"] = float(np.mean(right([parsed[i].answer if parsed[i] else "" for i in hard], hard)))
+  if hard and samples:
+    keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(seed), (len(rows), samples))))
+    drawn = say(temperature=0.7, generations=samples, keys=keys)
+    votes = [rewards.parse_response(gemma.decode(policy.tokenizer, out), style) for out in drawn]
+    majority = []
+    for i in hard:
+      answers = [vote.answer for vote in votes[i * samples:(i + 1) * samples] if vote]
+      majority.append(max(answers, key=answers.count) if answers else "")
+    judged[f"maj@{samples}"] = float(np.mean(right(majority, hard)))
+  return judged | {"texts": texts}
+
+
+def show_samples(path: str, step: int, rows, texts: list[str], count: int = 4):
+  gemma.append_rows(path, [{"step": step, "id": row["id"], "domain": row["domain"], "question": row["question"],
+                            "response": text} for row, text in zip(rows[:count], texts)])
+  for row, text in zip(rows[:2], texts):
+    gemma.say(f"  [{row['domain']}] {row['question'][:100]!r} -> {text[:200]!r}")
+
+
+def warn_if_damaged(before: dict, after: dict):
+  """SFT can teach the format and cost accuracy (61 → 43 on GSM8K was published): say so loudly."""
+  for name in (key for key in after if "@" in key):
+    if name in before and after[name] < before[name]:
+      gemma.say(f"WARNING: SFT lowered {name} on held-out rows from {before[name]:.3f} to {after[name]:.3f}; "
+                "train fewer steps, at a lower --learning_rate, or on targets closer to what the model says itself")
+
+
+# ---------------------------------------------------------------------------------------------------------------- the stage
+def train(trainer, schedule, batches, val_pairs, widths, *, out_dir, max_steps, batch_size, micro, eval_every, save_every,
+          patience, stop, mesh) -> tuple[int, dict]:
+  """Updates until max_steps, patience or `stop`; returns the last step and the progress that a resume needs."""
+  metrics_path = os.path.join(out_dir, "metrics.jsonl")
+  step, progress = gemma.restore_checkpoint(out_dir, trainer.model, trainer.optimizer)
+  progress = progress or {"best_loss": None, "stale": 0, "skipped": 0}
+  gemma.trim_rows(metrics_path, step)
+  if step:
+    gemma.say(f"sft: resumed at step {step} of {max_steps}")
+  first, began = step, time.monotonic()
+  bar = tqdm(total=max_steps, initial=step, desc="sft", disable=None)
+  with gemma.open_checkpoints(out_dir) as manager:
+    while step < max_steps and not stop and not (patience and progress["stale"] >= patience):
+      started = time.monotonic()
+      if step == first:
+        gemma.say("sft: compiling the update (the first step waits for it) …")
+      micros = stack(batches[step], micro, widths)
+      loss, _, norm = gemma.update(trainer, micros, mesh)
+      progress["skipped"] = 0 if np.isfinite(loss) and np.isfinite(norm) else progress["skipped"] + 1
+      step += 1
+      seconds = time.monotonic() - started
+      row = {"step": step, "loss": loss, "grad_norm": norm, "learning_rate": float(schedule(step - 1)),
+             "target_tokens": int((micros["weights"] > 0).sum()), "skipped": progress["skipped"]}
+      if val_pairs and (step == max_steps or eval_every and step % eval_every == 0):
+        row["eval_loss"] = held_out_loss(trainer, val_pairs, batch_size, widths, mesh)
+        progress["stale"] += 1
+        if progress["best_loss"] is None or row["eval_loss"] < progress["best_loss"]:
+          progress |= {"best_loss": row["eval_loss"], "stale": 0}
+          gemma.save_params(os.path.join(out_dir, "best"), trainer.model)
+      rate = (time.monotonic() - began) / (step - first)
+      line = (f"sft {step}/{max_steps} | eta {rate * (max_steps - step) / 60:.1f} min | loss {loss:.4f}"
+              + (f" | held-out {row['eval_loss']:.4f}" if "eval_loss" in row else "")
+              + f" | lr {row['learning_rate']:.2e} | grad {norm:.2f} | {row['target_tokens'] / seconds:.0f} target tok/s")
+      bar.update()
+      bar.set_postfix_str(line.split(" | ", 2)[-1])
+      if bar.disable:
+        gemma.say(line)
+      gemma.append_rows(metrics_path, [row | {"seconds": round(seconds, 3)}])
+      if progress["skipped"] >= 3:
+        raise rewards.Stopped(f"three updates in a row had a loss or gradient that is not finite (last loss {loss}); "
+                              f"lower --learning_rate or use --dtype=float32; metrics in {metrics_path}")
+      if save_every and step % save_every == 0:
+        gemma.save_checkpoint(manager, step, trainer.model, trainer.optimizer, progress)
+    gemma.save_checkpoint(manager, step, trainer.model, trainer.optimizer, progress)
+  bar.close()
+  return step, progress
+
+
+def load_rows(data_dir: str, allow_mismatch: bool) -> tuple[dict, list[dict], list[dict], list[dict]]:
+  """(data config, training rows with a target, held-out rows with a target, all held-out rows)."""
+  config = rewards.read_config(data_dir, "prepare_data.py")
+  rewards.check_prompt_hash(config, data_dir, allow_mismatch)
+  train_rows = [row for row in rewards.read_rows(os.path.join(data_dir, "train.jsonl")) if row.get("target")]
+  val = rewards.read_rows(os.path.join(data_dir, "val.jsonl"))
+  if not train_rows:
+    raise InputError(f"no row of {data_dir}/train.jsonl has a `target`; SFT needs worked solutions (GSM8K, MBPP or the "
+                     "built-in pool have them): prepare the data from such a source, or start GRPO from the model itself")
+  return config, train_rows, [row for row in val if row.get("target")], val
+
+
+def resolve_steps(max_steps: str, max_hours: float, make_probe, batches, micro: int, widths, mesh) -> int:
+  """--max_steps as a number; auto: what fits 90% of --max_hours at the measured speed."""
+  if max_steps.isdigit() and int(max_steps):
+    return int(max_steps)
+  if max_steps != "auto" or not max_hours:
+    raise InputError(f"--max_steps={max_steps}: expected a positive number, or auto together with --max_hours")
+  seconds = gemma.measure_update(make_probe(), [stack(batches[i], micro, widths) for i in range(3)], mesh)
+  steps = max(1, int(0.9 * max_hours * 3600 / seconds))
+  gemma.say(f"sft: {seconds:.2f} s an update; {steps} updates fit {max_hours} h")
+  return steps
+
+
+def compare_before_after(policy, held_out, style: str, started: dict, out_dir: str, step: int, check: dict) -> dict:
+  """Answers the same held-out rows with the model as it is now; shown, written to samples.jsonl, compared when trained."""
+  if not held_out:
+    return {}
+  judged = answer_rows(policy, held_out, style, **check)
+  texts = judged.pop("texts")
+  show_samples(os.path.join(out_dir, "samples.jsonl"), step, held_out, texts)
+  gemma.say(f"sft: {'after' if step else 'before'} on {len(held_out)} held-out rows: "
+            + ", ".join(f"{name} {value:.3f}" for name, value in judged.items()))
+  if step:
+    warn_if_damaged(started.get("before", {}), judged)
+  return judged
+
+
+def build(flag_model: str, data_dir: str, mesh: str, dtype: str, lora_rank: int, lora_alpha: float, seed: int) -> gemma.Policy:
+  """The policy to train: the base model, with fresh adapters unless all parameters are trained."""
+  base = gemma.load_policy(flag_model, "", data_dir, mesh, dtype)
+  if lora_rank:
+    tuned = gemma.apply_lora(base.model, base.mesh, lora_rank, lora_alpha, seed)
+    return base._replace(model=tuned, lora_rank=lora_rank, lora_alpha=lora_alpha)
+  return base._replace(model=gemma.float32_masters(base.model))
+
+
+def main():
+  flag, out_dir = FLAGS, FLAGS.out_dir
+  micro = flag.micro_batch_size or flag.batch_size
+  if flag.batch_size % micro:
+    raise InputError(f"--batch_size={flag.batch_size} is not a multiple of --micro_batch_size={micro}")
+  config, train_rows, val_rows, held_out = load_rows(flag.data_dir, flag.allow_prompt_mismatch)
+  _lock = gemma.lock_folder(out_dir)  # held until the process ends
+  started = gemma.begin_run(out_dir, flag.resume_from, {name: flag[name].value for name in sorted(flag)}, MAY_CHANGE)
+  if os.path.isfile(os.path.join(out_dir, "config.json")):
+    return gemma.say(f"sft: {out_dir} is complete, nothing to train; choose another --out_dir to train again")
+  stop = gemma.StopSignal(flag.max_hours)
+  gemma.enable_compilation_cache()
+  policy = build(flag.model, flag.data_dir, flag.mesh, flag.dtype, flag.lora_rank, flag.lora_alpha, flag.seed)
+  if micro % policy.mesh.shape["fsdp"]:
+    raise InputError(f"--micro_batch_size={micro} does not divide over {policy.mesh.shape['fsdp']} fsdp devices; see --mesh")
+  (pairs, dropped), (val_pairs, _) = (tokenize(rows, policy.tokenizer, flag.max_length) for rows in (train_rows, val_rows))
+  if not pairs:
+    raise InputError(f"all {len(train_rows)} rows are longer than --max_length={flag.max_length} tokens; raise it")
+  count = gemma.count_parameters(policy.model, gemma.trainable(policy.model))
+  gemma.check_disk(out_dir, 40 * count)  # two checkpoints of float32 parameters and two moments, params/, best/
+  gemma.say(f"sft: {len(pairs)} rows ({dropped} over {flag.max_length} tokens dropped), {count / 1e6:.2f}M trainable "
+            f"parameters, {flag.batch_size} rows an update in micro-batches of {micro}, {gemma.device_line(policy.mesh)}")
+
+  rate = flag.learning_rate or (2e-4 if flag.lora_rank else 2e-5)
+  optimizer = functools.partial(gemma.make_optimizer, rate, final_ratio=0.1, b1=0.9, b2=0.999,
+                                weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
+  batches = make_batches(pairs, flag.batch_size, flag.seed)
+  widths = [gemma.choose_widths([len(pair[side]) for pair in pairs + val_pairs], flag.max_length) for side in (0, 1)]
+  check = dict(max_new_tokens=flag.max_new_tokens, samples=flag.check_samples, seed=flag.seed)
+  checked = held_out[:flag.check_rows]
+  if "before" not in started:
+    started["before"] = compare_before_after(policy, checked, config["style"], started, out_dir, 0, check)
+    gemma.record_run(out_dir, before=started["before"])
+  if "max_steps" not in started:
+    probe = lambda: make_trainer(policy.model, optimizer(1000)[0], flag.remat)
+    started["max_steps"] = resolve_steps(flag.max_steps, flag.max_hours, probe, batches, micro, widths, policy.mesh)
+    gemma.record_run(out_dir, max_steps=started["max_steps"])
+  tx, schedule = optimizer(started["max_steps"])
+  trainer = make_trainer(policy.model, tx, flag.remat)
+  step, progress = train(trainer, schedule, batches, val_pairs, widths, out_dir=out_dir, max_steps=started["max_steps"],
+                         batch_size=flag.batch_size, micro=micro, eval_every=flag.eval_every, save_every=flag.save_every,
+                         patience=flag.patience, stop=stop, mesh=policy.mesh)
+  if stop and step < started["max_steps"]:
+    raise rewards.Stopped(f"{stop.reason} after step {step} of {started['max_steps']}; saved in {out_dir}; "
+                          "run the same command to go on")
+  finish(policy, checked, config["style"], started, out_dir, step, progress, check)
+
+
+def finish(policy, checked, style: str, started: dict, out_dir: str, step: int, progress: dict, check: dict):
+  """The check after training, the curves, the parameters; config.json, which marks the folder complete, last."""
+  after = compare_before_after(policy, checked, style, started, out_dir, step, check)
+  gemma.save_params(os.path.join(out_dir, "params"), policy.model)
+  with open(os.path.join(out_dir, "tokenizer.model"), "wb") as f:
+    f.write(policy.tokenizer.serialized_model_proto())
+  gemma.plot_curves(rewards.read_rows(os.path.join(out_dir, "metrics.jsonl")), PANELS, os.path.join(out_dir, "curves.png"))
+  rewards.write_config(out_dir, "sft", FLAGS, style, model=policy.name, model_fingerprint=policy.fingerprint,
+                       lora_rank=policy.lora_rank, lora_alpha=policy.lora_alpha, steps=step, before=started["before"],
+                       after=after, best_loss=progress["best_loss"], base_checkpoint="")
+  gemma.say(f"sft: {step} steps, parameters in {out_dir}/params")
+
+
+if __name__ == "__main__":
+  rewards.launch(main, FLAGS, __doc__)
