@@ -675,8 +675,8 @@ def make_optimizer(learning_rate: float, max_steps: int, *, final_ratio: float, 
                    max_grad_norm: float, warmup_ratio: float = 0.1) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """AdamW with clipping, linear warm-up and cosine to final_ratio × peak; and its schedule, count -> learning rate.
 
-  The schedule is read one step ahead and ends one step late: no batch is thrown away at a rate of zero. A non-finite update is skipped
-  and leaves the optimizer as it was.
+  The schedule is read one step ahead and ends one step late: no batch is thrown away at a rate of zero. A
+  non-finite update is skipped and leaves the optimizer as it was.
   """
   warmup = max(1, round(warmup_ratio * max_steps))
   ramp = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(max_steps, warmup) + 1, learning_rate * final_ratio)

@@ -179,8 +179,8 @@ def check_prompts(rows: list[dict], tokenizer, limit: int) -> list[int]:
   lengths = [len(gemma.encode(tokenizer, row["prompt"])) for row in rows]
   longest = int(np.argmax(lengths))
   if lengths[longest] > limit:
-    raise InputError(f"row {rows[longest]['id']} has a prompt of {lengths[longest]} tokens, --max_prompt_tokens is {limit}; prepare "
-                     f"the data with prepare_data.py --max_prompt_tokens={limit}, or raise it here")
+    raise InputError(f"row {rows[longest]['id']} has a prompt of {lengths[longest]} tokens, --max_prompt_tokens is {limit}; "
+                     f"prepare the data with prepare_data.py --max_prompt_tokens={limit}, or raise it here")
   return lengths
 
 
@@ -362,7 +362,8 @@ def policy_loss(model, train_example: Batch, algo_config, pad_id=gemma.PAD_ID, e
   k3 = jnp.where(batch.beta[:, None] > 0, jnp.exp(gap) - gap - 1, 0.0)
   loss = -(batch.weights * (surrogate - batch.beta[:, None] * k3)).sum()
   total = lambda x: (x * mask).sum()
-  return loss, {"tokens": mask.sum(), "kl": total(k3), "entropy": total(entropy), "ratio_max": jnp.max(jnp.where(mask > 0, ratio, 0)),
+  return loss, {"tokens": mask.sum(), "kl": total(k3), "entropy": total(entropy),
+                "ratio_max": jnp.max(jnp.where(mask > 0, ratio, 0)),
                 "clip_low": total((ratio < 1 - options.epsilon) & (gain < 0)),
                 "clip_high": total((ratio > 1 + options.epsilon_high) & (gain > 0)), "logps": jax.lax.stop_gradient(logps)}
 
@@ -562,25 +563,26 @@ def preflight(learner: LeanGRPOLearner, rows: list[dict], batch_seconds: float |
   chosen = [row for d in rewards.DOMAINS for row in [r for r in rows if r["domain"] == d][:2]]
   spread, formatted, stopped, tokens, reward_seconds, table = [], [], [], 0, 0.0, {}
   for index in range(0, len(chosen), settings.batch_size):
-    part = chosen[index:index + settings.batch_size]
-    part += chosen[:settings.batch_size - len(part)]
-    rollout, scores, seconds = learner.rollout(part[:settings.batch_size], 2**30 + index)
+    part = [chosen[i % len(chosen)] for i in range(index, index + settings.batch_size)]
+    rollout, scores, seconds = learner.rollout(part, 2**30 + index)
     spread += list(np.ptp(scores.rewards.reshape(-1, settings.num_generations), -1) > 1e-6)
     formatted, stopped = formatted + list(scores.formatted), stopped + list(rollout.stopped)
     tokens, reward_seconds = tokens + int(rollout.lengths.sum()), reward_seconds + seconds["reward_seconds"]
     for i, row in enumerate(rollout.rows):
       mine = slice(i * settings.num_generations, (i + 1) * settings.num_generations)
-      table.setdefault(row["domain"], []).append((scores.formatted[mine].mean(), scores.rewards[mine].mean(), spread[i - len(part)]))
+      seen = (scores.formatted[mine].mean(), scores.rewards[mine].mean(), spread[i - len(rollout.rows)])
+      table.setdefault(row["domain"], []).append(seen)
   for domain, found in table.items():
     f, r, s = np.mean(found, 0)
     gemma.say(f"preflight {domain:18} format {f:.2f} reward {r:.3f} groups that differ {s:.0%}")
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-  gemma.say(f"preflight format {np.mean(formatted):.2f} | truncated {1 - np.mean(stopped):.0%} | flat groups {1 - np.mean(spread):.0%} | "
-            f"rewards {reward_seconds:.1f} s | {tokens / (time.monotonic() - start):.0f} tok/s with compilation | peak {peak:.1f} GiB")
+  rate = tokens / (time.monotonic() - start)
+  gemma.say(f"preflight format {np.mean(formatted):.2f} | truncated {1 - np.mean(stopped):.0%} | flat groups "
+            f"{1 - np.mean(spread):.0%} | rewards {reward_seconds:.1f} s | {rate:.0f} tok/s with compilation | peak {peak:.1f} GiB")
   reasons = []
   if not any(spread):
-    reasons.append(f"all {len(spread)} groups have equal rewards (format rate {np.mean(formatted):.2f}), so nothing can be learned: "
-                   "start from an SFT folder with --init_from, or raise --num_generations or --temperature")
+    reasons.append(f"all {len(spread)} groups have equal rewards (format rate {np.mean(formatted):.2f}), so nothing can be "
+                   "learned: start from an SFT folder with --init_from, or raise --num_generations or --temperature")
   if np.mean(stopped) < 0.5:
     reasons.append(f"{1 - np.mean(stopped):.0%} of the answers are cut by --max_new_tokens={settings.max_new_tokens}: raise it")
   if batch_seconds is not None:
@@ -643,7 +645,8 @@ def train(learner: LeanGRPOLearner, stream, schedule, held_out, state: dict, *, 
         batch, updated = learner.update(batch)
         state["step"] += 1
         seconds = {name: value if not iteration else 0.0 for name, value in seconds.items()}
-        row = {"step": state["step"], "iteration": iteration, **seen, **updated, "learning_rate": float(schedule(state["step"] - 1))}
+        row = {"step": state["step"], "iteration": iteration, **seen, **updated}
+        row["learning_rate"] = float(schedule(state["step"] - 1))
         if held_out and (state["step"] == max_steps or eval_every and state["step"] % eval_every == 0):
           row |= held_out_metrics(learner, held_out)
           keep_best(learner, row, progress, out_dir)
@@ -702,11 +705,12 @@ def build_learner(policy: gemma.Policy, reference, tx, reward_fns, settings: Set
   """Tunix's cluster and learner around the policy; every role on one mesh."""
   roles = (rl.Role.ACTOR, rl.Role.ROLLOUT) + ((rl.Role.REFERENCE,) if reference is not None else ())
   rollout_config = base_rollout.RolloutConfig(
-      max_tokens_to_generate=settings.max_new_tokens, max_prompt_length=max(settings.prompt_widths), temperature=settings.temperature,
-      top_p=None, top_k=None, kv_cache_size=max(settings.prompt_widths) + settings.max_new_tokens, eos_tokens=list(gemma.STOP_IDS),
+      max_tokens_to_generate=settings.max_new_tokens, max_prompt_length=max(settings.prompt_widths),
+      temperature=settings.temperature, top_p=None, top_k=None,
+      kv_cache_size=max(settings.prompt_widths) + settings.max_new_tokens, eos_tokens=list(gemma.STOP_IDS),
       rollout_vllm_model_version=policy.name, rollout_sglang_jax_model_version=policy.name)
   cluster_config = rl.ClusterConfig(
-      role_to_mesh={role: policy.mesh for role in roles}, rollout_config=rollout_config, offload_to_cpu=False,
+      role_to_mesh=dict.fromkeys(roles, policy.mesh), rollout_config=rollout_config, offload_to_cpu=False,
       rollout_engine=functools.partial(LeanRollout, policy=policy) if engine == "vanilla" else engine,
       training_config=rl.RLTrainingConfig(actor_optimizer=tx, eval_every_n_steps=1))
   try:
@@ -762,7 +766,8 @@ def read_settings(flag, prompt_widths, style: str, fsdp: int) -> Settings:
   dapo = flag.algorithm == "dapo"
   return Settings(
       flag.algorithm, flag.batch_size, micro, at_once, flag.num_generations, flag.num_iterations, flag.beta,
-      parse_pairs(flag.domain_beta, "domain_beta", rewards.DOMAINS), flag.epsilon, flag.epsilon_high or (0.28 if dapo else flag.epsilon),
+      parse_pairs(flag.domain_beta, "domain_beta", rewards.DOMAINS), flag.epsilon,
+      flag.epsilon_high or (0.28 if dapo else flag.epsilon),
       flag.dynamic_sampling if flag.dynamic_sampling >= 0 else 3 * dapo, flag.mask_truncated, flag.overlong_buffer,
       flag.anneal_domains, flag.temperature, flag.max_new_tokens, prompt_widths, flag.seed, flag.remat, style, flag.rewards)
 
@@ -797,8 +802,8 @@ def load_start(flag) -> gemma.Policy:
     config, _ = gemma.read_checkpoint(flag.init_from)
     rewards.check_prompt_hash(config, flag.init_from, flag.allow_prompt_mismatch)
     if flag.lora_rank and not config["lora_rank"]:
-      raise InputError(f"{flag.init_from} trained all parameters; go on with --lora_rank=0, or export it and pass the merged folder "
-                       "as --model to put LoRA on it")
+      raise InputError(f"{flag.init_from} trained all parameters; go on with --lora_rank=0, or export it and pass the merged "
+                       "folder as --model to put LoRA on it")
     gemma.say(f"grpo: starts from {flag.init_from}, which is also the reference")
   return gemma.load_policy(flag.model, flag.init_from, flag.data_dir, flag.mesh, flag.dtype)
 
@@ -833,6 +838,8 @@ def main():
   stream = make_stream(rows, settings)
   if "max_steps" not in started:
     learner, schedule = before_training(flag, learner, schedule, make_learner, stream, rows, state)
+    if flag.preflight_only:
+      return gemma.say("preflight: nothing speaks against training")
     gemma.record_run(out_dir, max_steps=state["max_steps"])
   step, progress = gemma.restore_checkpoint(out_dir, learner.trainer.model, learner.trainer.optimizer)
   state |= {"step": step, "progress": progress or state["progress"]}
@@ -859,10 +866,11 @@ def build(policy, reference, reward_fns, settings, flag, steps: int):
 
 def announce(rows, settings: Settings, count: int, policy, flag):
   """The derived numbers, before the long part."""
-  answers = settings.batch_size * settings.num_generations
+  answers, sampled, updated = (size * settings.num_generations for size in (
+      settings.batch_size, settings.rollout_batch_size, settings.micro_batch_size))
   gemma.say(f"grpo: {len(rows)} prompts, {settings.batch_size} a batch × {settings.num_generations} answers = {answers}, sampled "
-            f"{settings.rollout_batch_size * settings.num_generations} and updated {settings.micro_batch_size * settings.num_generations} "
-            f"at once, {settings.num_iterations} update(s) a batch; prompts padded to {' or '.join(map(str, settings.prompt_widths))}, "
+            f"{sampled} and updated {updated} at once, {settings.num_iterations} update(s) a batch; "
+            f"prompts padded to {' or '.join(map(str, settings.prompt_widths))}, "
             f"up to {settings.max_new_tokens} new tokens; {settings.algorithm}, {flag.rewards}; {count / 1e6:.2f}M trainable "
             f"parameters; {gemma.device_line(policy.mesh)}")
 
@@ -874,8 +882,6 @@ def before_training(flag, learner, schedule, make_learner, stream, rows, state: 
   reasons = preflight(learner, rows, seconds, None if auto else state["max_steps"], flag.max_hours)
   for reason in reasons:
     gemma.say(f"preflight: {reason}")
-  if flag.preflight_only:
-    raise rewards.Stopped("preflight only; nothing was trained")
   if reasons and not flag.force:
     raise InputError(f"preflight refuses to train: {reasons[0]}; --force trains all the same")
   if auto:
@@ -892,7 +898,8 @@ def finish(policy: gemma.Policy, out_dir: str, style: str, state: dict):
     f.write(policy.tokenizer.serialized_model_proto())
   gemma.plot_curves(rewards.read_rows(os.path.join(out_dir, "metrics.jsonl")), PANELS, os.path.join(out_dir, "curves.png"))
   rewards.write_config(out_dir, "grpo", FLAGS, style, model=policy.name, model_fingerprint=policy.fingerprint,
-                       lora_rank=policy.lora_rank, lora_alpha=policy.lora_alpha, steps=state["step"], best=state["progress"]["best"])
+                       lora_rank=policy.lora_rank, lora_alpha=policy.lora_alpha, steps=state["step"],
+                       best=state["progress"]["best"])
   gemma.say(f"grpo: {state['step']} steps, parameters in {out_dir}/params")
 
 
