@@ -1,11 +1,11 @@
 """Pools and public sets -> clean, balanced, leak-free rows under one prompt contract.
 
-Reads    --pool: JSONL files of unified rows {"domain", "prompt", "answer", "metadata": {"source", "id", ...}, "reasoning"?}; and
+Reads    --pool: JSONL files of unified rows {"domain", "prompt", "answer", "metadata": {"source", "id", ...}, "reasoning"?},
          --sources: public sets as Kaggle and Hugging Face ship them; with neither, the built-in pool that this file generates.
 Writes   out_dir/{train,val,test}.jsonl, stats.json, mixture.png, for the tiny model tokenizer.model, and config.json last.
 
 One row, one place: a question's normalised text alone decides whether it may train or evaluate, so splits stay disjoint and
-stable when the pool grows. train.jsonl is in mixed order (every window of rows holds the domains in proportion): read it in order.
+stable when the pool grows. train.jsonl is in mixed order: every window of rows holds the domains in proportion.
 
   python prepare_data.py --pool=pool.jsonl --train_size=10000 --val_size=500 --test_size=500 --out_dir=artifacts/run/data
 """
@@ -37,12 +37,14 @@ from rewards import DOMAINS, InputError
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_list("pool", [], "JSONL files of unified rows, comma-separated.", flag_values=FLAGS)
-flags.DEFINE_list("eval_pool", [], "JSONL files whose rows alone make val and test; empty: they come from --pool.", flag_values=FLAGS)
+flags.DEFINE_list("eval_pool", [], "JSONL files whose rows alone make val and test; empty: they come from --pool.",
+                  flag_values=FLAGS)
 flags.DEFINE_list("sources", [], "Public sets to read: gsm8k, mbpp, sciq, arc_easy, arc_challenge, strategyqa, writingprompts, "
                   "dolly, no_robots, cnn_dailymail, xsum.", flag_values=FLAGS)
 flags.DEFINE_string("raw_dir", "", "Folder with their files; empty: /kaggle/input, else downloaded.", flag_values=FLAGS)
 flags.DEFINE_integer("source_rows", 20000, "Most rows to read of one public set.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_bool("official_splits", True, "Rows that their source marks test, dev or validation never train.", flag_values=FLAGS)
+flags.DEFINE_bool("official_splits", True, "Rows that their source marks test, dev or validation never train.",
+                  flag_values=FLAGS)
 flags.DEFINE_string("out_dir", "artifacts/run/data", "Folder to write.", flag_values=FLAGS)
 flags.DEFINE_integer("train_size", 4000, "Training rows, exactly.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("val_size", 200, "Validation rows, exactly.", lower_bound=0, flag_values=FLAGS)
@@ -52,12 +54,14 @@ flags.DEFINE_float("disco_temperature", 0.5, "T in share ~ p^T: 1 keeps the natu
                    lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_list("domain_weights", ["math=0.35", "coding=0.30", "science=0.20", "logic=0.15"],
                   "Shares under --mixing=weights; a domain that is not named gets none.", flag_values=FLAGS)
-flags.DEFINE_string("tokenizer", "auto", "Measures prompts: tiny (trained here), a folder with tokenizer.model, empty for none; "
-                    "auto: tiny for the built-in pool, else none.", flag_values=FLAGS)
+flags.DEFINE_string("tokenizer", "auto", "Measures prompts: tiny (trained here), a folder with tokenizer.model, empty for "
+                    "none; auto: tiny for the built-in pool, else none.", flag_values=FLAGS)
 flags.DEFINE_integer("max_prompt_tokens", 1024, "Longest prompt, in tokens, <bos> included.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_enum("overlong", "cut", ["cut", "drop"], "A longer prompt is cut at a sentence and marked, or dropped.", flag_values=FLAGS)
+flags.DEFINE_enum("overlong", "cut", ["cut", "drop"], "A longer prompt is cut at a sentence and marked, or dropped.",
+                  flag_values=FLAGS)
 flags.DEFINE_enum("style", "tags", list(rewards.STYLES), "Prompt and target format.", flag_values=FLAGS)
-flags.DEFINE_enum("verify_code", "on", ["on", "off"], "Drop coding rows whose reference fails its own tests.", flag_values=FLAGS)
+flags.DEFINE_enum("verify_code", "on", ["on", "off"], "Drop coding rows whose reference fails its own tests.",
+                  flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of every random choice.", flag_values=FLAGS)
 
 SPLITS = ("train", "val", "test")
@@ -75,6 +79,7 @@ def reject_constant(name):
 
 
 DECODER = json.JSONDecoder(parse_constant=reject_constant)
+LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")  # or a whole one: worth a closer look
 
 
 def read_lines(path: pathlib.Path, digest):
@@ -89,14 +94,19 @@ def read_lines(path: pathlib.Path, digest):
       if not line:
         return
       if len(line) > MAX_LINE:
-        raise InputError(f"{path}:{number} is longer than {MAX_LINE >> 20} MiB; expected one JSON row a line; split or delete it")
+        raise InputError(f"{path}:{number} is longer than {MAX_LINE >> 20} MiB; expected one JSON row a line; delete it")
       digest.update(line)
       try:
         text = line.decode("utf-8-sig" if number == 1 else "utf-8")
         if text.strip():
-          yield f"{path}:{number}", DECODER.decode(text)
+          value = DECODER.decode(text)
+          if LONE_SURROGATE.search(line):
+            json.dumps(value, ensure_ascii=False).encode()
+          yield f"{path}:{number}", value
       except UnicodeDecodeError as error:
-        raise InputError(f"{path}:{number} is not UTF-8 (byte {error.start}: {line[error.start]:#04x}); convert the file") from None
+        raise InputError(f"{path}:{number} is not UTF-8 (byte {line[error.start]:#04x}); convert the file to UTF-8") from None
+      except UnicodeEncodeError:
+        raise InputError(f"{path}:{number} holds half of a surrogate pair, which no text file can store; repair it") from None
       except (ValueError, RecursionError) as error:
         raise InputError(f"{path}:{number} is not a JSON row ({error}); repair or delete the line") from None
 
@@ -118,10 +128,6 @@ def unified(row, place: str) -> dict:
     raise InputError(f'{place}: "answer" is missing or empty ({answer!r:.60}); a {domain} row needs a reference answer as text')
   if not isinstance(metadata, dict):
     raise InputError(f'{place}: "metadata" is {type(metadata).__name__}; expected an object')
-  try:
-    f"{question}{answer}{json.dumps(metadata, ensure_ascii=False)}".encode()
-  except UnicodeEncodeError:
-    raise InputError(f"{place}: holds half of a surrogate pair (\\ud800-\\udfff), which no text file can store; repair the row") from None
   source, number = str(metadata.get("source") or domain), row.get("id", metadata.get("id"))
   if number is None:
     number = hashlib.blake2b(question.encode(), digest_size=8).hexdigest()
@@ -144,13 +150,12 @@ def check_ids(rows: list[dict]):
   seen = {}
   for row in rows:
     if row["id"] in seen:
-      raise InputError(f"{row['place']}: id {row['id']!r} is already used at {seen[row['id']]}; ids must differ; renumber or delete one")
+      raise InputError(f"{row['place']}: id {row['id']!r} stands already at {seen[row['id']]}; ids must differ; delete one row")
     seen[row["id"]] = row["place"]
 
 
 # -------------------------------------------------------------------------------------------------------- public sets
-# One function a set: a record as published -> {"prompt", "answer", ...} or the reason why the record is no use. Their hazards were
-# counted on the real files. `where` names the files: a word in the path, and words that must not be there.
+# One function a set: a record as published -> {"prompt", "answer", ...}, or the reason why it is no use.
 def from_gsm8k(record):
   solution, mark, final = record["answer"].rpartition("####")
   if not mark:
@@ -216,10 +221,12 @@ def from_writingprompts(record):
   return {"prompt": f"Write a short story based on this prompt: {prompt}", "answer": story}
 
 
-IDEAS = re.compile(r"\b(?:ideas?|suggest\w*|brainstorm|list|name (?:some|a few|\w+ \w+s)|give (?:me )?(?:some|a list|\w+ ways)|ways to|tips|"
-                   r"come up with|what are some|recommend\w*)\b", re.I)
-WRITING = re.compile(r"^(?:please )?(?:write|compose|tell|create|imagine|pretend)\b.*\b(?:story|poem|haiku|limerick|song|lyrics|scene|"
-                     r"letter|speech|dialogue|paragraph|essay|email|review|blog|script|tale)\b", re.I | re.S)
+IDEAS = re.compile(r"\b(?:ideas?|suggest\w*|brainstorm|list|name (?:some|a few|\w+ \w+s)|give (?:me )?(?:some|a list|\w+ ways)|"
+                   r"ways to|tips|come up with|what are some|recommend\w*)\b", re.I)
+WRITING = re.compile(r"^(?:please )?(?:write|compose|tell|create|imagine|pretend)\b.*\b(?:story|poem|haiku|limerick|song|lyrics|"
+                     r"scene|letter|speech|dialogue|paragraph|essay|email|review|blog|script|tale)\b", re.I | re.S)
+BYLINE = re.compile(r"^By \. .{0,200}?PUBLISHED: \. .{0,80}?\. \| \. UPDATED: \. .{0,60}?\d{4} \. |^[A-Z][^()]{0,40}\(CNN\) ?-- |"
+                    r"^\(CNN\) ?(?:-- )?", re.S)
 
 
 def restore_apostrophes(text: str) -> str:
@@ -256,10 +263,9 @@ def from_no_robots(record):
 
 
 def from_cnn(record):
-  article = re.sub(r"^By \. .{0,200}?PUBLISHED: \. .{0,80}?\. \| \. UPDATED: \. .{0,60}?\d{4} \. ", "", record["article"], flags=re.S)
-  article = re.sub(r"^[A-Z][^()]{0,40}\(CNN\) ?-- |^\(CNN\) ?(?:-- )?", "", article)
   summary = re.sub(r" \.(?=\s|$)", ".", record["highlights"]).strip()
-  return {"prompt": f"Summarize the following article:\n\n{untokenise(article)}", "answer": summary}
+  return {"prompt": f"Summarize the following article:\n\n{untokenise(BYLINE.sub('', record['article']))}",
+          "answer": summary}
 
 
 def from_xsum(record):
@@ -333,12 +339,13 @@ def download(name: str, raw_dir: str) -> list[pathlib.Path]:
       failures.append(f"{hub}: no readable file")
     except Exception as error:  # the hubs raise a dozen unrelated kinds for "offline", "no such set" and "log in"
       failures.append(f"{hub}: {type(error).__name__}")
-  raise InputError(f"{name} could not be downloaded ({', '.join(failures)}); put its files (JSONL, JSON, CSV, parquet or zip) into "
-                   f"{raw_dir or 'FOLDER'}/{name} and pass --raw_dir={raw_dir or 'FOLDER'}, or attach {source.hubs[-1]} on Kaggle")
+  folder = raw_dir or "FOLDER"
+  raise InputError(f"{name} could not be downloaded ({', '.join(failures)}); put its files (JSONL, JSON, CSV, parquet or zip) "
+                   f"into {folder}/{name} and pass --raw_dir={folder}, or attach {source.hubs[-1]} on Kaggle")
 
 
 def records(path: pathlib.Path, opened=None):
-  """Yields (place, record) of a JSONL, JSON, CSV, parquet or zip file; `opened` is a binary file where it stands inside a zip."""
+  """Yields (place, record) of a JSONL, JSON, CSV, parquet or zip file; `opened`: the binary file, where it is inside a zip."""
   if path.suffix == ".zip":
     with zipfile.ZipFile(path) as archive:
       for member in sorted(archive.namelist()):
@@ -398,9 +405,8 @@ def read_source(name: str, raw_dir: str, limit: int, digests: dict) -> list[dict
 # ------------------------------------------------------------------------------- cleaning: duplicates and contamination
 # A word, a number, or one symbol that carries meaning in mathematics and code; other punctuation does not make a new question.
 WORD = re.compile(r"[^\W\d]+|\d+(?:[.,:]\d+)*|[^\w\s.,;:!?'\"`´‘’“”…]")
-NUMBER_WORDS = frozenset(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fifteen twenty thirty forty fifty sixty eighty "
-    "ninety hundred thousand million half third quarter once twice double triple dozen".split())
+NUMBER_WORDS = frozenset(re.findall(r"\w+", """zero one two three four five six seven eight nine ten eleven twelve thirteen
+    fifteen twenty thirty forty fifty sixty eighty ninety hundred thousand million half third quarter twice double triple dozen"""))
 NEAR_SHINGLE, NEAR_JACCARD, NEAR_BANDS, NEAR_BUCKET = 3, 0.75, 6, 20
 LEAK_NGRAM = 8  # words; open-r1's rule (its scripts/decontaminate.py)
 NAMED = "\nYour function must be named"
@@ -457,8 +463,8 @@ def mix(values, salt: int):
 def near_duplicates(words: Words, groups) -> dict[int, int]:
   """Row -> the earlier, kept row that it nearly repeats: Jaccard of 3-word shingles >= 0.75, only inside a group.
 
-  `groups` (N,) uint64 holds what must be equal, the numbers in the question and the answer: a template filled with other numbers
-  is another question. Candidates by MinHash in 6 bands of 2 (a pair at 0.75 is missed in 0.7% of cases), then checked exactly.
+  `groups` (N,) uint64 holds what must be equal, the numbers in the question and the answer: a template filled with other
+  numbers is another question. Candidates by MinHash in 6 bands of 2 (a pair at 0.75 is missed once in 143), then checked.
   """
   if not len(words.hashes):
     return {}
@@ -499,7 +505,7 @@ def is_builtin(row: dict) -> bool:
 
 
 def clean(rows: list[dict], words: Words, drop):
-  """Drops exact duplicates (the first row wins; evaluation rows stand first, so a training row never repeats one), then near ones."""
+  """Drops exact duplicates, then near ones. The first row wins; --eval_pool's stand first, so no training row repeats one."""
   first, answers = {}, {}
   for i, row in enumerate(rows):
     verifiable = row["domain"] in ("math", "science", "logic")
@@ -516,9 +522,9 @@ def clean(rows: list[dict], words: Words, drop):
 
 
 def wording(words: Words, domains) -> np.ndarray:
-  """(W,) bool: words of a phrase that a domain repeats ("write a short story based on this prompt", "write a function to find the").
+  """(W,) bool: words of a phrase that a domain repeats, such as "write a short story based on this prompt".
 
-  A phrase is 5 words, numbers masked, that at least 10 and 1% of the domain's rows hold. domains: (N,) index of each row's domain.
+  A phrase is 5 words, numbers masked, that at least 10 and 1% of the domain's rows hold. domains: (N,) each row's domain.
   """
   masked = np.where(words.number, np.uint64(1), words.hashes)
   grams, first = ngrams(masked, words.owner, PHRASE)
@@ -534,8 +540,8 @@ def wording(words: Words, domains) -> np.ndarray:
 def contaminated(words: Words, domains, train, evaluation) -> dict[int, tuple[int, str]]:
   """Training row -> (evaluation row, shared words), where both hold the same 8 words in a row (open-r1's rule).
 
-  Departure: at least half of the 8 must be the question's own words, not its domain's wording, otherwise every row of a template
-  counts as contaminated by every other. train, evaluation: (N,) bool; domains: (N,) int.
+  Departure: at least half of the 8 must be the question's own words, not its domain's wording, otherwise every row of a
+  template counts as contaminated by every other. train, evaluation: (N,) bool; domains: (N,) int.
   """
   grams, first = ngrams(words.hashes, words.owner, LEAK_NGRAM)
   owner = words.owner[first]
@@ -557,8 +563,8 @@ def contaminated(words: Words, domains, train, evaluation) -> dict[int, tuple[in
 def mixture(counts: dict, mixing: str, temperature: float, weights: dict) -> dict[str, float]:
   """Domain -> share, summing to 1. DISCO: share ~ p^T, where p is a domain's natural share of the clean rows.
 
-  T = 0.5 flattens (seed 000's code and its table of counts). Seed 001's write-up prints p^(1/T), which at T = 0.5 is p^2 and would
-  sharpen: the largest domain would take more, not less.
+  T = 0.5 flattens (seed 000's code and its table of counts). Seed 001's write-up prints p^(1/T), which at T = 0.5 is p^2 and
+  would sharpen: the largest domain would take more, not less.
   """
   raw = {"natural": lambda d: counts[d], "disco": lambda d: counts[d] ** temperature if counts[d] else 0.0,
          "weights": lambda d: weights.get(d, 0.0)}[mixing]
@@ -597,14 +603,15 @@ def quotas(shares: dict, total: int, room: dict, what: str) -> dict[str, int]:
   counts = fixed | {d: math.floor(x) for d, x in exact.items()}
   left = total - sum(counts.values())
   if left > len(free):
-    raise InputError(f"{what}: {total:,} rows asked, only {sum(counts.values()):,} usable ones in the pool; lower the sizes or add rows")
+    raise InputError(f"{what}: {total:,} rows asked, {sum(counts.values()):,} can be used (clean, of the domains mixed, on this side "
+                     "of the split); lower the sizes or add rows")
   for d in sorted(free, key=lambda d: (counts[d] - exact[d], DOMAINS.index(d)))[:left]:
     counts[d] += 1
   return {d: counts[d] for d in DOMAINS if d in counts}
 
 
 def place_rows(rows: list[dict], texts: list[str], official: bool, separate_eval: bool, seed: int):
-  """Gives each row its home split, by the hash of its question alone (a tenth test, a tenth val), and its rank, by that and the seed.
+  """Gives each row its home split, by the hash of its question alone (a tenth test, a tenth val), and its rank, by the seed too.
 
   row["side"] is "train" or "eval" where a row may not cross over: rows of --eval_pool and rows that their source marks as
   evaluation never train; beside an --eval_pool the rest never evaluates.
@@ -623,8 +630,8 @@ def place_rows(rows: list[dict], texts: list[str], official: bool, separate_eval
 def pick(rows: list[dict], counts: dict[str, int]) -> dict[str, list[dict]]:
   """Split -> `count` rows: the lowest-ranked of its home; where these run out, the highest-ranked that other homes leave over.
 
-  Both ends matter: added rows can only raise a row's rank, so that a row once borrowed from the far end of the training rows never
-  turns up among the training rows of a grown pool.
+  Both ends matter: added rows can only raise a row's rank, so that a row once borrowed from the far end of the training rows
+  never turns up among the training rows of a grown pool.
   """
   ranked = sorted(rows, key=lambda r: r["rank"])
   chosen = {split: [r for r in ranked if r["home"] == split][:count] for split, count in counts.items()}
@@ -638,8 +645,8 @@ def pick(rows: list[dict], counts: dict[str, int]) -> dict[str, list[dict]]:
 
 
 def draw(rows: list[dict], words: Words, domains, sizes: dict, shares: dict) -> tuple[dict, dict]:
-  """Splits -> rows in final order, and the contamination found. Evaluation rows are drawn first; training rows are those that share
-  no 8 words with them. `rows` are the clean ones."""
+  """Splits -> rows in final order, and the contamination found. Evaluation rows are drawn first; training rows are those that
+  share no 8 words with them. `rows` are the clean ones."""
   held, chosen = sizes["val"] + sizes["test"], {split: [] for split in SPLITS}
   by_domain = {d: [r for r in rows if r["domain"] == d] for d in shares}
   locked = {d: sum(r["side"] == "eval" for r in by_domain[d]) for d in shares}
@@ -744,13 +751,17 @@ def verify_code(rows: list[dict]) -> dict[int, str]:
   return {r["index"]: "reference fails its tests" for r, verdict in zip(doubtful, alone) if not verdict.passed}
 
 
-def open_tokenizer(name: str, builtin: bool):
-  """A SentencePieceProcessor; None for none; "tiny" where it is to be trained on the rows drawn."""
-  name = ("tiny" if builtin else "") if name == "auto" else name
-  if name in ("", "tiny"):
-    return name or None
+def is_tiny(flag_values) -> bool:
+  builtin = not flag_values.pool and not flag_values.sources
+  return flag_values.tokenizer == "tiny" or flag_values.tokenizer == "auto" and builtin
+
+
+def open_tokenizer(folder: str):
+  """A folder's SentencePieceProcessor; None for no folder."""
+  if not folder:
+    return None
   import sentencepiece
-  path = pathlib.Path(name) / "tokenizer.model"
+  path = pathlib.Path(folder) / "tokenizer.model"
   if not path.is_file():
     raise InputError(f"{path} does not exist; --tokenizer takes tiny, nothing, or a folder that holds tokenizer.model")
   try:
@@ -759,13 +770,12 @@ def open_tokenizer(name: str, builtin: bool):
     raise InputError(f"{path} is not a sentencepiece model ({error}); download it again") from error
 
 
-def train_tiny_tokenizer(rows: list[dict], style: str, path: pathlib.Path):
+def train_tiny_tokenizer(rows: list[dict], style: str):
   import sentencepiece
 
   import model  # here and not above: it imports JAX, 3 s that no other path needs
   texts = (rewards.format_prompt(r["question"], style) + (make_target(r, style) or r["answer"]) for r in rows)
-  path.write_bytes(model.train_tokenizer(texts))
-  return sentencepiece.SentencePieceProcessor(model_file=str(path))
+  return sentencepiece.SentencePieceProcessor(model_proto=model.train_tokenizer(texts))
 
 
 def count_tokens(tokenizer, texts: list[str]) -> list[int]:
@@ -779,7 +789,8 @@ def cut(question: str, fits) -> str | None:
   if not body or len(last) > 200:
     body, last = question, ""
   end = " […]" + (f"\n{last}" if last else "")
-  for ends in ([m.end() for m in re.finditer(r"[.!?][\"'”’)\]]*(?=\s)", body)], [m.start() for m in re.finditer(r"\s+", body)]):
+  for pattern in (r"(?<=[.!?])[\"'”’)\]]*(?=\s)", r"(?=\s)"):
+    ends = [m.end() for m in re.finditer(pattern, body)]
     low, high = 0, len(ends)  # the first `low` sentences fit
     while low < high:
       middle = (low + high + 1) // 2
@@ -790,15 +801,16 @@ def cut(question: str, fits) -> str | None:
 
 
 def check_lengths(rows: list[dict], tokenizer, limit: int, overlong: str, style: str) -> dict[int, str]:
-  """Cuts questions whose prompt is over `limit` tokens, or names them to be dropped. Code is never cut: its end holds the tests."""
+  """Cuts questions whose prompt is over `limit` tokens, or names them to be dropped. Code is never cut: a test is at its end."""
   measure = lambda text: count_tokens(tokenizer, [rewards.format_prompt(text, style)])[0]
   if measure("") >= limit:
-    raise InputError(f"--max_prompt_tokens={limit} leaves no room for a question: the text around it takes {measure('')} tokens")
+    raise InputError(f"--max_prompt_tokens={limit} leaves no room for a question: the text around it takes {measure('')}")
   dropped = {}
   for row, tokens in zip(rows, count_tokens(tokenizer, [rewards.format_prompt(r["question"], style) for r in rows])):
     row["prompt_tokens"] = tokens
     if tokens > limit:
-      shorter = cut(row["question"], lambda text: measure(text) <= limit) if (overlong, row["domain"] == "coding") == ("cut", False) else None
+      may_cut = overlong == "cut" and row["domain"] != "coding"
+      shorter = cut(row["question"], lambda text: measure(text) <= limit) if may_cut else None
       if shorter is None:
         dropped[row["index"]] = "prompt too long"
       else:
@@ -870,7 +882,7 @@ def equations(text: str) -> list[Calculation] | None:
 def monologue(solution: str, answer: str) -> dict | None:
   """The four dual-stream sections of a worked solution; None where its calculations do not end in the answer.
 
-  Plan names each step's operation, Evidence repeats the calculations with values computed here, Sanity_check undoes the last one.
+  Plan names each step's operation, Evidence holds the calculations with values computed here, Sanity_check undoes the last.
   """
   marks = [calculate(mark.rpartition("=")[0]) for mark in MARK.findall(solution)]
   text = MARK.sub("", solution)
@@ -881,7 +893,7 @@ def monologue(solution: str, answer: str) -> dict | None:
   plan, known = [], {}
   for number, step in enumerate(steps, 1):
     sides = [known.get(ast.unparse(side)) or ast.unparse(side) for side in (step.tree.left, step.tree.right)]
-    plan.append(f"{number}. " + OPERATORS[type(step.tree.op)][2].format(*sides) + ".")
+    plan.append(f"{number}) {OPERATORS[type(step.tree.op)][2].format(*sides)}")
     known[decimal(step.value)] = f"the result of step {number}"
   last, side = steps[-1].tree, [calculate(ast.unparse(x)) for x in (steps[-1].tree.left, steps[-1].tree.right)]
   undo = OPERATORS[type(last.op)][1]
@@ -889,7 +901,7 @@ def monologue(solution: str, answer: str) -> dict | None:
   if start is None or by is None or undo == "/" and not side[1].value:
     return None
   back = f"{decimal(final.value)} {undo} {f'({by})' if by.startswith('-') else by} = {start}"
-  return {"Plan": " ".join(plan), "Reasoning": text.strip(),
+  return {"Plan": "; ".join(plan), "Reasoning": text.strip(),
           "Evidence": "; ".join(f"{ast.unparse(s.tree)} = {decimal(s.value)}" for s in steps),
           "Sanity_check": f"{back}, so undoing the last step leads back to {start}."}
 
@@ -920,30 +932,30 @@ def percentiles(values: list[int]) -> dict | None:
 
 def statistics(rows: list[dict], splits: dict, reasons: dict, tokenizer) -> dict:
   """Domain -> what came in, what went out and why not the rest. Token lengths are of the rows written."""
-  total, written = len(rows), sum(map(len, splits.values()))
-  table = {}
-  for d in (d for d in DOMAINS if any(r["domain"] == d for r in rows)):
-    pool = sum(r["domain"] == d for r in rows)
-    dropped = collections.Counter(reasons[r["index"]] for r in rows if r["domain"] == d and r["index"] in reasons)
-    mine = {s: [r for r in splits[s] if r["domain"] == d] for s in SPLITS}
-    drawn = [r for s in SPLITS for r in mine[s]]
+  written, table = sum(map(len, splits.values())), {}
+  pool = collections.Counter(r["domain"] for r in rows)
+  dropped = collections.Counter((r["domain"], reasons[r["index"]]) for r in rows if r["index"] in reasons)
+  for d in (d for d in DOMAINS if d in pool):
+    why = {reason: n for (domain, reason), n in sorted(dropped.items()) if domain == d}
+    mine = {split: [r for r in splits[split] if r["domain"] == d] for split in SPLITS}
+    drawn = [r for split in SPLITS for r in mine[split]]
     targets = [r["target"] for r in drawn if "target" in r]
     table[d] = {
-        "pool": pool, "natural_share": round(pool / total, 6), "mixed_share": round(len(drawn) / written, 6),
-        "kept": pool - sum(dropped.values()), "dropped": dict(sorted(dropped.items())), **{s: len(mine[s]) for s in SPLITS},
+        "pool": pool[d], "natural_share": round(pool[d] / len(rows), 6), "mixed_share": round(len(drawn) / written, 6),
+        "kept": pool[d] - sum(why.values()), "dropped": why, **{split: len(mine[split]) for split in SPLITS},
         "targets": len(targets), "cut": sum(bool(r["metadata"].get("cut")) for r in drawn),
         "prompt_tokens": percentiles([r["prompt_tokens"] for r in drawn]) if tokenizer else None,
-        "target_tokens": percentiles(count_tokens(tokenizer, targets)) if tokenizer and targets else None}
+        "target_tokens": percentiles(count_tokens(tokenizer, targets)) if tokenizer else None}
   return table
 
 
 def table_lines(stats: dict) -> list[list[str]]:
   lengths = lambda x: "{p50}/{p95}/{max}".format(**x) if x else "-"
-  lines = [["domain", "pool", "natural", "mixed", "kept", "train", "val", "test", "targets", "prompt p50/p95/max", "target", "dropped"]]
+  lines = [["domain", "pool", "natural", "mixed", "kept", *SPLITS, "targets", "prompt p50/p95/max", "target", "dropped"]]
   for d, s in stats.items():
-    why = ", ".join(f"{n:,} {reason}" for reason, n in s["dropped"].items()) or "-"
     lines.append([d, f"{s['pool']:,}", f"{s['natural_share']:.1%}", f"{s['mixed_share']:.1%}", f"{s['kept']:,}",
-                  *(f"{s[split]:,}" for split in SPLITS), f"{s['targets']:,}", lengths(s["prompt_tokens"]), lengths(s["target_tokens"]), why])
+                  *(f"{s[key]:,}" for key in (*SPLITS, "targets")), lengths(s["prompt_tokens"]), lengths(s["target_tokens"]),
+                  ", ".join(f"{n:,} {reason}" for reason, n in s["dropped"].items()) or "-"])
   return lines
 
 
@@ -958,18 +970,20 @@ def show(lines: list[list[str]]):
     return rich.console.Console().print(table)
   widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
   for line in lines:
-    say("  ".join(cell.ljust(w) if i in (0, len(widths) - 1) else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))).rstrip())
+    first, *cells, last = (cell.rjust(width) for cell, width in zip(line, widths))
+    say("  ".join([first.strip().ljust(widths[0]), *cells, last.strip()]))
 
 
 def draw_mixture(domains: dict, title: str, path: pathlib.Path):
-  """Natural beside mixed shares, and why rows were left out."""
+  """Each domain's natural share beside its mixed one."""
   from matplotlib.figure import Figure  # without pyplot: half the import time, and no window system is looked for
   figure = Figure(figsize=(8, 0.55 * len(domains) + 1.6), layout="constrained")
   axes, names = figure.subplots(), list(domains)[::-1]
-  for shift, key, color, label in ((0.2, "natural_share", "#bbbbbb", "natural"), (-0.2, "mixed_share", "#0072b2", "mixed")):
-    bars = axes.barh([i + shift for i in range(len(names))], [100 * domains[d][key] for d in names], 0.38, color=color, label=label)
-    axes.bar_label(bars, [f"{100 * domains[d][key]:.1f}%" + (f"  {sum(domains[d][s] for s in SPLITS):,} rows" if shift < 0 else
-                          f"  {domains[d]['pool']:,} in the pool") for d in names], padding=3, fontsize=8)
+  for shift, label, color, rows in ((0.2, "natural", "#bbbbbb", ["pool"]), (-0.2, "mixed", "#0072b2", SPLITS)):
+    share = [100 * domains[d][f"{label}_share"] for d in names]
+    bars = axes.barh(np.arange(len(names)) + shift, share, 0.38, color=color, label=label)
+    texts = [f"{x:.1f}%  {sum(domains[d][key] for key in rows):,} rows" for x, d in zip(share, names)]
+    axes.bar_label(bars, texts, padding=3, fontsize=8)
   axes.set_yticks(range(len(names)), [d.replace("_", " ") for d in names])
   axes.set_xlim(0, 130 * max(max(d["natural_share"], d["mixed_share"]) for d in domains.values()))
   axes.set(xlabel="share of the rows, %", title=title)
@@ -986,8 +1000,13 @@ def write_rows(path: pathlib.Path, rows: list[dict]):
 
 def load() -> tuple[list[dict], dict]:
   """All rows with their index, evaluation rows first, and the digest of each input file."""
-  digests = {}
-  rows = [r | {"evaluation": True} for r in read_pools(FLAGS.eval_pool, digests)] + read_pools(FLAGS.pool, digests)
+  digests, rows = {}, []
+  unknown = [name for name in FLAGS.sources if name not in SOURCES]
+  if unknown:
+    raise InputError(f"--sources names {unknown[0]!r}; valid: {', '.join(SOURCES)}")
+  for row in read_pools(FLAGS.eval_pool, digests):
+    rows.append(row | {"evaluation": True})
+  rows += read_pools(FLAGS.pool, digests)
   for name in FLAGS.sources:
     rows += read_source(name, FLAGS.raw_dir, FLAGS.source_rows, digests)
   if not FLAGS.pool and not FLAGS.sources:
@@ -1004,32 +1023,14 @@ def check_pool(kept: list[dict], counts: dict, sizes: dict, mixing: str):
   if len(counts) == 1 and mixing == "disco":
     raise InputError(f"the pool holds one domain, {next(iter(counts))}: nothing to mix; add domains or pass --mixing=natural")
   if sum(sizes.values()) > len(kept):
-    raise InputError(f"train, val and test together ask for {sum(sizes.values()):,} rows, the pool has {len(kept):,} clean ones; "
-                     "lower the sizes or add rows")
+    raise InputError(f"train, val and test together ask for {sum(sizes.values()):,} rows, the pool has {len(kept):,} clean "
+                     "ones; lower the sizes or add rows")
 
 
-def main():
-  start, style, sizes = time.time(), FLAGS.style, {split: FLAGS[f"{split}_size"].value for split in SPLITS}
-  weights = read_weights(FLAGS.domain_weights) if FLAGS.mixing == "weights" else {}
-  unknown = [name for name in FLAGS.sources if name not in SOURCES]
-  if unknown:
-    raise InputError(f"--sources names {unknown[0]!r}; valid: {', '.join(SOURCES)}")
-  tokenizer = open_tokenizer(FLAGS.tokenizer, not FLAGS.pool and not FLAGS.sources)
-  out_dir = pathlib.Path(FLAGS.out_dir)
-  if out_dir.exists() and not out_dir.is_dir():
-    raise InputError(f"--out_dir={out_dir} is a file; expected a folder")
-  rows, digests = load()
-  words, reasons, domains = read_words(rows), {}, np.array([DOMAINS.index(r["domain"]) for r in rows], np.int64)
-  place_rows(rows, words.texts, FLAGS.official_splits, bool(FLAGS.eval_pool), FLAGS.seed)
-  clean(rows, words, reasons.setdefault)
-  kept = [r for r in rows if r["index"] not in reasons]
-  counts = collections.Counter(r["domain"] for r in kept if r["side"] != "eval")
-  check_pool(kept, counts, sizes, FLAGS.mixing)
-  shares = mixture(counts, FLAGS.mixing, FLAGS.disco_temperature, weights)
-  out_dir.mkdir(parents=True, exist_ok=True)
-  (out_dir / "config.json").unlink(missing_ok=True)  # from here until the end the folder is incomplete: every reader sees it
-  checked = set()
-  while True:  # what cannot be used is found only among the rows drawn; then others are drawn in its place
+def draw_usable(kept, words, domains, sizes, shares, tokenizer, reasons):
+  """Draws rows, checks those drawn, and draws others in the place of what fails, until all pass; failures go into `reasons`."""
+  checked, style = set(), FLAGS.style
+  while True:
     splits, leaks = draw(kept, words, domains, sizes, shares)
     fresh = [r for split in SPLITS for r in splits[split] if r["index"] not in checked]
     checked |= {r["index"] for r in fresh}
@@ -1038,16 +1039,14 @@ def main():
     if FLAGS.verify_code == "on" and code:
       bad |= verify_code([r for r in code if r["index"] not in bad])
     if tokenizer == "tiny":
-      tokenizer = train_tiny_tokenizer([r for r in splits["train"] if r["index"] not in bad], style, out_dir / "tokenizer.model")
+      tokenizer = train_tiny_tokenizer([r for r in splits["train"] if r["index"] not in bad], style)
     if tokenizer:
-      bad |= check_lengths([r for r in fresh if r["index"] not in bad], tokenizer, FLAGS.max_prompt_tokens, FLAGS.overlong, style)
+      fresh = [r for r in fresh if r["index"] not in bad]
+      bad |= check_lengths(fresh, tokenizer, FLAGS.max_prompt_tokens, FLAGS.overlong, style)
     if not bad:
-      break
+      return splits, leaks, tokenizer
     reasons |= bad
     kept = [r for r in kept if r["index"] not in bad]
-  reasons |= dict.fromkeys(leaks, "shares 8 words with an evaluation row")
-  finish(out_dir, rows, splits, reasons, leaks, shares, tokenizer, digests)
-  say(f"wrote {', '.join(f'{len(splits[s]):,} {s}' for s in SPLITS)} rows to {out_dir} in {time.time() - start:.1f} s")
 
 
 def finish(out_dir, rows, splits, reasons, leaks, shares, tokenizer, digests):
@@ -1057,20 +1056,45 @@ def finish(out_dir, rows, splits, reasons, leaks, shares, tokenizer, digests):
     row["prompt"] = rewards.format_prompt(row["question"], style)
     if target := make_target(row, style):
       row["target"] = target
-  domains = statistics(rows, splits, reasons, tokenizer)
+  domains = statistics(rows, splits, reasons | dict.fromkeys(leaks, "shares 8 words with an evaluation row"), tokenizer)
   report = {"rule": f"{LEAK_NGRAM} words in a row, half of them not the domain's own wording", "dropped": len(leaks), "examples": [
       {"train": rows[i]["id"], "evaluation": rows[j]["id"], "shared": words} for i, (j, words) in list(leaks.items())[:20]]}
+  out_dir.mkdir(parents=True, exist_ok=True)
+  (out_dir / "config.json").unlink(missing_ok=True)  # from here until the end the folder is incomplete: every reader sees it
   for split in SPLITS:
     write_rows(out_dir / f"{split}.jsonl", splits[split])
+  (out_dir / "tokenizer.model").unlink(missing_ok=True)
+  if is_tiny(FLAGS):
+    (out_dir / "tokenizer.model").write_bytes(tokenizer.serialized_model_proto())
   stats = {"domains": domains, "decontamination": report, "mixing": FLAGS.mixing, "target_shares": shares}
   rewards.write_text(out_dir / "stats.json", json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
+  draw_mixture(domains, f"{FLAGS.mixing} mixture of {len(drawn):,} rows", out_dir / "mixture.png")
   show(table_lines(domains))
   for d, share in shares.items():
-    asked, got = share * FLAGS.train_size, domains[d]["train"] if d in domains else 0
+    asked, got = share * FLAGS.train_size, domains.get(d, {}).get("train", 0)
     if got + 1 < asked:
       say(f"{d} ran out: {got:,} training rows where the mixture asks {asked:,.0f}; the other domains make up the difference")
-  draw_mixture(domains, f"{FLAGS.mixing} mixture of {len(drawn):,} rows", out_dir / "mixture.png")
   rewards.write_config(out_dir, "data", FLAGS, style, counts={split: len(splits[split]) for split in SPLITS}, inputs=digests)
+
+
+def main():
+  start, sizes = time.time(), {split: FLAGS[f"{split}_size"].value for split in SPLITS}
+  weights = read_weights(FLAGS.domain_weights) if FLAGS.mixing == "weights" else {}
+  out_dir = pathlib.Path(FLAGS.out_dir)
+  if out_dir.exists() and not out_dir.is_dir():
+    raise InputError(f"--out_dir={out_dir} is a file; expected a folder")
+  tokenizer = "tiny" if is_tiny(FLAGS) else open_tokenizer(FLAGS.tokenizer.replace("auto", ""))
+  rows, digests = load()
+  words, reasons, domains = read_words(rows), {}, np.array([DOMAINS.index(r["domain"]) for r in rows], np.int64)
+  place_rows(rows, words.texts, FLAGS.official_splits, bool(FLAGS.eval_pool), FLAGS.seed)
+  clean(rows, words, reasons.setdefault)
+  kept = [r for r in rows if r["index"] not in reasons]
+  counts = collections.Counter(r["domain"] for r in kept if r["side"] != "eval")
+  check_pool(kept, counts, sizes, FLAGS.mixing)
+  shares = mixture(counts, FLAGS.mixing, FLAGS.disco_temperature, weights)
+  splits, leaks, tokenizer = draw_usable(kept, words, domains, sizes, shares, tokenizer, reasons)
+  finish(out_dir, rows, splits, reasons, leaks, shares, tokenizer, digests)
+  say(f"wrote {', '.join(f'{len(splits[split]):,} {split}' for split in SPLITS)} rows to {out_dir} in {time.time() - start:.1f} s")
 
 
 # ------------------------------------------------------------------------------------------------------- the built-in pool
