@@ -77,10 +77,15 @@ class Worker:
     self.control, theirs = socket.socketpair()
     # Without preexec_fn CPython starts the child by vfork: the trainer never forks, no at-fork hook of JAX runs.
     # The environment is fixed: no token of the trainer's can be read, and string hashes repeat.
-    self.process = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-B", os.path.abspath(__file__), "--worker", str(theirs.fileno()),
-         json.dumps(self.config)], pass_fds=[theirs.fileno()], cwd="/",
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"}, start_new_session=True)
+    command = [sys.executable, "-I", "-S", "-B", os.path.abspath(__file__), "--worker", str(theirs.fileno())]
+    try:
+      self.process = subprocess.Popen(
+          [*command, json.dumps(self.config)], pass_fds=[theirs.fileno()], cwd="/", start_new_session=True,
+          env={"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"},
+          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    except OSError as error:
+      raise SandboxUnavailable(f"the code sandbox cannot start {sys.executable!r}: {error.strerror}; expected a Python to run; "
+                               "use --code_rewards=off to train without code") from None
     theirs.close()
     self.control.settimeout(30)
     try:
@@ -202,60 +207,50 @@ class Sandbox:
 
 
 # ------------------------------------------------------------------------------------------------ the wire: tagged plain data
-TAGGED = {tuple: "tuple", set: "set", frozenset: "frozenset", collections.deque: "deque"}
-FROM_LIST = {name: kind for kind, name in TAGGED.items()}
-DICTS = {"dict": dict, "Counter": collections.Counter, "OrderedDict": collections.OrderedDict}
-VIEWS = {"dict_keys": {}.keys, "dict_values": {}.values, "dict_items": {}.items}
+PARTS = {  # a type that crosses the wire: (what its value is made of, how the value is made again)
+    int: (hex, lambda v: int(v, 16)), tuple: (lambda v: [*tuple.__iter__(v)], tuple), set: (lambda v: [*set.__iter__(v)], set),
+    frozenset: (lambda v: [*frozenset.__iter__(v)], frozenset), collections.deque: (list, collections.deque),
+    dict: (lambda v: [[k, x] for k, x in dict.items(v)], dict),
+    collections.OrderedDict: (lambda v: [[k, x] for k, x in dict.items(v)], collections.OrderedDict),
+    collections.Counter: (lambda v: [[k, x] for k, x in dict.items(v)], lambda v: collections.Counter(dict(v))),
+    type({}.keys()): (list, lambda v: dict.fromkeys(v).keys()), type({}.items()): (list, lambda v: dict(v).items()),
+    type({}.values()): (list, lambda v: dict(enumerate(v)).values()),
+    bytes: (bytes.hex, bytes.fromhex), bytearray: (bytearray.hex, bytearray.fromhex),
+    complex: (lambda v: [v.real, v.imag], lambda v: complex(*v)), type(...): (lambda v: None, lambda v: ...),
+    range: (lambda v: [v.start, v.stop, v.step], lambda v: range(*v)),
+    slice: (lambda v: [v.start, v.stop, v.step], lambda v: slice(*v)),
+    decimal.Decimal: (str, decimal.Decimal),
+    fractions.Fraction: (lambda v: [v.numerator, v.denominator], lambda v: fractions.Fraction(*v)),
+    datetime.timedelta: (lambda v: [v.days, v.seconds, v.microseconds], lambda v: datetime.timedelta(*v)),
+    **{t: (t.isoformat, t.fromisoformat) for t in (datetime.datetime, datetime.date, datetime.time)},
+}
+MAKE = {kind.__name__: make for kind, (_, make) in PARTS.items()}
 
 
 def encode(value, refer, depth=0):
   """JSON for `value`. A subclass is sent as its plain base type, read by the base's own methods; the rest goes to `refer`."""
   if depth > MAX_DEPTH:
     raise ValueError("nested too deep")
-  if value is None or type(value) in (bool, str, float):
+  if value is None or type(value) in (bool, float, str):
     return value
   inner = lambda x: encode(x, refer, depth + 1)
-  if isinstance(value, int):
-    value = int.__int__(value)
-    return value if -2**53 < value < 2**53 else {"t": "int", "v": hex(value)}
+  if isinstance(value, list):
+    return [inner(x) for x in list.__iter__(value)]
   if isinstance(value, float):
     return float.__float__(value)
   if isinstance(value, str):
     return str.__str__(value)
-  if isinstance(value, list):
-    return [inner(x) for x in list.__iter__(value)]
+  if isinstance(value, int):
+    value = int.__int__(value)
+    return value if -2**53 < value < 2**53 else {"t": "int", "v": hex(value)}
   if isinstance(value, tuple) and hasattr(type(value), "_fields"):
-    return {"t": "namedtuple", "n": [str(x) for x in type(value)._fields], "v": [inner(x) for x in tuple.__iter__(value)]}
-  for kind, name in TAGGED.items():
-    if isinstance(value, kind):
-      return {"t": name, "v": [inner(x) for x in kind.__iter__(value)]}
-  if isinstance(value, dict):
-    name = next((n for n, kind in DICTS.items() if type(value) is kind), "dict")
-    return {"t": name, "v": [[inner(k), inner(x)] for k, x in dict.items(value)]}
-  if type(value).__name__ in VIEWS and type(value).__module__ == "builtins":
-    return {"t": type(value).__name__, "v": [inner(x) for x in value]}
-  if isinstance(value, (bytes, bytearray)):
-    return {"t": "bytes" if isinstance(value, bytes) else "bytearray", "v": bytes(value).hex()}
-  return encode_scalar(value, inner) or refer(value)
-
-
-def encode_scalar(value, inner):
-  kind = type(value)
-  if kind is complex:
-    return {"t": "complex", "v": [value.real, value.imag]}
-  if kind in (range, slice):
-    return {"t": kind.__name__, "v": [inner(value.start), inner(value.stop), inner(value.step)]}
-  if kind is decimal.Decimal:
-    return {"t": "Decimal", "v": str(value)}
-  if kind is fractions.Fraction:
-    return {"t": "Fraction", "v": [inner(value.numerator), inner(value.denominator)]}
-  if kind in (datetime.datetime, datetime.date, datetime.time):
-    return {"t": kind.__name__, "v": value.isoformat()}
-  if kind is datetime.timedelta:
-    return {"t": "timedelta", "v": [value.days, value.seconds, value.microseconds]}
-  if kind is type and getattr(builtins, value.__name__, None) is value:
+    return {"t": "namedtuple", "v": inner([*tuple.__iter__(value)]), "fields": [str(x) for x in type(value)._fields]}
+  kind = next((kind for kind in type(value).__mro__ if kind in PARTS), None)
+  if kind:
+    return {"t": kind.__name__, "v": inner(PARTS[kind][0](value))}
+  if type(value) is type and getattr(builtins, value.__name__, None) is value:
     return {"t": "type", "v": value.__name__}
-  return {"t": "ellipsis", "v": 0} if value is ... else None
+  return refer(value)
 
 
 def decode(value, resolve):
@@ -265,28 +260,13 @@ def decode(value, resolve):
   if not isinstance(value, dict):
     return value
   tag, body = value["t"], value["v"]
-  inner = lambda x: decode(x, resolve)
-  if tag in FROM_LIST:
-    return FROM_LIST[tag]([inner(x) for x in body])
-  if tag in DICTS:
-    return DICTS[tag]({inner(k): inner(x) for k, x in body})
-  if tag in VIEWS:
-    pairs = [inner(x) for x in body]
-    return {"dict_keys": lambda: dict.fromkeys(pairs).keys(), "dict_values": lambda: dict(enumerate(pairs)).values(),
-            "dict_items": lambda: dict(pairs).items()}[tag]()
+  if tag in MAKE:
+    return MAKE[tag](decode(body, resolve))
   if tag == "namedtuple":
-    return collections.namedtuple("namedtuple", value["n"])(*map(inner, body))
-  if tag in ("bytes", "bytearray"):
-    return getattr(builtins, tag).fromhex(body)
-  if tag in ("range", "slice", "complex"):
-    return getattr(builtins, tag)(*map(inner, body))
-  if tag in ("datetime", "date", "time"):
-    return getattr(datetime, tag).fromisoformat(body)
+    return collections.namedtuple("namedtuple", value["fields"])(*decode(body, resolve))
   if tag == "type" and type(getattr(builtins, body)) is type:
     return getattr(builtins, body)
-  plain = {"int": lambda: int(body, 16), "Decimal": lambda: decimal.Decimal(body), "ellipsis": lambda: ...,
-           "Fraction": lambda: fractions.Fraction(*map(inner, body)), "timedelta": lambda: datetime.timedelta(*body)}
-  return plain[tag]() if tag in plain else resolve(value)
+  return resolve(value)
 
 
 def receive(read):
@@ -489,7 +469,7 @@ def solver(read_fd, write_fd):
 # ------------------------------------------------------------------------------------------------ judge: the tests live here
 MUTABLE = (list, dict, set, bytearray, collections.deque)
 OPERATORS = {n: getattr(operator, n) for n in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")}
-DATA_METHODS = {n for kind in (str, bytes, int, float, list, tuple, dict, set, collections.deque, range) for n in dir(kind)}
+OBJECT, RESULT, PART = "object", "result", "part"  # what a Remote came from, which tells what tests may do with it
 
 
 def needed_names(setup, tests, reference):
@@ -537,11 +517,11 @@ class Link:
       return {"t": "callback", "v": len(self.callbacks) - 1}
     raise TypeError(f"a test cannot pass a {type(value).__name__} to the answer")
 
-  def resolve(self, value, own=False):
+  def resolve(self, value, trust=RESULT):
     tag, number = value["t"], value["v"]
     if tag not in ("remote", "iterator") or type(number) is not int:
       raise ValueError(tag)
-    remote = self.remotes.setdefault(number, Remote(self, number, own))  # one each, so that `is` works
+    remote = self.remotes.setdefault((number, trust), Remote(self, number, trust))  # one each, so that `is` works
     return remote if tag == "remote" else remote._items()
 
   def serve(self, request):
@@ -555,12 +535,13 @@ class Link:
   def ask(self, op, remote, args=(), **more):
     """The decoded value of one operation on `remote` in the solver; raises what the answer raised."""
     request = {"op": op, "o": remote._number, "args": [encode(a, self.refer) for a in args], **more}
-    return self.read(self.wire.ask(request), args, remote._own)
+    trust = remote._trust if remote._trust != RESULT else PART if op == "get" else RESULT
+    return self.read(self.wire.ask(request), args, trust)
 
-  def read(self, reply, args=(), own=False):
+  def read(self, reply, args=(), trust=RESULT):
     try:
       error = revive(reply, self.exceptions) if "err" in reply else None
-      value = None if error else decode(reply["v"], lambda v: self.resolve(v, own))
+      value = None if error else decode(reply["v"], lambda v: self.resolve(v, trust))
       for before, after in zip(args, [] if error else reply.get("changed", [])):
         after = decode(after, self.resolve)
         if isinstance(before, MUTABLE) and type(before) is type(after):
@@ -577,16 +558,16 @@ class Link:
 class Remote:
   """Something that lives in the solver: a function or class of the answer, or an object that is not plain data.
 
-  Nothing expected ever reaches it: it cannot be compared with data, and only instances of classes that the tests ask for
-  (`_own`) answer to len, indexing, str or a method that plain data has. A function's result must be data to have those:
-  otherwise an object whose startswith() always says True would pass.
+  Nothing expected ever reaches it: it cannot be compared with data, and only classes that the tests ask for and what comes
+  from them (OBJECT) have methods, len, indexing and str. What a function returns (RESULT) must be data to have those, or an
+  object whose startswith(expected) always says True would pass; it can be called, and its attributes (PART) read.
   """
 
-  def __init__(self, link, number, own):
-    self.__dict__.update(_link=link, _number=number, _own=own)
+  def __init__(self, link, number, trust):
+    self.__dict__.update(_link=link, _number=number, _trust=trust)
 
   def __getattr__(self, name):
-    if name.startswith("__") or (name in DATA_METHODS and not self._own):
+    if name.startswith("__"):
       raise AttributeError(name)
     return self._link.ask("get", self, [name])
 
@@ -597,6 +578,8 @@ class Remote:
     return self._call(args, kwargs, False)
 
   def _call(self, args, kwargs, in_place):
+    if self._trust == PART:
+      raise TypeError("the answer's result is not plain data")
     kwargs = {"t": "dict", "v": [[k, encode(v, self._link.refer)] for k, v in kwargs.items()]}
     return self._link.ask("call", self, args, kwargs=kwargs, in_place=in_place)
 
@@ -611,7 +594,7 @@ class Remote:
     return items._items() if type(items) is Remote else iter(items)
 
   def _of_class(self, op, *args):
-    if not self._own:
+    if self._trust != OBJECT:
       raise TypeError("the answer's result is not plain data")
     return self._link.ask(op, self, args)
 
@@ -621,7 +604,7 @@ class Remote:
     raise StopIteration
 
   def __eq__(self, other):
-    if self is other:
+    if type(other) is Remote and other._number == self._number:
       return True
     raise TypeError("an object of the answer cannot be compared")
 
@@ -631,8 +614,8 @@ class Remote:
   __len__ = lambda self: self._of_class("len")
   __getitem__ = lambda self, key: self._of_class("item", key)
   __setitem__ = lambda self, key, value: self._of_class("set_item", key, value)
-  __repr__ = lambda self: self._of_class("repr") if self._own else "<object of the answer>"
-  __str__ = lambda self: self._of_class("str") if self._own else "<object of the answer>"
+  __repr__ = lambda self: self._of_class("repr") if self._trust == OBJECT else "<object of the answer>"
+  __str__ = lambda self: self._of_class("str") if self._trust == OBJECT else "<object of the answer>"
   __instancecheck__ = lambda self, other: type(other) is Remote and self._link.ask("isinstance", self, [other]) is True
 
 
@@ -714,8 +697,8 @@ def load(link, job, names):
       base = type(revive({"err": reply["exceptions"][name][1:], "message": ""}, {}))
       supplied[name] = link.exceptions[name] = type(name, (base,), {})
     elif name in reply["values"]:
-      own = name in classes if job["reference"] else name[:1].isupper()
-      supplied[name] = decode(reply["values"][name], lambda v, own=own: link.resolve(v, own))
+      trust = OBJECT if (name in classes if job["reference"] else name[:1].isupper()) else RESULT
+      supplied[name] = decode(reply["values"][name], lambda v, trust=trust: link.resolve(v, trust))
     else:
       supplied[name] = missing(name)
   return supplied

@@ -1,4 +1,5 @@
 """The sandbox: hostile programs fail and touch nothing, honest ones pass, and the trainer's process is never at risk."""
+# ruff: noqa: E501  (tables of one-line programs)
 import json
 import os
 import pathlib
@@ -31,6 +32,17 @@ class Yes:
   def __getattr__(s, n): return lambda *a, **k: True
 """
 
+RAW = """
+import json, os, struct, sys
+def raw(*messages):
+  frame = sys._getframe()
+  while frame and "write_fd" not in frame.f_locals:
+    frame = frame.f_back
+  for message in messages:
+    body = json.dumps(message).encode()
+    os.write(frame.f_locals["write_fd"], struct.pack("<I", len(body)) + body)
+"""
+
 
 @pytest.fixture(scope="module")
 def box():
@@ -47,7 +59,8 @@ HOSTILE = {
     "isclose": (LYING + "def f(x): return Yes()", ["import math\nassert math.isclose(f(2), 4.5)"]),
     "contains_all": (LYING + "def f(x): return Yes()", ["assert 4 in f(2)"]),
     "in_list": (LYING + "def f(x): return Yes()", ["assert f(2) in [4, 5]", "assert f(2) in {4, 5}"]),
-    "method_says_yes": (LYING + "def f(x): return Yes()", ["assert f(2).startswith('4')", "assert f(2).issubset({4})"]),
+    "method_says_yes": (LYING + "def f(x): return Yes()", ["assert f(2).startswith('4')", "assert f(2).issubset({4})", "assert f(2).equals(4)", "assert f(2).all()",
+                                                                 "m = f(2)\nassert m.same.equals(4)"]),
     "isinstance_int": (LYING + "def f(x): return Yes()", ["assert isinstance(f(2), int)"]),
     "is_a_type": (LYING + "f = Yes()", ["assert isinstance(f(2), int) and f == 3"]),
     "sorted_objects": (LYING + "def f(x): return [Yes(), Yes()]", ["assert sorted(f(2)) == [1, 2]"]),
@@ -88,9 +101,15 @@ HOSTILE = {
     "patched_codec": ("import json, sys\njson.dumps = lambda *a, **k: '{\"results\": [true, true], \"error\": null}'\ndef f(x): return 0", SQUARE),
     "patched_main": ("import __main__, sys\n__main__.encode = lambda *a: 4\n__main__.judge = __main__.revive = lambda *a: None\n"
                      "def f(x): return 0", SQUARE),
-    "frames": ("import sys\ndef f(x):\n  out, fr = [], sys._getframe()\n  while fr:\n    out += [c for c in fr.f_code.co_consts if c == 40961]\n"
-               "    out += [v for v in fr.f_locals.values() if isinstance(v, int) and v == 40961]\n    fr = fr.f_back\n"
-               "  return out[0] if out else 0", ["assert f(2) in (40000 + x for x in [961]) and f(2) - 40961 == 0"]),
+    "frames": ("""
+import sys
+def f(x):
+  found, frame = [], sys._getframe()
+  while frame:
+    found += [v for v in [*frame.f_code.co_consts, *frame.f_locals.values()] if type(v) is int and 40000 < v < 50000]
+    frame = frame.f_back
+  return found[0] if found else 0
+""", ["assert f(2) == 40961"]),
     "gc_walk": ("import gc\ndef f(x): return next((o for o in gc.get_objects() if isinstance(o, str) and 'se' + 'cret_' in o), None)",
                 ["assert 'secret_expected' in f(2)"]),
     "forged_replies": ("import os, json, struct\nfor m in ({'results': [True, True], 'error': None}, {'v': 4}, {'values': {}, 'exceptions': {}}):\n"
@@ -102,10 +121,35 @@ HOSTILE = {
     "forged_type": ("import __main__\ndef f(x): return 0\n__main__.encode = lambda v, r, d=0: {'t': 'type', 'v': 'exec'}",
                     ["assert f(2) is exec"]),
     "forged_namedtuple": ("import __main__\ndef f(x): return 0\n__main__.encode = lambda v, r, d=0: {'t': 'namedtuple', "
-                          "'n': ['a=__import__(\"os\")._exit(0)'], 'v': [1]}", SQUARE),
+                          "'fields': ['a=__import__(\"os\")._exit(0)'], 'v': [1]}", SQUARE),
     "forged_huge_number": ("import __main__, os, struct\ndef f(x): return 0\nclass W:\n  pass\n"
                            "__main__.json.dumps = lambda *a: '9' * 3000000", SQUARE),
     "forged_deep_json": ("import __main__\ndef f(x): return 0\n__main__.json.dumps = lambda *a: '[' * 1000000", SQUARE),
+    # the answer speaks the wire's protocol itself: every message that it can think of
+    **{f"raw_{i}": (RAW + f"raw({message})\nimport time\ntime.sleep(0.3)", [*SQUARE, "assert isinstance(3, f) and f(0) == 4"]) for i, message in
+       enumerate([
+           "{'values': {'f': 4}, 'exceptions': {}}", "{'values': {'f': {'t': 'type', 'v': 'object'}}, 'exceptions': {}}",
+           "{'values': {}, 'exceptions': {'f': ['f', 'BaseExceptionGroup', 'SystemExit']}}", "{'values': {}, 'exceptions': ['f']}",
+           "{'values': {'f': {'t': 'remote', 'v': -1}}, 'exceptions': {}}", "{'values': {'f': {'t': 'remote', 'v': True}}, 'exceptions': {}}",
+           "{'values': 'f', 'exceptions': 'f'}", "[]", "None", "'op'", "{'op': 'callback', 'o': -1, 'args': []}", "{'op': 3}", "{'err': 3}",
+           "{'results': [True, True], 'error': None}"])},
+    "raw_error": (RAW + "def f(x): raw({'err': ['StopIteration', 'Gone'], 'message': '\\ud800'})", ["assert all(map(lambda x: f(x) == 5, [1]))"]),
+    "raw_bool": (RAW + "def f(x): raw({'v': {'t': 'remote', 'v': 0}}, {'v': 'yes'})", ["assert f(1)"]),
+    "raw_iterator": (RAW + "def f(x): raw({'v': {'t': 'iterator', 'v': 0}}, {'v': 4}, {'v': [4]})", ["assert list(f(1)) == [4]"]),
+    "own_class_lies": ("class F:\n  __init__ = lambda s, x: None\n  __eq__ = __sub__ = __rsub__ = __abs__ = lambda s, *o: 0\n  __float__ = lambda s: 4.5",
+                       ["assert abs(F(2) - 4.5) < 1e-6", "import math\nassert math.isclose(F(2), 4.5)", "assert F(2) == 4"]),
+    "reads_the_callback": ("def f(g): return g.__closure__[0].cell_contents", ["def g():\n  s = 4\n  return lambda: s\nassert f(g()) == 4"]),
+    "is_eval": ("f = eval", ["expected = 3\nassert f('expected') == 3"]),
+    "decimal_bomb": ("from decimal import Decimal\ndef f(x): return Decimal('1e999999999')", ["assert int(f(1)) == 3"]),
+    "range_bomb": ("def f(x): return range(10 ** 18)", ["assert list(f(1)) == [1]", "assert sum(f(1)) == 0"]),
+    "hash_collisions": ("def f(x): return {(i + 1) * (2 ** 61 - 1): i for i in range(20000)}", ["assert f(1) == {}"]),
+    "trace": ("import os, sys\nsys.settrace(lambda *a: os._exit(0))\nsys.setprofile(lambda *a: os._exit(0))\ndef f(x): return 0", SQUARE),
+    "audit_hook": ("import os, sys\nsys.addaudithook(lambda *a: os._exit(0))\ndef f(x): return 0", SQUARE),
+    "coroutine": ("async def f(x): return x * x", SQUARE),
+    "shared_memory": ("import ctypes\ndef f(x): return ctypes.CDLL(None).shmget(0, 4096, 0o1600)", ["assert f(1) >= 0"]),
+    "new_user_namespace": ("import ctypes\ndef f(x): return ctypes.CDLL(None).unshare(0x10000000)", ["assert f(1) == 0"]),
+    "clone3": ("import ctypes\ndef f(x):\n  a = (ctypes.c_uint64 * 11)()\n  a[4] = 17\n  return ctypes.CDLL(None).syscall(435, a, 88)", ["assert f(1) >= 0"]),
+    "dumpable": ("import ctypes\ndef f(x): return ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)", ["assert f(1) == 0"]),
     "forged_length": ("import os\ndef f(x):\n  for fd in range(3, 40):\n    try: os.write(fd, b'\\xff\\xff\\xff\\xff' * 99)\n"
                       "    except OSError: pass\n  return 4", ["assert f(2) == 5"]),
     "closes_wire": ("import os\ndef f(x):\n  os.closerange(0, 64)\n  return 4", SQUARE),
@@ -346,14 +390,13 @@ def test_random_garbage_never_raises_and_never_passes(box):
 
 def test_decoding_garbage_gives_plain_data_or_an_exception():
   rng = random.Random(3)
-  tags = [*sandbox.FROM_LIST, *sandbox.DICTS, *sandbox.VIEWS, "namedtuple", "bytes", "range", "complex", "date", "type", "int", "Decimal",
-          "Fraction", "timedelta", "ellipsis", "remote", "os", None, 3, []]
+  tags = [*sandbox.MAKE, "namedtuple", "type", "remote", "os", None, 3, []]
   def value(depth):
     leaf = rng.choice([None, True, 0, -1, 2.5, "", "int", "ff", "1e5", "__import__", [], {}])
     if depth > 3 or rng.random() < 0.3:
       return leaf
     items = [value(depth + 1) for _ in range(rng.randrange(4))]
-    return rng.choice([items, {"t": rng.choice(tags), "v": rng.choice([items, leaf]), "n": ["a", "b"]}, {"v": items}])
+    return rng.choice([items, {"t": rng.choice(tags), "v": rng.choice([items, leaf]), "fields": ["a", "b"]}, {"v": items}])
   def refuse(tagged):
     raise LookupError(tagged["t"])
   def modules(x):
@@ -469,12 +512,12 @@ REPORT = """
           {"code": "def f(x): return x * x", "tests": ["assert f(2) == 4"]},
           {"code": "import os\\ndef f(x): return os.listdir('/')", "tests": ["assert f(1)"]},
           {"code": "import os, time\\ndef f(x):\\n  for _ in range(9):\\n    if os.fork() == 0:\\n      os.setsid()\\n      time.sleep(60)\\n  return 2", "tests": ["assert f(1) == 1"]},
-          {"code": "import socket\\ndef f(x): socket.create_connection(('127.0.0.1', %d), 1)", "tests": ["assert f(1) is None"]},
+          {"code": "import socket\\ndef f(x): socket.create_connection(('127.0.0.1', 9), 1)", "tests": ["assert f(1) is None"]},
           {"code": "import os\\ndef f(x): os.kill(os.getppid(), 9)", "tests": ["assert f(1) is None"]}])]))
         print(len(open(f"/proc/{box.workers[0].process.pid}/task/{box.workers[0].process.pid}/children").read().split()))
     except sandbox.SandboxUnavailable as error:
       print("UNAVAILABLE", error)
-    """ % 9
+    """
 ANY_USERS_PYTHON = "/usr/bin/python3"  # this one may lie in a folder that nobody else can enter
 USERS = ["root", "nobody"] if os.geteuid() == 0 else [None]
 
@@ -497,6 +540,12 @@ def test_layers_by_user_and_kernel(tmp_path, user, seccomp):
   assert layers["seccomp"] is seccomp and layers["uid"] is layers["chroot"] is (user == "root")
   assert honest and not any(hostile), done.stdout
   assert lines[1] == "0"  # no process is left behind
+
+
+def test_a_missing_python_is_one_clear_line(monkeypatch):
+  monkeypatch.setattr(sys, "executable", "/no/such/python")
+  with pytest.raises(sandbox.SandboxUnavailable, match="cannot start '/no/such/python'.*--code_rewards=off"):
+    sandbox.Sandbox(workers=2)
 
 
 def test_layers_are_reported(box):
