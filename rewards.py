@@ -35,6 +35,7 @@ from typing import NamedTuple
 
 from absl import flags
 
+HERE = pathlib.Path(globals().get("__file__", "rewards.py")).resolve().parent  # a notebook cell has no __file__
 VERIFIABLE_DOMAINS = ("math", "coding", "science", "logic")
 CREATIVE_DOMAINS = ("creative_writing", "creative_ideation", "summarization")
 DOMAINS = VERIFIABLE_DOMAINS + CREATIVE_DOMAINS
@@ -160,8 +161,7 @@ def versions() -> dict:
 
 def git_commit() -> str | None:
   """The commit of this code, "+" where the tree has changes; None outside a checkout."""
-  here = pathlib.Path(__file__).resolve().parent
-  describe = ["git", "-C", str(here), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+  describe = ["git", "-C", str(HERE), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
   try:
     result = subprocess.run(describe, capture_output=True, text=True, timeout=10)
   except (OSError, subprocess.TimeoutExpired):
@@ -180,6 +180,7 @@ def launch(main, flag_values: flags.FlagValues, doc: str | None = ""):
   argv = sys.argv[:1] if notebook and any(a.endswith(".json") or a == "-f" for a in sys.argv[1:2]) else sys.argv
   if any(a in ("--help", "-h", "-help") for a in argv[1:]):
     return print(f"{doc or ''}\nflags:\n{flag_values.get_help()}")
+  handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
   try:
     rest = flag_values(argv)[1:]
     if rest:
@@ -199,6 +200,11 @@ def launch(main, flag_values: flags.FlagValues, doc: str | None = ""):
     sys.stderr.write(f"stopped: {stop}\n")
     if not notebook:
       sys.exit(EXIT_STOPPED)
+  finally:
+    if notebook:  # a trainer's handlers must not outlive its cell: the kernel's own interrupt works again
+      for number, handler in handlers.items():
+        signal.signal(number, handler)
+
 
 # ------------------------------------------------------------------------------------------------- reading a response
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
@@ -507,6 +513,8 @@ def final_truth(truth: str) -> str:
 @functools.lru_cache(maxsize=65536)
 def same_value(stated: str, truth: str) -> bool:
   left, right = read_number(stated), read_number(truth)
+  if max(len(stated), len(truth)) > MAX_VALUE:
+    return stated == truth
   if left and right:
     if left.cents and "$" in truth:
       left = left._replace(value=left.value / 100, exact=False)
@@ -558,15 +566,15 @@ def same_items(plain: str, wanted: str) -> bool:
 class EquivalenceWorker:
   """math-verify in a process of its own that can be killed: some expressions hang sympy or exhaust memory.
 
-  Started on first use with no preexec_fn, so that nothing is forked under JAX. The worker sets an alarm for itself
-  before each job, so that it ends even where this process has died.
+  Started on first use with no preexec_fn, so that no at-fork hook runs under JAX. The worker sets itself a limit of CPU time
+  before each job, so that it ends even where this process has died; ten times that on the wall clock is the backstop.
   """
 
-  def __init__(self, limit_seconds: float = 2.0):
+  def __init__(self, limit_seconds: float = 1.0):
     self.limit, self.process, self.lock = limit_seconds, None, threading.Lock()
 
   def start(self):
-    command = [sys.executable, str(pathlib.Path(__file__).resolve()), "--equivalence_worker"]
+    command = [sys.executable, str(HERE / "rewards.py"), "--equivalence_worker"]
     self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0,
                                     start_new_session=True)
     if self.read_line(60.0) != "ready":
@@ -592,7 +600,7 @@ class EquivalenceWorker:
         self.start()
       try:
         self.process.stdin.write(json.dumps([self.limit, answer, truth]).encode() + b"\n")
-        verdict = self.read_line(self.limit + 1.0)
+        verdict = self.read_line(10.0 * self.limit)
       except OSError:
         verdict = ""
       if verdict not in ("True", "False"):
@@ -619,15 +627,15 @@ def equivalence_worker():
   logging.disable(logging.CRITICAL)  # it warns that its own alarms are off; the limit here is the process
   config = [LatexExtractionConfig()]
   read = functools.partial(parse, extraction_config=config, parsing_timeout=None)
-  verify(read("$\\frac{1}{2}$"), read("$0.5$"), timeout_seconds=None)  # imports what it imports late
+  verify(read("$(x+1)^2$"), read("$x^2+2x+1$"), timeout_seconds=None)  # imports and caches now what it would at the first job
   sys.stdout.write("ready\n")
   sys.stdout.flush()
   for line in sys.stdin:
     seconds, answer, truth = json.loads(line)
-    signal.setitimer(signal.ITIMER_REAL, seconds)  # the default action of SIGALRM ends the process, C call or not
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # CPU time, so that a busy machine changes no verdict; SIGPROF ends the process
     left, right = read(f"${answer}$"), read(f"${truth}$")
     verdict = bool(left and right and verify(right, left, timeout_seconds=None))
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.setitimer(signal.ITIMER_PROF, 0)
     sys.stdout.write(f"{verdict}\n")
     sys.stdout.flush()
 
@@ -757,16 +765,30 @@ def is_correct(domain: str, answer: str, truth: str, metadata: dict | None = Non
   raise ValueError(f"domain {domain!r} has no right answers; those that have: {', '.join(VERIFIABLE_DOMAINS)}")
 
 
+def code_job(answer: str, truth: str, metadata: dict) -> dict | None:
+  """The sandbox's job for a row; None for one without tests. A single text counts as one test."""
+  tests = metadata.get("test_cases") or []
+  tests = [tests] if isinstance(tests, str) else tests
+  if not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):
+    raise TypeError("test_cases")
+  setup = metadata.get("test_setup_code") or ""
+  return {"code": answer, "tests": tests, "setup": str(setup), "reference": truth or ""} if tests else None
+
+
 def code_shares(answers, truths, metadatas) -> list[float]:
-  """Share of tests that each answer's code passes; one sandbox call, so the answers run side by side. No tests: 0."""
-  jobs = [{"code": answer, "tests": list(meta["test_cases"]), "setup": meta.get("test_setup_code") or "", "reference": truth or ""}
-          if meta.get("test_cases") else None for answer, truth, meta in zip(answers, truths, metadatas)]
-  verdicts = iter(code_box().run([j for j in jobs if j])) if any(jobs) else iter(())
+  """Share of its tests that each answer's code passes; one sandbox call, so the answers run side by side. No tests: 0."""
+  jobs = []
+  for answer, truth, metadata in zip(answers, truths, metadatas):
+    try:
+      jobs.append(code_job(answer, truth, metadata))
+    except TypeError as error:
+      jobs.append(failed(error))
+  verdicts = iter(code_box().run([job for job in jobs if job]) if any(jobs) else [])
   shares = []
   for job in jobs:
     verdict = next(verdicts) if job else None
-    results = verdict.results if verdict else []
-    shares.append(1.0 if verdict and verdict.passed else min(0.99, sum(map(bool, results)) / max(1, len(job["tests"]))) if job else 0.0)
+    share = sum(map(bool, verdict.results)) / len(job["tests"]) if verdict else 0.0
+    shares.append(1.0 if verdict and verdict.passed else min(share, 0.99))
   return shares
 
 
@@ -825,7 +847,7 @@ ARTICLE_BREAKS = FUNCTION_WORDS - {"one", "more", "same", "other", "no", "not", 
 
 
 def words_of(text: str) -> list[str]:
-  return re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text.lower())[:MAX_WORDS]
+  return re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text[:8 * MAX_WORDS].lower())[:MAX_WORDS]
 
 
 def length_score(text: str, target: int, shortest: int, longest: int) -> float:
@@ -1365,9 +1387,8 @@ def answer_problem(row: Row, answer: str | None) -> str:
   if row.domain == "math":
     return f"the answer states {stated_answer(answer)!r}, expected {final_truth(row.answer)!r} (None: no value, or two different ones)"
   if row.domain == "coding":
-    job = {"code": answer, "tests": row.metadata.get("test_cases") or [], "setup": row.metadata.get("test_setup_code") or "",
-           "reference": row.answer}
-    verdict = code_box().run([job])[0] if job["tests"] else None
+    job = code_job(answer, row.answer, row.metadata)
+    verdict = code_box().run([job])[0] if job else None
     return f"{sum(verdict.results)} of {len(job['tests'])} tests pass: {verdict.error}" if verdict else "the row has no tests"
   return f"the answer is {answer[:80]!r}, expected {row.answer[:80]!r}"
 
