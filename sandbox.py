@@ -393,6 +393,24 @@ def definitions(tree):
   return found
 
 
+OPERATORS = {n: getattr(operator, n) for n in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")}
+OPERATIONS = {"get": getattr, "set": setattr, "bool": bool, "len": len, "str": str, "repr": repr, "iter": iter, **OPERATORS,
+              "item": operator.getitem, "set_item": operator.setitem, "isinstance": lambda kind, o: isinstance(o, kind)}
+
+
+def failing(error):
+  """An iterator that raises `error` when it is read."""
+  raise error
+  yield
+
+
+def supply(found, refer):
+  """The first message to the judge: what the names that it needs stand for; an exception class by the names of its bases."""
+  raised = {n: v for n, v in found.items() if isinstance(v, type) and issubclass(v, Exception)}
+  return {"values": {n: encode(v, refer) for n, v in found.items()},
+          "exceptions": {n: [kind.__name__ for kind in v.__mro__] for n, v in raised.items()}}
+
+
 def solver(read_fd, write_fd):
   """Executes the answer, then serves the judge's requests until killed."""
   objects, index = [], {}  # objects are kept alive, so an id() stays theirs
@@ -402,8 +420,7 @@ def solver(read_fd, write_fd):
     if id(value) not in index:
       index[id(value)] = len(objects)
       objects.append(value)
-    kind = type(value)
-    lazy = kind.__module__ in ("builtins", "itertools") and hasattr(kind, "__next__")
+    lazy = type(value).__module__ in ("builtins", "itertools") and hasattr(type(value), "__next__")
     return {"t": "iterator" if lazy else "remote", "v": index[id(value)]}
 
   def resolve(value):
@@ -430,10 +447,6 @@ def solver(read_fd, write_fd):
       iterators[number] = failing(error)
     return items
 
-  def failing(error):
-    raise error
-    yield  # makes this a generator: it raises when it is read
-
   def perform(request):
     op, target = request["op"], objects[request["o"]]
     args = decode(request.get("args", []), resolve)
@@ -441,10 +454,7 @@ def solver(read_fd, write_fd):
       value = target(*args, **decode(request["kwargs"], resolve))
       changed = [encode(a, refer) if isinstance(a, MUTABLE) else None for a in args] if request["in_place"] else []
       return {"v": encode(value, refer), "changed": changed}
-    operations = {"get": getattr, "set": setattr, "bool": bool, "len": len, "str": str, "repr": repr, "iter": iter,
-                  "item": operator.getitem, "set_item": operator.setitem, "isinstance": lambda kind, o: isinstance(o, kind),
-                  "pull": lambda _, count: pull(request["o"], count), **OPERATORS}
-    return {"v": encode(operations[op](target, *args), refer)}
+    return {"v": encode(pull(request["o"], *args) if op == "pull" else OPERATIONS[op](target, *args), refer)}
 
   def serve(request):
     try:
@@ -457,10 +467,7 @@ def solver(read_fd, write_fd):
   module = sys.modules["solution"] = types.ModuleType("solution")
   try:
     exec(compile(extract(job["text"], job["names"]), "<solution>", "exec", dont_inherit=True), module.__dict__)
-    found = {n: module.__dict__[n] for n in job["names"] if n in module.__dict__}
-    raised = {n: v for n, v in found.items() if isinstance(v, type) and issubclass(v, Exception)}
-    exceptions = {n: [kind.__name__ for kind in v.__mro__] for n, v in raised.items()}
-    wire.send({"values": {n: encode(v, refer) for n, v in found.items()}, "exceptions": exceptions})
+    wire.send(supply({n: module.__dict__[n] for n in job["names"] if n in module.__dict__}, refer))
     wire.next_reply()
   except BaseException as error:
     wire.send(describe(error))
@@ -468,7 +475,6 @@ def solver(read_fd, write_fd):
 
 # ------------------------------------------------------------------------------------------------ judge: the tests live here
 MUTABLE = (list, dict, set, bytearray, collections.deque)
-OPERATORS = {n: getattr(operator, n) for n in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")}
 OBJECT, RESULT, PART = "object", "result", "part"  # what a Remote came from, which tells what tests may do with it
 
 
