@@ -230,7 +230,7 @@ def parse_response(text: str, style: str = "tags") -> Response | None:
   text = text.strip(OUTER)
   if not (text.startswith(TAGS[0]) and text.endswith(TAGS[3])) or TURN_START in text or TURN_END in text:
     return None
-  if tuple(m.group() for m in TAG_LIKE.finditer(text)) != TAGS:
+  if tuple(m.group() for m in itertools.islice(TAG_LIKE.finditer(text), 5)) != TAGS:
     return None
   reasoning, _, rest = text[len(TAGS[0]):-len(TAGS[3])].partition(TAGS[1])
   gap, _, answer = rest.partition(TAGS[2])
@@ -244,7 +244,7 @@ def parse_response(text: str, style: str = "tags") -> Response | None:
 
 def says_something(text: str) -> bool:
   """Holds a letter, digit or symbol; dots, spaces and zero-width characters alone are an empty block in disguise."""
-  return any(unicodedata.category(c)[0] in "LNS" for c in text)
+  return bool(re.search(r"[^\W_]", text)) or any(unicodedata.category(c)[0] in "LNS" for c in text[:MAX_READ])
 
 
 def read_sections(reasoning: str) -> dict[str, str] | None:
@@ -846,8 +846,9 @@ FUNCTION_WORDS = frozenset(
 ARTICLE_BREAKS = FUNCTION_WORDS - {"one", "more", "same", "other", "no", "not", "all"}
 
 
-def words_of(text: str) -> list[str]:
-  return re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text[:8 * MAX_WORDS].lower())[:MAX_WORDS]
+@functools.lru_cache(maxsize=256)
+def words_of(text: str) -> tuple[str, ...]:
+  return tuple(re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text[:8 * MAX_WORDS].lower())[:MAX_WORDS])
 
 
 def length_score(text: str, target: int, shortest: int, longest: int) -> float:
