@@ -49,6 +49,7 @@ STOP_IDS = (EOS_ID, END_OF_TURN_ID)
 KAGGLE_HANDLES = {name: f"google/gemma-3/transformers/{name}" for name in ("gemma-3-270m-it", "gemma-3-1b-it")}
 LORA_MODULES = ".*q_einsum|.*kv_einsum|.*gate_proj|.*down_proj|.*up_proj|.*attn_vec_einsum"  # the seeds' choice: all of them
 LENGTH_BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
+LOCKS = {}  # folder → the open file that holds it
 HEAD_CHUNK = 256  # positions whose logits exist at once: 256 × 262,144 float32 = 268 MB
 
 
@@ -811,7 +812,12 @@ def update_flat(module, flat: dict, kind):
 
 
 def lock_folder(out_dir: str):
-  """Makes `out_dir` and holds it for this process; a second run on it is refused. Returns the open lock: keep it."""
+  """Makes `out_dir` and holds it for this process; a second run on it is refused. Returns the open lock: keep it.
+
+  The same process may take it again: a notebook keeps the frame, and so the lock, of the cell that failed before.
+  """
+  if held := LOCKS.pop(os.path.abspath(out_dir), None):
+    held.close()
   try:
     os.makedirs(out_dir, exist_ok=True)
     lock = open(os.path.join(out_dir, ".lock"), "w")  # noqa: SIM115 - held until the process ends
@@ -821,6 +827,7 @@ def lock_folder(out_dir: str):
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except OSError as error:
     raise InputError(f"another run is writing {out_dir}; wait for it or choose another --out_dir") from error
+  LOCKS[os.path.abspath(out_dir)] = lock
   return lock
 
 
@@ -836,10 +843,10 @@ def count_parameters(model, kind=nnx.Param) -> int:
 
 
 def say(text: str):
-  """Prints a line at once. A closed stdout (a lost terminal, a dead pipe) must not end a run: later lines go nowhere."""
+  """Prints a line at once. A lost terminal, a dead pipe or a full disk under it must not end a run: later lines go nowhere."""
   try:
     print(text, flush=True)
-  except BrokenPipeError:
+  except OSError:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
 
 
@@ -852,8 +859,11 @@ def begin_run(out_dir: str, resume_from: str, flags: dict, may_change: tuple[str
   if resume_from and not os.path.isfile(path):
     if not os.path.isfile(os.path.join(resume_from, "run.json")):
       raise InputError(f"--resume_from={resume_from} holds no run.json, so no run of this script; give the folder of one")
-    skip = shutil.ignore_patterns(".lock", "config.json", "*.partial")
-    shutil.copytree(resume_from, out_dir, dirs_exist_ok=True, ignore=skip)
+    skip = shutil.ignore_patterns(".lock", "run.json", "config.json", "*.partial")
+    shutil.copytree(resume_from, out_dir, dirs_exist_ok=True, ignore=skip, copy_function=shutil.copyfile)
+    for folder, _, _ in os.walk(out_dir):  # copytree keeps the folders' modes, and an attached input's are read-only
+      os.chmod(folder, 0o755)
+    rewards.write_text(path, pathlib.Path(resume_from, "run.json").read_text(encoding="utf-8"))  # last: a cut copy starts over
   if not os.path.isfile(path):
     rewards.write_text(path, json.dumps({"flags": flags}, indent=1) + "\n")
     return {}

@@ -638,7 +638,7 @@ def train(learner: LeanGRPOLearner, stream, schedule, held_out, state: dict, *, 
         progress["pass_rate"][domain] = 0.9 * old + 0.1 * seen[name]
       write_samples = functools.partial(gemma.append_rows, samples_path,
                                         sample_rows(state["step"] + 1, rollout, scores, advantages, settings))
-      if progress["draws"] % sample_every == 1 or sample_every == 1:
+      if state["step"] // settings.num_iterations % sample_every == 0:
         write_samples()
       for iteration in range(min(settings.num_iterations, max_steps - state["step"])):
         start = time.monotonic()

@@ -234,8 +234,8 @@ def train(trainer, schedule, batches, val_pairs, widths, *, out_dir, max_steps, 
         gemma.say(line)
       gemma.append_rows(metrics_path, [row | {"seconds": round(seconds, 3)}])
       if progress["skipped"] >= 3:
-        raise rewards.Stopped(f"three updates in a row had a loss or gradient that is not finite (last loss {loss}); "
-                              f"lower --learning_rate or use --dtype=float32; metrics in {metrics_path}")
+        raise InputError(f"three updates in a row had a loss or gradient that is not finite (last loss {loss}); lower "
+                         f"--learning_rate or use --dtype=float32; metrics in {metrics_path}, last good state in checkpoints/")
       if save_every and step % save_every == 0:
         gemma.save_checkpoint(manager, step, trainer.model, trainer.optimizer, progress)
     gemma.save_checkpoint(manager, step, trainer.model, trainer.optimizer, progress)
@@ -272,8 +272,9 @@ def compare_before_after(policy, held_out, style: str, started: dict, out_dir: s
   if not held_out:
     return {}
   judged = answer_rows(policy, held_out, style, **check)
-  texts = judged.pop("texts")
-  show_samples(os.path.join(out_dir, "samples.jsonl"), step, held_out, texts)
+  texts, path = judged.pop("texts"), os.path.join(out_dir, "samples.jsonl")
+  gemma.trim_rows(path, step - 1)  # a kill after these rows were written must not leave them twice
+  show_samples(path, step, held_out, texts)
   gemma.say(f"sft: {'after' if step else 'before'} on {len(held_out)} held-out rows: "
             + ", ".join(f"{name} {value:.3f}" for name, value in judged.items()))
   if step:

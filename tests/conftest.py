@@ -1,0 +1,113 @@
+"""Shared by the tests: a small data folder, a short SFT run, and two ways to run a script: here, and as a process of its own."""
+import contextlib
+import io
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+from typing import NamedTuple
+from unittest import mock
+
+import pytest
+
+REPO = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPO / ".cache" / "jax"))  # also for the processes started here
+
+import rewards  # noqa: E402 - the path is set above
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # what a training run catches
+
+
+class Result(NamedTuple):
+  code: int
+  out: str
+  err: str
+
+
+def argv_of(flag: dict) -> list[str]:
+  return [f"--{name}={value}" for name, value in flag.items()]
+
+
+def run(stage, **flag) -> Result:
+  """Runs a script's main in this process, as `python script.py --name=value …` would; programs stay compiled."""
+  out, err, code = io.StringIO(), io.StringIO(), 0
+  handlers = {number: signal.getsignal(number) for number in SIGNALS}
+  for name in stage.FLAGS:
+    stage.FLAGS[name].unparse()
+  try:
+    with (mock.patch.object(sys, "argv", [stage.__file__, *argv_of(flag)]), contextlib.redirect_stdout(out),
+          contextlib.redirect_stderr(err)):
+      rewards.launch(stage.main, stage.FLAGS, stage.__doc__)
+  except SystemExit as stop:
+    code = stop.code
+  finally:
+    for number, handler in handlers.items():
+      signal.signal(number, handler)
+  return Result(code, out.getvalue(), err.getvalue())
+
+
+def run_well(stage, **flag) -> str:
+  """Output of a run that must end well."""
+  result = run(stage, **flag)
+  assert result.code == 0, result.err + result.out
+  return result.out
+
+
+def process(script: str, env=None, **flag) -> subprocess.CompletedProcess:
+  """Runs a script as a person would."""
+  return subprocess.run([sys.executable, str(REPO / script), *argv_of(flag)], capture_output=True, text=True, timeout=600,
+                        env=os.environ | (env or {}), stdin=subprocess.DEVNULL)
+
+
+def one_line_error(result, *words: str) -> str:
+  """Bad input ends with exit 2 and one line that holds `words`; no traceback."""
+  code, err = (result.code, result.err) if isinstance(result, Result) else (result.returncode, result.stderr)
+  lines = [line for line in err.strip().split("\n") if line]
+  assert code == 2, f"exit {code}: {err}"
+  assert "Traceback" not in err
+  assert lines[-1].startswith("error: ") and len([line for line in lines if line.startswith("error: ")]) == 1, err
+  for word in words:
+    assert word in lines[-1], f"{word!r} not in {lines[-1]!r}"
+  return lines[-1]
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> str:
+  """96 rows of the built-in pool, prepared by the real stage."""
+  return prepared(tmp_path_factory, "tags")
+
+
+@pytest.fixture(scope="session")
+def dual_data_dir(tmp_path_factory) -> str:
+  return prepared(tmp_path_factory, "dual_stream")
+
+
+def prepared(tmp_path_factory, style: str) -> str:
+  import prepare_data
+  folder = tmp_path_factory.mktemp("data") / style
+  run_well(prepare_data, out_dir=folder, style=style, train_size=96, val_size=16, test_size=8)
+  return str(folder)
+
+
+SFT = dict(lora_rank=0, learning_rate=3e-3, max_steps=24, batch_size=16, max_new_tokens=24, check_rows=0, eval_every=0,
+           save_every=0)
+
+
+@pytest.fixture(scope="session")
+def sft_dir(data_dir, tmp_path_factory) -> str:
+  """A tiny model that writes the tags most of the time: GRPO has a signal."""
+  import train_sft
+  folder = str(tmp_path_factory.mktemp("runs") / "sft")
+  run_well(train_sft, data_dir=data_dir, out_dir=folder, **SFT)
+  return folder
+
+
+@pytest.fixture(scope="session")
+def dual_sft_dir(dual_data_dir, tmp_path_factory) -> str:
+  import train_sft
+  folder = str(tmp_path_factory.mktemp("runs") / "dual_sft")
+  run_well(train_sft, data_dir=dual_data_dir, out_dir=folder, **SFT)
+  return folder
