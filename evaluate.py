@@ -235,11 +235,11 @@ def _indented(prompt):  # what a triple-quoted template inside an indented funct
 
 
 VARIANTS = {  # name -> the trained prompt, spoiled; each is a mistake seen in the seeds (001: 94% -> 55% format)
-  "extra_space": lambda p, q: p.replace("Task: ", "Task:  ", 1),
-  "no_newline": lambda p, q: p.removesuffix("\n"),
-  "one_newline": lambda p, q: p.replace("\n\nTask: ", "\nTask: ", 1),
-  "indented": lambda p, q: _indented(p),
-  "no_system": lambda p, q: f"{rewards.TURN_START}user\n{p[p.index('Task: ') + 6:]}" if "Task: " in p else p,
+  "extra_space": lambda p: p.replace("Task: ", "Task:  ", 1),
+  "no_newline": lambda p: p.removesuffix("\n"),
+  "one_newline": lambda p: p.replace("\n\nTask: ", "\nTask: ", 1),
+  "indented": _indented,
+  "no_system": lambda p: f"{rewards.TURN_START}user\n{p[p.index('Task: ') + 6:]}" if "Task: " in p else p,
 }
 
 
@@ -263,7 +263,7 @@ def load_rows(data_dir, split: str, limit: int, variant: str, allow_mismatch: bo
     raise rewards.InputError(f"--prompt_variant={variant} is unknown; valid: {', '.join(VARIANTS)}")
   rows = rows[:limit or None]
   if variant:
-    spoiled = [{**row, "prompt": VARIANTS[variant](row["prompt"], row["question"])} for row in rows]
+    spoiled = [{**row, "prompt": VARIANTS[variant](row["prompt"])} for row in rows]
     if any(a["prompt"] == b["prompt"] for a, b in zip(rows, spoiled)):
       raise rewards.InputError(f"--prompt_variant={variant} changes nothing in the prompts of {path}; use another variant")
     rows = spoiled
@@ -564,12 +564,12 @@ def training_chart(checkpoint: str, path) -> bool:
   source = next((f / "metrics.jsonl" for f in folders if (f / "metrics.jsonl").is_file()), None)
   rows = [r for r in rewards.read_rows(source) if isinstance(r.get("step"), int)] if source else []
   lines = {k: [(r["step"], r[k]) for r in rows if isinstance(r.get(k), (int, float)) and math.isfinite(r[k])]
-           for k in ("reward", "format", "accuracy", "loss", "completion_length", "kl", "entropy")}
+           for k in ("reward", "format", "accuracy", "loss", "completion_tokens", "kl", "entropy")}
   lines = {k: np.array(v, float).T for k, v in lines.items() if len(v) > 1}
   if "reward" in lines:
     lines.pop("loss", None)  # GRPO's loss is near zero by construction and says nothing
   panels = [("Reward", ["reward"]), ("Format and accuracy", ["format", "accuracy"]), ("Loss", ["loss"]),
-            ("Completion length, tokens", ["completion_length"]), ("KL and entropy", ["kl", "entropy"])]
+            ("Completion length, tokens", ["completion_tokens"]), ("KL and entropy", ["kl", "entropy"])]
   panels = [(title, [k for k in keys if k in lines]) for title, keys in panels if any(k in lines for k in keys)]
   if not panels:
     return False
@@ -624,8 +624,9 @@ def change_text(change: dict, name: str, scale: float = 100) -> str:
   verb = "rose" if ci[0] > 0 else "fell" if ci[1] < 0 else "did not change measurably"
   show, unit, d = (percent, " points", 1) if scale == 100 else (number, "", 3)
   low, high = (f"{scale * x:+.{d}f}" for x in ci)
+  test = f"; {change['gained']} questions better, {change['lost']} worse, exact p {p}" if scale == 100 else ""  # a test of rates
   return (f"{name} {verb}: {show(change['before'])} → {show(change['after'])}, {scale * change['difference']:+.{d}f}{unit} "
-          f"(95% interval {low} to {high}; {change['gained']} questions better, {change['lost']} worse, exact p {p}).")
+          f"(95% interval {low} to {high}{test}).")
 
 
 def minute(results: dict) -> list[str]:
@@ -994,6 +995,7 @@ def main():
   if FLAGS.table:
     return print_run_table(FLAGS.table)
   check_flags(FLAGS.rewards, FLAGS.samples, FLAGS.temperature)
+  failed = collections.Counter(rewards.failed_rows())  # of earlier runs in this process (a notebook)
   rows, data = load_rows(FLAGS.data_dir, FLAGS.split, FLAGS.limit, FLAGS.prompt_variant, FLAGS.allow_prompt_mismatch)
   before = load_other(FLAGS.compare) if FLAGS.compare else []
   import jax
@@ -1012,7 +1014,7 @@ def main():
   responses, speed = sample_and_score(policy, rows, kept, path, data["style"], systems, batch_size=FLAGS.batch_size, **sampling)
   judged = judge_creative(responses, FLAGS.judge_url, FLAGS.judge_model, path) if FLAGS.judge_url else None
   rewards.write_text(path, to_lines(responses))
-  failures = {k: n for k, n in rewards.failed_rows().items() if not k.startswith("judge")}
+  failures = {k: n for k, n in (collections.Counter(rewards.failed_rows()) - failed).items() if not k.startswith("judge")}
   facts = {"model": policy.name, "checkpoint": FLAGS.checkpoint, "data_dir": FLAGS.data_dir, "split": FLAGS.split, **identity,
            "prompt_variant": FLAGS.prompt_variant, "prompt_hash": data["prompt_hash"], "prompt_mismatch": mismatch,
            "judge": judged, "check_failures": failures, "recipe": FLAGS.rewards, **speed,
