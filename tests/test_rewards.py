@@ -12,8 +12,9 @@ import time
 
 import hypothesis.strategies as st
 import pytest
-import rewards
 from hypothesis import given, settings
+
+import rewards
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GOOD = "<reasoning>2 + 2 = 4</reasoning>\n<answer>4</answer>"
@@ -21,20 +22,28 @@ DUAL = ("<reasoning>\nPlan: add both.\nReasoning: 2 and 2 make 4.\nEvidence: 2 +
         "<answer>4</answer>")
 
 WELL_FORMED = [
-    GOOD, " \n" + GOOD + "\n\n", "\ufeff" + GOOD, GOOD.replace("\n", "\r\n"), GOOD.replace("\n", ""), GOOD.replace("\n", "\n\n\t"),
-    "<reasoning>\nif a < b and b > c\n</reasoning><answer>x < 3</answer>", "<reasoning>the tag <think> is fine</reasoning><answer>1</answer>",
+    GOOD, " \n" + GOOD + "\n\n", "\ufeff" + GOOD, GOOD.replace("\n", "\r\n"), GOOD.replace("\n", ""), GOOD.replace("\n",
+                                                                                                                   "\n\n\t"),
+    "<reasoning>\nif a < b and b > c\n</reasoning><answer>x < 3</answer>",
+    "<reasoning>the tag <think> is fine</reasoning><answer>1</answer>",
     "<reasoning>∴</reasoning><answer>∞</answer>", "<reasoning>r</reasoning><answer>line 1\nline 2</answer>",
 ]
 MALFORMED = [
-    "", " ", "4", "<answer>4</answer>", "<reasoning>r</reasoning>", GOOD + "x", "x" + GOOD, GOOD + GOOD, GOOD.replace("\n", "so"),
-    GOOD.removesuffix("</answer>"), GOOD.replace("</reasoning>", ""), GOOD + "</answer>", "<reasoning>" + GOOD, GOOD + "<answer>5</answer>",
-    "<answer>4</answer><reasoning>r</reasoning>", "<reasoning></reasoning><answer>4</answer>", "<reasoning>r</reasoning><answer></answer>",
-    "<reasoning> \n</reasoning><answer>4</answer>", "<reasoning>...</reasoning><answer>4</answer>", "<reasoning>r</reasoning><answer>\u200b</answer>",
+    "", " ", "4", "<answer>4</answer>", "<reasoning>r</reasoning>", GOOD + "x", "x" + GOOD, GOOD + GOOD,
+    GOOD.replace("\n", "so"),
+    GOOD.removesuffix("</answer>"), GOOD.replace("</reasoning>",
+                                                 ""), GOOD + "</answer>", "<reasoning>" + GOOD, GOOD + "<answer>5</answer>",
+    "<answer>4</answer><reasoning>r</reasoning>", "<reasoning></reasoning><answer>4</answer>",
+    "<reasoning>r</reasoning><answer></answer>",
+    "<reasoning> \n</reasoning><answer>4</answer>", "<reasoning>...</reasoning><answer>4</answer>",
+    "<reasoning>r</reasoning><answer>\u200b</answer>",
     "<reasoning>r<answer>4</answer></reasoning>", "<reasoning>r</reasoning><answer>a<answer>4</answer></answer>",
-    "<reasoning>a<reasoning>r</reasoning></reasoning><answer>4</answer>", "<reasoning>r</reasoning><answer><reasoning>4</answer>",
+    "<reasoning>a<reasoning>r</reasoning></reasoning><answer>4</answer>",
+    "<reasoning>r</reasoning><answer><reasoning>4</answer>",
     "<Reasoning>r</Reasoning><answer>4</answer>", "< reasoning>r</reasoning><answer>4</answer>", GOOD.upper(),
     "<reasoning>r <ANSWER>5</ANSWER></reasoning><answer>4</answer>", "<reasoning id=1>r</reasoning><answer>4</answer>",
-    "<reasoning>r</reasoning><answer>4</answer ></answer>", "<reasoning>r<end_of_turn></reasoning><answer>4</answer>", GOOD + "<end_of_turn>",
+    "<reasoning>r</reasoning><answer>4</answer ></answer>", "<reasoning>r<end_of_turn></reasoning><answer>4</answer>",
+    GOOD + "<end_of_turn>",
     "<reasoning>r</reasoning><answer>4</answer\n>", "```\n" + GOOD + "\n```", "<reasoning>r</answer><answer>4</reasoning>",
 ]
 
@@ -56,7 +65,8 @@ def test_dual_stream_format():
   parse = lambda text: rewards.parse_response(text, "dual_stream")
   assert parse(DUAL).answer == "4" and parse(DUAL.replace(">4<", ">4 apples<")) and parse(DUAL.replace(">4<", ">yes<"))
   assert parse(DUAL.replace("\n", "\r\n")) and parse(GOOD) is None
-  for a, b in (("Plan:", "plan:"), ("Plan:", "Idea:"), ("Evidence: 2 + 2 = 4.", "Evidence:"), ("Plan: add both.\n", ""), ("4</a", "4 or 5</a"),
+  for a, b in (("Plan:", "plan:"), ("Plan:", "Idea:"), ("Evidence: 2 + 2 = 4.", "Evidence:"), ("Plan: add both.\n", ""),
+               ("4</a", "4 or 5</a"),
                ("4</a", "4, 5</a"), ("Evidence", "Plan"), ("Plan: add", "Well. Plan: add"), ("\nPlan", "\nWell.\nPlan"),
                ("4 is even.", "4 is even.\nPlan: again"), (">4<", ">so it must be 4 then<"), (">4<", ">4\n5<")):
     assert parse(DUAL.replace(a, b, 1)) is None and rewards.format_problems(DUAL.replace(a, b, 1), "dual_stream"), (a, b)
@@ -72,13 +82,15 @@ def test_format_response_is_the_inverse_of_parse_response():
 
 def test_lenient_reading():
   read = rewards.extract_answer
-  assert read(GOOD) == read("so <answer> 4") == read("<answer>5</answer> no <answer>4</answer> bye") == read("<ANSWER>4</ANSWER>") == "4"
+  assert read(GOOD) == read("so <answer> 4") == read("<ANSWER>4</ANSWER>") == "4"
+  assert read("<answer>5</answer> no <answer>4</answer> bye") == "4"
   assert read("<answer>4<end_of_turn>") == "4" and read("4") is None and read("<answer></answer>") is None
 
 
 def total(system, text, domain="math", answer="4", question="What is 2 + 2?", metadata=None, **options):
   columns = dict(domain=[domain], answer=[answer], question=[question], metadata=[json.dumps(metadata or {})])
-  return {f.__name__: f([rewards.format_prompt(question)], [text], **columns)[0] for f in rewards.make_rewards(system, **options)}
+  return {f.__name__: f([rewards.format_prompt(question)], [text], **columns)[0] for f in rewards.make_rewards(system,
+                                                                                                               **options)}
 
 
 def test_multi_domain_keeps_the_seeds_constants():
@@ -86,7 +98,8 @@ def test_multi_domain_keeps_the_seeds_constants():
   assert sum(total("multi_domain", GOOD.replace(">4<", ">5<")).values()) == pytest.approx(0.2)
   assert sum(total("multi_domain", GOOD + "!").values()) == 0.0
   reasoning, answer = " ".join(f"alpha{i}" for i in range(20)), " ".join(f"beta{i}" for i in range(10))
-  creative = total("multi_domain", rewards.format_response(reasoning, answer), "creative_writing", question="alpha0 alpha1 gamma0 gamma1",
+  creative = total("multi_domain", rewards.format_response(reasoning, answer), "creative_writing",
+                   question="alpha0 alpha1 gamma0 gamma1",
                    diversity="seed", relevance="seed")
   assert creative == pytest.approx({"format": 0.2, "correctness": 0.0, "length": 0.3, "diversity": 0.25, "relevance": 0.125})
   assert rewards.length_score("w " * 10, 150, 20, 300) == 0.5 and rewards.length_score("w " * 375, 150, 10, 300) == 0.5
@@ -98,7 +111,8 @@ def test_multi_domain_keeps_the_seeds_constants():
 def test_one_word_is_not_diverse():
   story = rewards.TASKS["creative_writing"][3]
   assert rewards.diversity_score("Boat", "seed") == 1.0 and rewards.diversity_score("Boat") < 0.05
-  assert rewards.diversity_score(story) > 0.85 > rewards.diversity_score(story * 3) and rewards.diversity_score("boat " * 100) < 0.05
+  assert rewards.diversity_score(story) > 0.85 > rewards.diversity_score(story * 3)
+  assert rewards.diversity_score("boat " * 100) < 0.05
 
 
 def test_curriculum_phases_follow_the_run():
@@ -117,7 +131,8 @@ def test_curriculum_phases_follow_the_run():
   assert rewards.advantage_scale("multi_domain", ["math", "coding"]) == [1.0, 1.0]
 
 
-@pytest.mark.parametrize("answer, punished", [("4", 0), ("I cannot help with that.", -3), ("I'm sorry, but no.", -3), ("As an AI, no", -3),
+@pytest.mark.parametrize("answer, punished",
+                         [("4", 0), ("I cannot help with that.", -3), ("I'm sorry, but no.", -3), ("As an AI, no", -3),
                                               ("I can help: 4", 0), ("He was sorry", 0), ("", -3)])
 def test_refusals(answer, punished):
   assert total("curriculum", f"<reasoning>r</reasoning><answer>{answer}</answer>")["punish_refusal"] == punished
@@ -125,20 +140,24 @@ def test_refusals(answer, punished):
 
 def test_dual_stream_sizes():
   assert total("dual_stream", DUAL) == pytest.approx(
-      {"reward_format_exact": 1.0, "reward_format_soft": 1.0, "reward_cast_math_and_completeness": 0.25 + 0.75 * (2 + 4 + 2 + 4) / 20 + 3.0}, abs=0.2)
+      {"reward_format_exact": 1.0, "reward_format_soft": 1.0,
+       "reward_cast_math_and_completeness": 0.25 + 0.75 * (2 + 4 + 2 + 4) / 20 + 3.0}, abs=0.2)
   wrong, near, right = (sum(total("dual_stream", DUAL, answer=a).values()) for a in ("9", "4.3", "4"))
   assert wrong < near < right and right - wrong == pytest.approx(3.0)
-  assert total("dual_stream", "")["reward_format_soft"] == -0.5 and total("dual_stream", DUAL * 2)["reward_format_soft"] == -0.75
+  assert total("dual_stream", "")["reward_format_soft"] == -0.5 and total("dual_stream",
+                                                                          DUAL * 2)["reward_format_soft"] == -0.75
 
 
 def test_four_component_weights():
   default = total("four_component", GOOD)
-  assert list(default) == ["format", "coherence", "correctness", "efficiency"] and default["format"] == 0.25 and default["efficiency"] == 0.0
+  assert list(default) == ["format", "coherence", "correctness",
+                           "efficiency"] and default["format"] == 0.25 and default["efficiency"] == 0.0
   only = total("four_component", GOOD, format_weight=0.0, coherence_weight=0.0, correctness_weight=0.0, efficiency_weight=1.0)
   assert only["efficiency"] > 0.0 and sum(only.values()) == only["efficiency"]
   with pytest.raises(rewards.InputError, match="0.5, 0.2, 0.55, 0 sum to 1.25; expected none below 0 and a sum of 1"):
     rewards.make_rewards("four_component", format_weight=0.5)
-  with pytest.raises(rewards.InputError, match="'best' is unknown; valid: multi_domain, curriculum, dual_stream, four_component"):
+  with pytest.raises(rewards.InputError,
+                     match="'best' is unknown; valid: multi_domain, curriculum, dual_stream, four_component"):
     rewards.make_rewards("best")
 
 
@@ -146,7 +165,8 @@ def test_batches_survive_bad_rows():
   rewards.failed_rows(reset=True)
   texts = [GOOD, None, GOOD, GOOD, 7, GOOD, GOOD]
   columns = dict(domain=["math", "math", "math", "coding", "math", None, "math"], answer=["4", "4", None, "x", "4", "4", "4"],
-                 metadata=["{}", "{}", "not json", '{"test_cases": 5}', "{}", "[]", None], question=["?"] * 7, mode="train", step=3)
+                 metadata=["{}", "{}", "not json", '{"test_cases": 5}', "{}", "[]",
+                           None], question=["?"] * 7, mode="train", step=3)
   for system in rewards.SYSTEMS:
     for function in rewards.make_rewards(system):
       values = function(["p"] * 7, texts, **columns)
@@ -156,10 +176,13 @@ def test_batches_survive_bad_rows():
   assert [f(["p"], [GOOD])[0] for f in rewards.make_rewards("multi_domain")][0] == 0.2  # no columns at all
 
 
-BAIT = ["<reasoning>", "</reasoning>", "<answer>", "</answer>", "\\boxed{", "}", "{", "\\frac", "\\sqrt", "1", "2.5", ",", "/", "^", "yes", "no",
-        "or", "####", "The answer is ", "\n", " ", "=", "%", "$", "Plan:", "Evidence:", "\ud800", "\0", "½", "−", "<end_of_turn>", "A", "is", "1e9"]
+BAIT = ["<reasoning>", "</reasoning>", "<answer>", "</answer>", "\\boxed{", "}", "{", "\\frac", "\\sqrt", "1", "2.5", ",", "/",
+        "^", "yes", "no",
+        "or", "####", "The answer is ", "\n", " ", "=", "%", "$", "Plan:", "Evidence:", "\ud800", "\0", "½", "−",
+        "<end_of_turn>", "A", "is", "1e9"]
 TEXTS = st.one_of(st.text(max_size=200), st.lists(st.sampled_from(BAIT), max_size=30).map("".join),
-                  st.lists(st.sampled_from(BAIT), max_size=12).map(lambda x: rewards.format_response("".join(x[:6]), "".join(x[6:]))))
+                  st.lists(st.sampled_from(BAIT),
+                           max_size=12).map(lambda x: rewards.format_response("".join(x[:6]), "".join(x[6:]))))
 
 
 @settings(max_examples=150, deadline=None)
@@ -171,7 +194,8 @@ def test_any_text_gets_a_finite_reward_inside_the_range(text, domain, truth):
     for function in rewards.make_rewards(system):
       value, = function([text], [text], **columns)
       assert math.isfinite(value) and function.range[0] <= value <= function.range[1]
-  assert sum(rewards.failed_rows().values()) - rewards.failed_rows().get("math_over_limit", 0) == before  # and nothing was caught on the way
+  assert sum(rewards.failed_rows().values()) - rewards.failed_rows().get("math_over_limit",
+                                                                         0) == before  # and nothing was caught on the way
 
 
 @settings(max_examples=300, deadline=None)
@@ -188,9 +212,12 @@ def test_numbers_in_all_their_forms(value, other):
 
 def test_worst_cases_are_bounded():
   size = 100_000
-  units = ["\\frac{", "\\boxed{", "{", "(", "<", "<answer>", "<answer ", "1 or ", "answer is ", "**", "*a", "= ", "A. ", "\n", "√(", "1 ab ", "-", "1.",
-           "1e", "2^", "there are ", ", so 1", "<<", "1 000", "'a", "\\text{", "Plan:\n", "not true ", " ", "9", "step 1. ", '{"a":', "the "]
-  for text in [rewards.format_response(u * (size // len(u)), "1" + u * (size // len(u))) for u in units] + ["<answer>" * 12_500, "<" * size]:
+  units = ["\\frac{", "\\boxed{", "{", "(", "<", "<answer>", "<answer ", "1 or ", "answer is ", "**", "*a", "= ", "A. ", "\n",
+           "√(", "1 ab ", "-", "1.",
+           "1e", "2^", "there are ", ", so 1", "<<", "1 000", "'a", "\\text{", "Plan:\n", "not true ", " ", "9", "step 1. ",
+           '{"a":', "the "]
+  for text in [rewards.format_response(u * (size // len(u)), "1" + u * (size // len(u))) for u in units] + ["<answer>" * 12_500,
+                                                                                                            "<" * size]:
     for system in ("curriculum", "four_component"):  # between them, every reader and heuristic
       start = time.process_time()
       for function in rewards.make_rewards(system):
@@ -213,12 +240,15 @@ def test_the_equivalence_process_is_killed_and_replaced():
 def test_math_agrees_with_math_verify():
   """The kept library as the outside judge, on forms that both read."""
   from math_verify import parse, verify
-  forms = ["1/2", "0.5", "\\frac{1}{2}", "2", "2.0", "\\sqrt{4}", "-3", "\\frac{-6}{2}", "\\sqrt{8}", "2\\sqrt{2}", "x+1", "1+x", "(x+1)^2",
-           "x^2+2x+1", "\\pi", "2\\pi", "\\frac{\\pi}{2}", "0.75", "\\frac34", "10^3", "1000", "1{,}000", "2^{10}", "e^2", "\\frac{x}{2}", "0.5x"]
+  forms = ["1/2", "0.5", "\\frac{1}{2}", "2", "2.0", "\\sqrt{4}", "-3", "\\frac{-6}{2}", "\\sqrt{8}", "2\\sqrt{2}", "x+1",
+           "1+x", "(x+1)^2",
+           "x^2+2x+1", "\\pi", "2\\pi", "\\frac{\\pi}{2}", "0.75", "\\frac34", "10^3", "1000", "1{,}000", "2^{10}", "e^2",
+           "\\frac{x}{2}", "0.5x"]
   unevaluated = {"10^3", "2^{10}", "\\sqrt{4}"}  # ours wants a number where a number is asked for
   for truth in forms[::2]:
     for answer in sorted(set(forms) - unevaluated)[::2]:
-      theirs = bool(verify(parse(f"${truth}$", parsing_timeout=None), parse(f"${answer}$", parsing_timeout=None), timeout_seconds=None))
+      theirs = bool(verify(parse(f"${truth}$", parsing_timeout=None), parse(f"${answer}$", parsing_timeout=None),
+                           timeout_seconds=None))
       assert rewards.is_correct("math", f"${answer}$", truth) == theirs, (answer, truth)
 
 
@@ -283,12 +313,15 @@ def test_judge_retries_and_counts(server):
   row = {"prompt": "p", "response": "r"}
   server.script = [429, 503, "fine: {\"reasoning\": 5, \"answer\": 5, \"overall\": 9.5} done"]
   assert rewards.judge([row], server.url, "m", backoff_seconds=0.05) == [rewards.JudgeVerdict(5, 5, 9.5)]
-  assert server.seen[1][3] - server.seen[0][3] >= 1.0 and rewards.failed_rows(reset=True) == {"judge_retried": 2}  # Retry-After kept
-  for reply in ("nice work", '{"reasoning": 9, "answer": 3, "overall": 7}', '{"reasoning": 4}', "garbage", '{"reasoning": NaN, "answer": 1, "overall": 1}'):
+  assert server.seen[1][3] - server.seen[0][3] >= 1.0
+  assert rewards.failed_rows(reset=True) == {"judge_retried": 2}  # Retry-After kept
+  for reply in ("nice work", '{"reasoning": 9, "answer": 3, "overall": 7}', '{"reasoning": 4}', "garbage",
+                '{"reasoning": NaN, "answer": 1, "overall": 1}'):
     server.script = [reply]
     assert rewards.judge([row], server.url, "m") == [None] and rewards.failed_rows(reset=True) == {"judge_malformed": 1}
   server.script = [401]
-  assert rewards.judge([row], server.url, "m") == [None] and rewards.failed_rows(reset=True) == {"judge_failed": 1}  # not asked again
+  assert rewards.judge([row], server.url,
+                       "m") == [None] and rewards.failed_rows(reset=True) == {"judge_failed": 1}  # not asked again
   server.script = [1.0, 1.0]
   assert rewards.judge([row], server.url, "m", timeout_seconds=0.2, attempts=2, backoff_seconds=0.01) == [None]
   assert rewards.failed_rows(reset=True) == {"judge_failed": 1, "judge_retried": 1}
@@ -314,26 +347,32 @@ def test_unreachable_judge_is_given_up(server):
 def test_judge_as_the_reward_of_creative_domains(server):
   text = rewards.format_response("I think about boats because they matter to the reader.", rewards.TASKS["creative_writing"][3])
   judge = lambda rows: rewards.judge(rows, server.url, "m", backoff_seconds=0.01, attempts=1)
-  columns = dict(domain=["creative_writing", "math", "creative_writing"], answer=["", "4", ""], question=["Write about a boat."] * 3, metadata=["{}"] * 3)
+  columns = dict(domain=["creative_writing", "math", "creative_writing"], answer=["", "4", ""],
+                 question=["Write about a boat."] * 3, metadata=["{}"] * 3)
   texts = [text, GOOD, "malformed"]
   judged = [f(["p"] * 3, texts, **columns) for f in rewards.make_rewards("multi_domain", judge=judge)]
   assert [sum(v) for v in zip(*judged)] == pytest.approx([0.2 + 0.8 * 0.7, 1.0, 0.0]) and len(server.seen) == 1
   server.script = [500]
   fallen = [f(["p"] * 3, texts, **columns) for f in rewards.make_rewards("multi_domain", judge=judge)]
   plain = [f(["p"] * 3, texts, **columns) for f in rewards.make_rewards("multi_domain")]
-  assert [sum(v) for v in zip(*fallen)] == pytest.approx([sum(v) for v in zip(*plain)]) and rewards.failed_rows(reset=True)["judge_fallback"] == 1
+  assert [sum(v) for v in zip(*fallen)] == pytest.approx([sum(v) for v in zip(*plain)])
+  assert rewards.failed_rows(reset=True)["judge_fallback"] == 1
   assert total("four_component", text, "creative_writing", judge=judge)["correctness"] > 0.3
 
 
 def test_explain_says_what_is_wrong():
   row = {"domain": "math", "question": "What is 2 + 2?", "answer": "4", "metadata": {}}
   best = rewards.explain(GOOD, row)
-  assert best["correct"] and best["problems"] == [] and best["total"] == pytest.approx(sum(total("four_component", GOOD).values()))
+  assert best["correct"] and best["problems"] == [] and best["total"] == pytest.approx(sum(total("four_component",
+                                                                                                 GOOD).values()))
   worse = rewards.explain("<reasoning>r</reasoning><answer>5 or 6</answer> bye", row)
-  assert worse["correct"] is False and "after" in worse["problems"][0] and "None" in worse["problems"][1] and worse["total"] < best["total"]
+  assert worse["correct"] is False and "after" in worse["problems"][0] and "None" in worse["problems"][1]
+  assert worse["total"] < best["total"]
   assert worse["advice"][0].startswith("correctness: up to 0.55 more")
-  code = {"domain": "coding", "question": "?", "answer": "def f(x): return x", "metadata": {"test_cases": ["assert f(1) == 1", "assert f(2) == 2"]}}
-  assert "1 of 2 tests pass" in rewards.explain("<reasoning>r</reasoning><answer>def f(x): return 1</answer>", code)["problems"][0]
+  code = {"domain": "coding", "question": "?", "answer": "def f(x): return x",
+          "metadata": {"test_cases": ["assert f(1) == 1", "assert f(2) == 2"]}}
+  assert "1 of 2 tests pass" in rewards.explain("<reasoning>r</reasoning><answer>def f(x): return 1</answer>",
+                                                code)["problems"][0]
   assert rewards.explain(GOOD, {"domain": "creative_writing", "question": "?"})["correct"] is None
 
 
@@ -342,17 +381,20 @@ def run(*arguments):
 
 
 def test_command_line(tmp_path):
-  rows = [{"id": f"r{n}", "domain": "math", "question": "What is 2 + 2?", "prompt": "p", "answer": "4", "metadata": {}, "response": text, "reward": 1}
+  rows = [{"id": f"r{n}", "domain": "math", "question": "What is 2 + 2?", "prompt": "p", "answer": "4", "metadata": {},
+           "response": text, "reward": 1}
           for n, text in enumerate((GOOD, "four"))]
   path = tmp_path / "responses.jsonl"
   path.write_text("".join(json.dumps(r) + "\n" for r in rows))
   result = run(f"--explain={path}", "--self_test")
-  assert result.returncode == 0 and "0 failures" in result.stdout and "r0 (math)" in result.stdout and "<answer> is missing" in result.stdout
+  assert result.returncode == 0 and "0 failures" in result.stdout and "r0 (math)" in result.stdout
+  assert "<answer> is missing" in result.stdout
   assert "r1" not in run(f"--explain={path}", "--limit=1").stdout
   for arguments, message in ((["--explain=missing.jsonl"], "missing.jsonl does not exist"), ([], "nothing to do"),
                              ([f"--explain={path}", "--format_weight=0.9"], "expected none below 0 and a sum of 1")):
     result = run(*arguments)
-    assert result.returncode == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1 and "Traceback" not in result.stderr
+    assert result.returncode == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
+    assert "Traceback" not in result.stderr
   path.write_text('{"id": 1}\n')
   assert "has a row without a response" in run(f"--explain={path}").stderr
 

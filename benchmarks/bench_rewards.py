@@ -1,0 +1,88 @@
+"""Speed of checking answers: plain numbers, whole responses, a mixed batch with code, and one hostile answer.
+
+Prints one line each with its target and exits 1 where a target is missed; 2 cores suffice.
+
+  python benchmarks/bench_rewards.py
+"""
+import json
+import pathlib
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+import rewards
+
+
+def best_of(repeats: int, function) -> float:
+  """Seconds of the fastest run: what the code costs, not what else the machine is doing."""
+  seconds = []
+  for _ in range(repeats):
+    start = time.perf_counter()
+    function()
+    seconds.append(time.perf_counter() - start)
+  return min(seconds)
+
+
+def plain_rate() -> float:
+  """Checks a second of plain numbers, no two alike: nothing comes from a cache."""
+  seconds = []
+  for round_ in range(5):
+    pairs = [(str(n), str(n + n % 2)) for n in range(round_ * 10_000, round_ * 10_000 + 10_000)]
+    start = time.perf_counter()
+    for answer, truth in pairs:
+      rewards.is_correct("math", answer, truth)
+    seconds.append(time.perf_counter() - start)
+  return 10_000 / min(seconds)
+
+
+def sentence_rate() -> float:
+  """Checks a second of answers with signs, units and words, no two alike."""
+  seconds = []
+  for round_ in range(5):
+    texts = [f"She pays ${n:,} for {n % 7 + 2} tickets.\nThe answer is {n:,} dollars." for n in range(round_ * 1000,
+                                                                                                      round_ * 1000 + 1000)]
+    start = time.perf_counter()
+    for n, text in enumerate(texts):
+      rewards.is_correct("math", text, str(n))
+    seconds.append(time.perf_counter() - start)
+  return 1000 / min(seconds)
+
+
+def mixed_batch() -> float:
+  """Seconds for all multi_domain functions on 64 completions of every domain, 8 of them code."""
+  domains = ["coding"] * 8 + (["math", "science", "logic", "creative_writing", "summarization", "creative_ideation",
+                               "math"] * 8)
+  columns = {name: [] for name in ("domain", "question", "answer", "metadata")}
+  texts = []
+  for n, domain in enumerate(domains):
+    question, truth, metadata, right, honest, *_ = rewards.TASKS[domain]
+    texts.append(rewards.format_response(f"Row {n}: " + rewards.REASONINGS.get(domain, rewards.CREATIVE_REASONING),
+                                         (right, honest)[n % 2]))
+    for name, value in zip(columns, (domain, question, truth, json.dumps(metadata))):
+      columns[name].append(value)
+  functions = rewards.make_rewards("multi_domain")
+  batch = lambda: [f(columns["question"], texts, **columns) for f in functions]
+  batch()  # starts the sandbox
+  return best_of(5, batch)
+
+
+def hostile_answer() -> float:
+  """Seconds for 100 KB that end in a power tower, the process killed at the limit included."""
+  text = "1 + " * 25_000 + "\n9^{9^{9^{9}}} + \\sqrt{7}"
+  return best_of(1, lambda: rewards.is_correct("math", text, "\\sqrt{2}"))
+
+
+def main() -> int:
+  results = [("plain numbers", plain_rate(), 20_000, "checks/s", 1), ("sentences", sentence_rate(), 3_000, "checks/s", 1),
+             ("64 completions, 8 with code", mixed_batch(), 0.5, "s", -1),
+             ("100 KB hostile answer", hostile_answer(), 10.0, "s", -1)]
+  missed = 0
+  for name, value, target, unit, better in results:
+    ok = (value - target) * better >= 0
+    missed += not ok
+    print(f"{name:<30} {value:>12,.3f} {unit:<9} target {'≥' if better > 0 else '≤'} {target:,} {'ok' if ok else 'MISSED'}")
+  return 1 if missed else 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
