@@ -281,13 +281,14 @@ TYPOGRAPHY = str.maketrans({
     "−": "-", "–": "-", "‒": "-", "﹣": "-", "－": "-", "×": "*", "·": "*", "⋅": "*", "÷": "/", "⁄": "/", "∕": "/", "π": r"\pi ",
     "％": "%", "≈": "=", "º": "°", **dict.fromkeys("\u00a0\u2007\u2009\u202f\u2002\u2003\u2005\u2006\u200a\t", " "),
     **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", ""), **dict.fromkeys("€£¥₹₽¢$", " "),
+    **{chr(0xFF10 + d): str(d) for d in range(10)},
     **{c: "^" + d for c, d in zip("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")},
     **{c: " " + f for c, f in zip("½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞", FRACTION_SIGNS)}})
 SIMPLIFY = [(re.compile(pattern), to) for pattern, to in [
     (r"<<[^<>]*>>", ""),                                            # GSM8K's calculator marks
     (r"</?[a-zA-Z][^<>]{0,60}>", " "),                              # stray HTML and tags
     (r"\\[!]|\\(?:left|right|displaystyle|limits)(?![a-z])|\{\}", ""),
-    (r"\\[,;:> ()\[\]$%]", lambda m: {"\\%": "%", "\\(": " ", "\\$": " "}.get(m.group(), " ")),
+    (r"(?<!\\)\\[,;:> ()\[\]$%]", lambda m: {"\\%": "%", "\\(": " ", "\\$": " "}.get(m.group(), " ")),
     (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree|°", " degrees "),
     (r"\\(?:text(?:bf|it|rm|sf|tt)?|mathrm|mathbf|boldsymbol|mbox|operatorname|boxed|fbox)\s*\{([^{}]*)\}", r" \1 "),
     (r"\*\*([^*\n]+)\*\*", r" \1 "),                                # Markdown bold
@@ -300,17 +301,21 @@ SIMPLIFY = [(re.compile(pattern), to) for pattern, to in [
     (r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"\\(?:times|cdot|ast)(?![a-z])", "*"), (r"\\div(?![a-z])", "/"), (r"\\(?:approx|equiv)(?![a-z])", "="),
     (r"(?<=\d)\s*[xX](?=\s*10\s*\^)", "*"),                         # 3 x 10^5
+    (r"(?<![\\a-zA-Z])pi\b", r"\\pi "),
+    (r"(?<!\d )\b(?:[Mm]inus|[Nn]egative) (?=[\d.])", "-"),
     (r"[ \r\f\v]+", " ")]]
 DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?![\d])|\d+)(?:\.\d+|\.(?!\d))?|\.\d+"
 NUMBER = rf"(?:{DIGITS})(?:[eE][+-]?\d{{1,3}}|\s?\*\s?10\s?\^\s?\{{?\s?[+-]?\d{{1,3}}\}}?)?"
 VALUE = rf"(?:(?P<whole>\d+)(?:\s+|\sand\s))?(?P<top>{NUMBER})\s?/\s?(?P<bottom>{NUMBER})|(?P<number>{NUMBER})"
 MAGNITUDES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-WORDS = {w: Fraction(n) for n, w in enumerate([
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
-    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty"])}
+ONES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
+        "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"]
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+WORDS = {word: n for n, word in enumerate(ONES + [t + o for t in TENS for o in ["", *("-" + one for one in ONES[1:10])]])}
 # What may follow a number and leave it a number: a unit of up to four words. A single letter other than a unit's is algebra.
 NOT_UNITS = "or and to plus minus times over by sqrt pi x y z n k t i e a b c d p q r u v w versus vs not but if"
-UNIT = rf"(?:(?:\s|-)?(?!(?:{NOT_UNITS.replace(' ', '|')})\b)[a-zA-Z'\"]+\.?(?:\^?\{{?[23]\}}?)?(?:\s?/\s?[a-zA-Z]+)?){{0,4}}"
+POWER = r"(?:\s?\^?\{?[23]\}?)?"
+UNIT = rf"(?:(?:\s|-)?(?!(?:{NOT_UNITS.replace(' ', '|')})\b)[a-zA-Z'\"]+\.?{POWER}(?:\s?/\s?[a-zA-Z]+{POWER})?){{0,4}}"
 QUANTITY = re.compile(rf"(?:[A-Z]{{2,3}} |Rs\.? ?)?(?P<sign>[+-]?)\s?(?:{VALUE})\s?(?P<percent>%|percent\b)?"
                       rf"(?P<unit>(?:\s?/\s?[a-zA-Z]+)?{UNIT})", re.A)
 FAST = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.A)
@@ -337,11 +342,12 @@ def read_number(text: str) -> Number | None:
     return Number(Fraction(text), "." not in text, False)
   if len(text) > MAX_VALUE:
     return None
-  text = simplify(text).rstrip(" .,;:!?*\"'=_<>\n").lstrip(" ,;:*\"'=_<>\n")
+  text = simplify(text).rstrip(" .,;:!?*\"'`=_<>\n").lstrip(" ,;:*\"'`=_<>~#\n")
   if text.startswith("(") and text.endswith(")"):
     text = text[1:-1].strip()
-  if text.lower() in WORDS:
-    return Number(WORDS[text.lower()], True, False)
+  first, _, unit = text.partition(" ")
+  if first.lower() in WORDS and len(unit.split()) <= 2:
+    text = f"{WORDS[first.lower()]} {unit}".strip()
   match = QUANTITY.fullmatch(text)
   return to_number(match) if match else None
 
@@ -371,24 +377,28 @@ def to_fraction(digits: str) -> Fraction:
 
 
 # Where a final answer is announced; the last announcement that is followed by something counts.
-MARK = re.compile(r"\\?(?:boxed|fbox)\s*\{|####|<answer>|\banswer\s*(?:\w+\s+)?(?:is|was|are|=|:)+\s*:?|^\s*A\s*:", re.I | re.M)
+MARK = re.compile(r"\\?(?:boxed|fbox)\s*\{|####|<answer>"
+                  r"|\banswer(?:\s+\w+)?\s*(?:\b(?:is|was|be)\b|[=:])\s*:?|^\s*A\s*:", re.I | re.M)
 SENTENCE_END = re.compile(r"(?<=[.!?])[\s$]+(?=[A-Z\\$(\"'])")
 VALUE_SIGN = re.compile(r"\d|\\(?:sqrt|frac|pi)")
 ASIDE = re.compile(r",?\s+(?:which|because|since|where|so that|as|if|when)\b|\s\(", re.I)
 PLACE = r"(?:between|among|from|for|in|on|at|by|with|under|per|than|after|before|about how|not|of(?! exactly))\b"
-VERB = re.compile(rf"(?:(?<!\bto )\b(?:is|are|was|were|be|equals?|costs?|makes|totals?|total of)|=)\s+"
+VERB = re.compile(rf"(?:(?<!\bto )\b(?:is|are|was|were|be|equals?|costs?|makes?|made|totals?|total of|ha[sd]|have|needs?|"
+                  r"gets?|got|pays?|paid|spends?|spent|earns?|earned|takes?|gives?|saves?|saved|sold|leaving|leaves)|=)\s+"
                   rf"(?:(?:equal to|a total of|(?!{PLACE})[a-z]+)\s+){{0,3}}?"
                   r"(?=[-+]?\.?\d)", re.I)
-THERE = re.compile(r"\bthere\s+(?:is|are|was|were|will be|must be|would be)\s", re.I)
+THERE = re.compile(r"\bthere\s+(?:is|are|will be|must be|would be)\s", re.I)
 CONCLUSION = re.compile(r"[,;:]?\s+(?:so|thus|therefore|hence|giving|which (?:gives|means|is|rounds (?:up |down )?to))\b,?\s+"
                         r"(?!that\b)", re.I)
 TOKEN = re.compile(rf"(?<![\w.\\/^{{}}])(?<!\d,)(?P<sign>[+-]?)(?:{VALUE})(?!\d|[_^\\√(]|(?![mgslLhVWJKN]\b|[a-zA-Z]{{2,}})[a-zA-Z]"
                    r"|\s?[*/^]\s?[\w\\(]|\s?\\[a-zA-Z])\s?(?P<percent>%|percent\b)?(?P<unit>)", re.A)
-JOINER = re.compile(rf"\s*(?:[a-zA-Z]+\s+)?(?:[,;/]|\b(?:or|and|to|but|versus)\b)[\s,]*"
+JOINER = re.compile(rf"\s*(?:[a-zA-Z]+\b\s*)?(?:[,;/]|\b(?:or|and|to|but|versus)\b)[\s,]*"
                     r"(?:(?:or|and|maybe|possibly|perhaps|also)\s+)*"
                     rf"|\s*(?:(?!{PLACE}|more|less)[a-zA-Z]+\s+)?", re.I)
 OR = re.compile(r"\bor\s+(?:(?:maybe|possibly|perhaps|else)\s+)?(?:[a-zA-Z]\s*=\s*)?")
 MATH_RUN = re.compile(r"(?:\\[a-zA-Z]+|[-\d\s.+*/^(){}\[\]=]|(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z]))+")
+# An answer that leaves its arithmetic to the reader ("3 * 4" for 12) is not the number asked for.
+UNEVALUATED = re.compile(r"[\s\d.,()]*[\d)]\s*[-+*/^][-+*/^\s\d.,(){}]*")
 EXPRESSION = re.compile(r"\\[a-zA-Z]+|[\^√*/+(){}<>]|\d\s*[a-z]\b|\bi\b")
 
 
@@ -428,7 +438,7 @@ def braced(text: str, start: int) -> str:
 
 def stated_in_line(line: str) -> str | None:
   """The value that one line states; a line that is a bare value or expression is its own answer."""
-  if len(line) <= MAX_VALUE and read_number(line) is not None:
+  if len(line) <= MAX_VALUE and (read_number(line) is not None or re.search(r"\\begin\{(?:\w?matrix|cases)", line)):
     return line
   plain = simplify(line).rstrip(" .,;:!?\\")
   sentences = [s for s in SENTENCE_END.split(plain) if VALUE_SIGN.search(s)]
@@ -443,7 +453,8 @@ def stated_in_line(line: str) -> str | None:
     if offers_two(sentence):
       return None
     before, tail = (side.strip() for side in sentence.rsplit("=", 1))
-    tail = tail if VALUE_SIGN.search(tail) else before.rsplit("=", 1)[-1].strip()  # 20 = A
+    if not VALUE_SIGN.search(tail) or UNEVALUATED.fullmatch(tail) and read_number(tail) is None:  # 20 = A, 7 = 4 + 3
+      tail = before.rsplit("=", 1)[-1].strip()
     token = TOKEN.match(tail) if words and read_number(tail) is None else None
     if token and re.match(r"[a-zA-Z,;]|$", tail[token.end():].strip()):
       return None if joined(tail, token) else token.group()
@@ -468,7 +479,7 @@ def value_of_clause(sentence: str) -> str | None:
   if token is None or verbs and token.start() > start:
     runs = [m.group() for m in MATH_RUN.finditer(clause, start) if VALUE_SIGN.search(m.group())]
     return runs[0].strip(" .,=") if runs else clause
-  negated = re.search(r"\bnot\s$", clause[:token.start()])
+  negated = re.search(r"\bnot\s$", clause[:token.start()], re.I)
   return None if negated or joined(clause, token) else token.group()
 
 
@@ -505,10 +516,10 @@ def math_correct(answer: str, truth: str) -> bool:
   if FAST.fullmatch(answer) and FAST.fullmatch(truth):
     return answer == truth or same_number(read_number(answer), read_number(truth))
   stated = stated_answer(answer)
-  if stated is None or not says_something(stated) or len(stated) > MAX_VALUE:
-    items = simplify(answer) if "," in truth and len(answer) <= MAX_VALUE else ""
-    return bool(items) and same_items(items, simplify(truth))
-  return same_value(stated, truth)
+  if stated is not None and says_something(stated) and len(stated) <= MAX_VALUE and same_value(stated, truth):
+    return True
+  listed = "," in truth and read_number(truth) is None and len(answer) <= MAX_VALUE  # "x = 2, y = 3" states two on purpose
+  return listed and same_items(simplify(answer), simplify(truth))
 
 
 @functools.lru_cache(maxsize=65536)
@@ -527,7 +538,8 @@ def same_value(stated: str, truth: str) -> bool:
       left = left._replace(value=left.value / 100, exact=False)
     return same_number(left, right)
   plain, wanted = simplify(stated).strip(" .,;:="), simplify(truth).strip(" .,;:=")
-  if re.sub(r"[\s{}]|degrees", "", plain) == re.sub(r"[\s{}]|degrees", "", wanted):
+  bare = lambda text: re.sub(r"[\s{}]|degrees", "", text.lower() if re.fullmatch(r"[a-zA-Z ]{2,}", text) else text)
+  if bare(plain) == bare(wanted):
     return True
   if right is None and (":" in wanted or "," in wanted):
     return same_items(plain, wanted)
@@ -539,8 +551,6 @@ def same_value(stated: str, truth: str) -> bool:
   return equivalent(plain.rsplit("=", 1)[-1] if "=" not in wanted else plain, wanted)
 
 
-# An answer that leaves its arithmetic to the reader ("3 * 4" for 12) is not the number asked for.
-UNEVALUATED = re.compile(r"[\s\d.,()]*[\d)]\s*[-+*/^][-+*/^\s\d.,(){}]*")
 TRAILING_WORDS = re.compile(r"(?<=[\d})\s])(?:\s+[a-zA-Z]{2,}\.?)+$")
 
 
@@ -561,7 +571,11 @@ def same_number(a: Number, b: Number) -> bool:
 def same_items(plain: str, wanted: str) -> bool:
   """Lists, tuples and ratios: the same values in the same order; {sets} in any order."""
   separator = ":" if ":" in wanted else ","
-  left, right = ([i.strip() for i in p.strip("(){}[]\\ .").split(separator)] for p in (plain, wanted))
+  if plain[:1] in "([" and wanted[:1] in "([" and (plain[:1] + plain[-1:]) != (wanted[:1] + wanted[-1:]):
+    return False  # [2, 3] is no (2, 3)
+  parts = re.compile(":" if separator == ":" else r",(?:\s*and\b)?|\band\b")
+  left, right = ([re.sub(r"^[a-z]\s*=", "", item.strip()).strip() for item in parts.split(text.strip("(){}[]\\ ."))]
+                 for text in (plain, wanted))
   if wanted.startswith(("{", "\\{")):
     left, right = sorted(left), sorted(right)
   if separator == ":" and "/" in plain:
@@ -763,7 +777,7 @@ def is_correct(domain: str, answer: str, truth: str, metadata: dict | None = Non
   """Is `answer` (a final answer, a sentence, or a whole response) right? `truth` is the row's answer; for coding the reference
   code, with metadata's test_cases, test_setup_code. Raises ValueError for a domain without right answers.
   """
-  metadata = metadata or {}
+  answer, truth, metadata = str(answer), str(truth), metadata or {}
   if domain == "math":
     return math_correct(answer, truth)
   if domain == "science":
