@@ -60,7 +60,7 @@ flags.DEFINE_string("dtype", "auto", "Base weights: auto (bfloat16 on TPU and GP
 flags.DEFINE_boolean("allow_prompt_mismatch", False, "Go on although the data was rendered with another prompt text.",
                      flag_values=FLAGS)
 
-BLUE, ORANGE, GREEN, VERMILLION, PURPLE, BLACK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#222222"  # Okabe & Ito
+BLUE, SKY, ORANGE, GREEN, VERMILLION, BLACK = "#0072B2", "#56B4E9", "#E69F00", "#009E73", "#D55E00", "#222222"  # Okabe & Ito
 
 
 # ------------------------------------------------------------------------------------------------------------- statistics
@@ -284,13 +284,14 @@ def contamination(rows: list[dict], data_dir) -> dict | None:
   path = pathlib.Path(data_dir) / "train.jsonl"
   if not path.is_file():
     return None
-  questions, grams = set(), set()
-  train = [row.get("question", "") for row in rewards.read_rows(path)]
-  for question in train:
-    questions.add(" ".join(question.lower().split()))
-    grams |= ngrams(question)
-  same = [r["id"] for r in rows if " ".join(r["question"].lower().split()) in questions]
-  shared = [r["id"] for r in rows if not grams.isdisjoint(ngrams(r["question"]))]
+  flat = lambda text: " ".join(text.lower().split())
+  train, grams = [row.get("question", "") for row in rewards.read_rows(path)], collections.defaultdict(set)
+  for row in rows:
+    for gram in ngrams(row["question"]):
+      grams[gram].add(row["id"])
+  shared = set().union(*(grams[g] for question in train for g in ngrams(question) if g in grams))  # few n-grams are in memory
+  questions = {flat(question) for question in train}
+  same = [r["id"] for r in rows if flat(r["question"]) in questions]
   return {"train_rows": len(train), "same_question": len(same), "shared_8gram": len(shared), "same_ids": same[:20]}
 
 
@@ -519,7 +520,8 @@ def bars(ax, title: str, labels: list[str], series: list[tuple], unit: float = 1
     for i, (value, ci) in enumerate(points):
       y, end = i + (s - (len(series) - 1) / 2) * height, value
       if value is None:
-        ax.text(0.01, y, "no right answer to check", va="center", fontsize=7, color=BLACK, transform=ax.get_yaxis_transform())
+        if s == 0:
+          ax.text(0.01, i, "no right answer to check", va="center", fontsize=7, transform=ax.get_yaxis_transform())
         continue
       ax.barh(y, value * unit, height * 0.92, color=colour, hatch=hatch, edgecolor="white", label=name if i == 0 else None)
       if ci:
@@ -542,7 +544,7 @@ def compliance_chart(results: dict, path):
   table = {**results["domains"], "overall": results["overall"]}
   fig, (ax,) = figure([0.5 + 0.32 * len(table)])
   bars(ax, "Strict format by domain, 95% intervals", [f"{d.replace('_', ' ')} (n={v['n']})" for d, v in table.items()],
-       [("strict format", BLUE, None, [(v["format_rate"], v["format_ci"]) for v in table.values()])])
+       [("strict format", SKY, None, [(v["format_rate"], v["format_ci"]) for v in table.values()])])
   fig.savefig(path)
 
 
@@ -553,7 +555,7 @@ def before_after_chart(results: dict, path):
   for ax, (title, key, unit) in zip(axes, (("Strict format", "format", 100), ("Accuracy", "accuracy", 100),
                                            (f"Mean reward ({results['recipe']})", "mean_reward", 1))):
     old, new = ([((v[key] or {}).get(k), (v[key] or {}).get(k + "_ci")) for v in table.values()] for k in ("before", "after"))
-    bars(ax, title, [d.replace("_", " ") for d in table], [("before", ORANGE, "///", old), ("after", BLUE, None, new)], unit)
+    bars(ax, title, [d.replace("_", " ") for d in table], [("before", ORANGE, "///", old), ("after", SKY, None, new)], unit)
   fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=9, frameon=False)
   fig.savefig(path)
 
@@ -605,7 +607,7 @@ def sibling_variants(results: dict, out_dir) -> list[dict]:
   """Results of the same weights on the same rows under other prompts: this one and the complete folders beside it."""
   found = {results["prompt_variant"]: results}
   for path in sorted(pathlib.Path(out_dir).resolve().parent.glob("*/results.json")):
-    if path.parent != pathlib.Path(out_dir).resolve():
+    if path.parent != pathlib.Path(out_dir).resolve() and (path.parent / "config.json").is_file():
       other = read_results(path)
       if all(other.get(k) == results[k] for k in ("weights", "rows", "samples", "temperature", "max_new_tokens")):
         found.setdefault(other["prompt_variant"], other)
@@ -987,8 +989,11 @@ def check_trained_prompt(checkpoint: str, data_dir: str, data: dict, allow_misma
 def load_other(path) -> list[dict]:
   """Responses of the evaluation to compare with."""
   read_results(path)
-  path = pathlib.Path(path)
-  return rewards.read_rows((path if path.is_dir() else path.parent) / "responses.jsonl")
+  path = (pathlib.Path(path) if pathlib.Path(path).is_dir() else pathlib.Path(path).parent) / "responses.jsonl"
+  responses = rewards.read_rows(path)
+  if not responses or any("correct_lenient" not in r for r in responses):
+    raise rewards.InputError(f"{path} lacks verdicts of this evaluate.py; run that evaluation again")
+  return responses
 
 
 def main():

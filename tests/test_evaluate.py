@@ -616,6 +616,7 @@ def report(tmp_path_factory):
     (out.parent / variant).mkdir()
     spoiled = evaluate.collect(before, {**facts, "prompt_variant": variant}, [], "")
     (out.parent / variant / "results.json").write_text(json.dumps(spoiled))
+    (out.parent / variant / "config.json").write_text("{}")
   evaluate.write_report(results, after, before, out, str(out.parent))
   return out
 
