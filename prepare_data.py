@@ -214,7 +214,7 @@ def from_writingprompts(record):
   tag = re.match(r"\s*\[ ?(\w\w) ?\]", record["prompt"])
   if tag and tag[1].upper() not in ("WP", "SP", "EU", "CW", "TT", "RF", "PI", "FF", "MP", "IP"):
     return "no story prompt"
-  prompt = untokenise(re.sub(r"^(?:\s*\[ ?\w\w ?\])+", "", record["prompt"]))
+  prompt = untokenise(re.sub(r"^(?:\s*\[ ?\w\w ?\])+|\[ ?[A-Z]{2} ?\]", "", record["prompt"]))
   story = untokenise(record["story"])
   if len(prompt) < 10 or len(story.split()) < 30:
     return "too short"
@@ -407,7 +407,7 @@ def read_source(name: str, raw_dir: str, limit: int, digests: dict) -> list[dict
 WORD = re.compile(r"[^\W\d]+|\d+(?:[.,:]\d+)*|[^\w\s.,;:!?'\"`´‘’“”…]")
 NUMBER_WORDS = frozenset(re.findall(r"\w+", """zero one two three four five six seven eight nine ten eleven twelve thirteen
     fifteen twenty thirty forty fifty sixty eighty ninety hundred thousand million half third quarter twice double triple dozen"""))
-NEAR_SHINGLE, NEAR_JACCARD, NEAR_BANDS, NEAR_BUCKET = 3, 0.75, 6, 20
+NEAR_WORDS, NEAR_SHINGLE, NEAR_JACCARD, NEAR_BANDS, NEAR_BUCKET = 128, 3, 0.75, 6, 20
 LEAK_NGRAM = 8  # words; open-r1's rule (its scripts/decontaminate.py)
 NAMED = "\nYour function must be named"
 PHRASE = 5
@@ -416,9 +416,9 @@ PHRASE = 5
 class Words(NamedTuple):
   """The pool as one stream of W hashed words."""
   hashes: np.ndarray  # (W,) uint64
-  owner: np.ndarray   # (W,) index of the row that a word stands in
+  owner: np.ndarray   # (W,) int32, index of the row that a word stands in
   number: np.ndarray  # (W,) bool
-  texts: list         # per row, its normalised text
+  keys: list          # per row, 16 bytes that stand for its normalised text
 
 
 def split_words(text: str) -> list[str]:
@@ -430,17 +430,28 @@ def short_hash(text: str) -> int:
 
 
 def read_words(rows: list[dict]) -> Words:
-  vocabulary, stream, lengths, texts = {}, array.array("Q"), [], []
+  vocabulary, stream, lengths, keys = {}, array.array("Q"), [], []
   for row in rows:
     words = split_words(row["question"].partition(NAMED)[0])  # two coding tasks are not alike because both name a function
     for word in set(words).difference(vocabulary):
       vocabulary[word] = short_hash(word)
-    stream.extend([vocabulary[word] for word in words])
+    hashes = array.array("Q", [vocabulary[word] for word in words])
+    stream.extend(hashes)
     lengths.append(len(words))
-    texts.append(" ".join(words))
+    keys.append(hashlib.blake2b(hashes, digest_size=16).digest())
   numbers = [value for word, value in vocabulary.items() if word[0].isdigit() or word in NUMBER_WORDS]
   hashes = np.frombuffer(stream, np.uint64) if stream else np.zeros(0, np.uint64)
-  return Words(hashes, np.repeat(np.arange(len(rows)), lengths), np.isin(hashes, np.array(numbers, np.uint64)), texts)
+  owner = np.repeat(np.arange(len(rows), dtype=np.int32), lengths)
+  return Words(hashes, owner, among(hashes, np.array(numbers, np.uint64)), keys)
+
+
+def among(values, wanted) -> np.ndarray:
+  """(N,) bool: np.isin(values, wanted) without sorting all the values; a table of 2**20 bits rules most of them out."""
+  table, maybe = np.zeros(1 << 20, bool), np.zeros(len(values), bool)
+  table[wanted & np.uint64((1 << 20) - 1)] = True
+  close = np.flatnonzero(table[values & np.uint64((1 << 20) - 1)])
+  maybe[close] = np.isin(values[close], wanted)
+  return maybe
 
 
 def ngrams(hashes, owner, n: int):
@@ -463,16 +474,20 @@ def mix(values, salt: int):
 def near_duplicates(words: Words, groups) -> dict[int, int]:
   """Row -> the earlier, kept row that it nearly repeats: Jaccard of 3-word shingles >= 0.75, only inside a group.
 
+  The first 128 words count: a text that begins like another for so long is the same text.
   `groups` (N,) uint64 holds what must be equal, the numbers in the question and the answer: a template filled with other
   numbers is another question. Candidates by MinHash in 6 bands of 2 (a pair at 0.75 is missed once in 143), then checked.
   """
   if not len(words.hashes):
     return {}
-  bounds = np.flatnonzero(np.diff(words.owner)) + 1  # two marks at both ends, so that a word there counts as much as another
-  heads, tails = np.r_[0, bounds], np.r_[bounds, len(words.owner)]
-  spots, who = np.r_[heads, heads, tails, tails], words.owner[np.r_[heads, heads, tails - 1, tails - 1]]
+  heads = np.r_[0, np.flatnonzero(np.diff(words.owner)) + 1]
+  inside = np.arange(len(words.owner)) - np.repeat(heads, np.diff(np.r_[heads, len(words.owner)])) < NEAR_WORDS
+  stream, owner = words.hashes[inside], words.owner[inside]
+  bounds = np.flatnonzero(np.diff(owner)) + 1  # two marks at both ends, so that a word there counts as much as another
+  heads, tails = np.r_[0, bounds], np.r_[bounds, len(owner)]
+  spots, who = np.r_[heads, heads, tails, tails], owner[np.r_[heads, heads, tails - 1, tails - 1]]
   order = np.argsort(who, kind="stable")
-  stream, owner = (np.insert(a, spots[order], b) for a, b in ((words.hashes, np.uint64(7)), (words.owner, who[order])))
+  stream, owner = (np.insert(a, spots[order], b) for a, b in ((stream, np.uint64(7)), (owner, who[order])))
   grams, first = ngrams(stream, owner, NEAR_SHINGLE)
   owner = owner[first]
   starts = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
@@ -510,53 +525,61 @@ def clean(rows: list[dict], words: Words, drop):
   for i, row in enumerate(rows):
     verifiable = row["domain"] in ("math", "science", "logic")
     answers[i] = " ".join(split_words(row["answer"])) if verifiable else ""
-    j = first.setdefault(words.texts[i], i)
+    j = first.setdefault(words.keys[i], i)
     if j != i:
       drop(i, "duplicate question" if answers[i] == answers[j] else "same question, other answer")
   numbers = np.zeros(len(rows), np.uint64)
   np.add.at(numbers, words.owner[words.number], mix(words.hashes[words.number], 0xD6E8FEB86659FD93))
-  same = [short_hash(words.texts[i] if is_builtin(row) else answers[i]) for i, row in enumerate(rows)]
+  same = [short_hash(words.keys[i].hex() if is_builtin(row) else answers[i]) for i, row in enumerate(rows)]
   groups = mix(numbers, 3) ^ np.array(same, np.uint64)
   for i in near_duplicates(words, groups):
     drop(i, "near-duplicate question")
 
 
-def wording(words: Words, domains) -> np.ndarray:
-  """(W,) bool: words of a phrase that a domain repeats, such as "write a short story based on this prompt".
+def wording(words: Words, domains, spans) -> np.ndarray:
+  """(S, 8) bool: which words of 8-word spans belong to a phrase that their domain repeats ("write a short story based on …").
 
-  A phrase is 5 words, numbers masked, that at least 10 and 1% of the domain's rows hold. domains: (N,) each row's domain.
+  A phrase is 5 words, numbers masked, that stand at least 10 times and in 1% of the domain's rows. domains: (N,) each row's
+  domain; spans: (S,) first words. Only phrases that touch a span are counted.
   """
   masked = np.where(words.number, np.uint64(1), words.hashes)
   grams, first = ngrams(masked, words.owner, PHRASE)
   domain = domains[words.owner[first]]
-  _, kind, count = np.unique(mix(grams, 5) + domain.astype(np.uint64), return_inverse=True, return_counts=True)
-  common = first[count[kind] >= np.maximum(10, np.bincount(domains)[domain] / 100)]
-  covered = np.zeros(len(words.hashes), bool)
+  keys, near = mix(grams, 5) + domain.astype(np.uint64), np.zeros(len(masked), bool)
+  for i in range(1 - PHRASE, LEAK_NGRAM):
+    near[np.clip(spans + i, 0, len(near) - 1)] = True
+  touching = np.flatnonzero(among(keys, np.unique(keys[near[first]])))
+  _, kind, count = np.unique(keys[touching], return_inverse=True, return_counts=True)
+  common = first[touching[count[kind] >= np.maximum(10, np.bincount(domains)[domain[touching]] / 100)]]
+  covered = np.zeros(len(masked), bool)
   for i in range(PHRASE):
     covered[common + i] = True
-  return covered
+  return covered[spans[:, None] + np.arange(LEAK_NGRAM)]
 
 
-def contaminated(words: Words, domains, train, evaluation) -> dict[int, tuple[int, str]]:
-  """Training row -> (evaluation row, shared words), where both hold the same 8 words in a row (open-r1's rule).
+def contaminated(words: Words, domains, train, evaluation) -> dict[int, tuple[int, int]]:
+  """Training row -> (evaluation row, place of the first shared word), where both hold the same 8 words in a row (open-r1's rule).
 
   Departure: at least half of the 8 must be the question's own words, not its domain's wording, otherwise every row of a
   template counts as contaminated by every other. train, evaluation: (N,) bool; domains: (N,) int.
   """
   grams, first = ngrams(words.hashes, words.owner, LEAK_NGRAM)
-  owner = words.owner[first]
-  covered = np.r_[0, np.cumsum(wording(words, domains))]
-  own = LEAK_NGRAM - (covered[first + LEAK_NGRAM] - covered[first]) >= LEAK_NGRAM // 2
+  owner, found = words.owner[first], {}
   in_eval = np.flatnonzero(evaluation[owner])
   asked, where = np.unique(grams[in_eval], return_index=True)
-  found = {}
-  for g in np.flatnonzero(train[owner] & own & np.isin(grams, asked)).tolist():
+  leaks = np.flatnonzero(train[owner] & among(grams, asked))
+  if len(leaks):
+    leaks = leaks[wording(words, domains, first[leaks]).sum(1) <= LEAK_NGRAM // 2]
+  for g in leaks.tolist():
     row = int(owner[g])
     if row not in found:
-      start = int(first[g] - np.searchsorted(words.owner, row))
-      shared = " ".join(words.texts[row].split(" ")[start:start + LEAK_NGRAM])
-      found[row] = int(owner[in_eval[where[np.searchsorted(asked, grams[g])]]]), shared
+      source = owner[in_eval[where[np.searchsorted(asked, grams[g])]]]
+      found[row] = int(source), int(first[g] - np.searchsorted(words.owner, row))
   return found
+
+
+def shared_words(row: dict, start: int) -> str:
+  return " ".join(split_words(row["question"].partition(NAMED)[0])[start:start + LEAK_NGRAM])
 
 
 # --------------------------------------------------------------------------------------------------- mixing and splitting
@@ -603,35 +626,34 @@ def quotas(shares: dict, total: int, room: dict, what: str) -> dict[str, int]:
   counts = fixed | {d: math.floor(x) for d, x in exact.items()}
   left = total - sum(counts.values())
   if left > len(free):
-    raise InputError(f"{what}: {total:,} rows asked, {sum(counts.values()):,} can be used (clean, of the domains mixed, on this side "
-                     "of the split); lower the sizes or add rows")
+    raise InputError(f"{what}: {total:,} rows asked, {sum(counts.values()):,} can be used (clean, of the domains mixed, on this "
+                     "side of the split); lower the sizes or add rows")
   for d in sorted(free, key=lambda d: (counts[d] - exact[d], DOMAINS.index(d)))[:left]:
     counts[d] += 1
   return {d: counts[d] for d in DOMAINS if d in counts}
 
 
-def place_rows(rows: list[dict], texts: list[str], official: bool, separate_eval: bool, seed: int):
+def place_rows(rows: list[dict], keys: list[bytes], official: bool, separate_eval: bool, seed: int):
   """Gives each row its home split, by the hash of its question alone (a tenth test, a tenth val), and its rank, by the seed too.
 
   row["side"] is "train" or "eval" where a row may not cross over: rows of --eval_pool and rows that their source marks as
   evaluation never train; beside an --eval_pool the rest never evaluates.
   """
-  key = seed.to_bytes(8, "little", signed=True)
-  for row, text in zip(rows, texts):
-    digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+  salt = seed.to_bytes(8, "little", signed=True)
+  for row, digest in zip(rows, keys):
     part = int.from_bytes(digest[:8], "little") / 2**64
     marked = official and str(row["metadata"].get("split")).lower() in EVAL_MARKS
     row["side"] = "eval" if marked or row.pop("evaluation", False) else "train" if separate_eval else None
     homes = {"eval": (part < 0.5, True), "train": (False, False), None: (part < 0.1, part < 0.2)}[row["side"]]
     row["home"] = "test" if homes[0] else "val" if homes[1] else "train"
-    row["rank"] = hashlib.blake2b(digest, digest_size=8, key=key).digest()
+    row["rank"] = hashlib.blake2b(digest, digest_size=8, key=salt).digest()
 
 
 def pick(rows: list[dict], counts: dict[str, int]) -> dict[str, list[dict]]:
   """Split -> `count` rows: the lowest-ranked of its home; where these run out, the highest-ranked that other homes leave over.
 
   Both ends matter: added rows can only raise a row's rank, so that a row once borrowed from the far end of the training rows
-  never turns up among the training rows of a grown pool.
+  never turns up among the training rows of a grown pool (as long as its domain is not asked for more of them).
   """
   ranked = sorted(rows, key=lambda r: r["rank"])
   chosen = {split: [r for r in ranked if r["home"] == split][:count] for split, count in counts.items()}
@@ -661,7 +683,7 @@ def draw(rows: list[dict], words: Words, domains, sizes: dict, shares: dict) -> 
     chosen = {split: chosen[split] + picked.get(split, []) for split in SPLITS}
   taken = {r["index"] for r in chosen["val"] + chosen["test"]}
   training = [r for r in rows if r["side"] != "eval" and r["index"] not in taken]
-  asked, asking = np.zeros((2, len(words.texts)), bool)
+  asked, asking = np.zeros((2, len(words.keys)), bool)
   asked[[r["index"] for r in rows if r["side"] == "eval" or r["index"] in taken]] = True
   asking[[r["index"] for r in training if not is_builtin(r)]] = True
   leaks = contaminated(words, domains, asking, asked)
@@ -884,10 +906,9 @@ def monologue(solution: str, answer: str) -> dict | None:
 
   Plan names each step's operation, Evidence holds the calculations with values computed here, Sanity_check undoes the last.
   """
-  marks = [calculate(mark.rpartition("=")[0]) for mark in MARK.findall(solution)]
-  text = MARK.sub("", solution)
-  steps, final = marks or equations(text), calculate(answer)
-  steps = [s for s in steps or [None] if s is None or isinstance(s.tree, ast.BinOp)]
+  text, final = MARK.sub("", solution), calculate(answer)
+  steps = [calculate(mark.rpartition("=")[0]) for mark in MARK.findall(solution)] or equations(text) or [None]
+  steps = [s for s in steps if s is None or isinstance(s.tree, ast.BinOp)]
   if not steps or not final or None in steps or steps[-1].value != final.value or None in [decimal(s.value) for s in steps]:
     return None
   plan, known = [], {}
@@ -908,10 +929,14 @@ def monologue(solution: str, answer: str) -> dict | None:
 
 def make_target(row: dict, style: str) -> str | None:
   """The SFT target, where a solution is known, all its equations are right, and the format can hold it."""
+  if row["metadata"].get("use") == "grpo":  # of the built-in pool: SFT must not see the rows that GRPO trains on
+    return None
   solution, sections = row["reasoning"], row["sections"]
   if row["domain"] == "math" and not is_builtin(row) and solution:
-    sections = None if equations(MARK.sub("", solution)) is None else monologue(solution, row["answer"])
-    solution = MARK.sub("", solution) if equations(MARK.sub("", solution)) is not None else None
+    text = MARK.sub("", solution)
+    if equations(text) is None:
+      return None
+    solution, sections = text, style == "dual_stream" and monologue(solution, row["answer"])
   elif row["domain"] == "logic" and not solution:
     solution = " ".join(row["metadata"].get("facts") or [])
   elif row["domain"] == "coding" and not solution and row["metadata"].get("shown_test"):
@@ -977,8 +1002,8 @@ def show(lines: list[list[str]]):
 def draw_mixture(domains: dict, title: str, path: pathlib.Path):
   """Each domain's natural share beside its mixed one."""
   from matplotlib.figure import Figure  # without pyplot: half the import time, and no window system is looked for
-  figure = Figure(figsize=(8, 0.55 * len(domains) + 1.6), layout="constrained")
-  axes, names = figure.subplots(), list(domains)[::-1]
+  height, names = 0.55 * len(domains) + 1.6, list(domains)[::-1]
+  axes = Figure(figsize=(8, height)).add_axes((0.18, 0.65 / height, 0.8, 1 - 1.1 / height))
   for shift, label, color, rows in ((0.2, "natural", "#bbbbbb", ["pool"]), (-0.2, "mixed", "#0072b2", SPLITS)):
     share = [100 * domains[d][f"{label}_share"] for d in names]
     bars = axes.barh(np.arange(len(names)) + shift, share, 0.38, color=color, label=label)
@@ -989,7 +1014,7 @@ def draw_mixture(domains: dict, title: str, path: pathlib.Path):
   axes.set(xlabel="share of the rows, %", title=title)
   axes.spines[["top", "right"]].set_visible(False)
   axes.legend(loc="lower right", frameon=False)
-  figure.savefig(path, dpi=120, metadata={"Software": None})
+  axes.figure.savefig(path, dpi=120, metadata={"Software": None})
 
 
 def write_rows(path: pathlib.Path, rows: list[dict]):
@@ -1058,7 +1083,8 @@ def finish(out_dir, rows, splits, reasons, leaks, shares, tokenizer, digests):
       row["target"] = target
   domains = statistics(rows, splits, reasons | dict.fromkeys(leaks, "shares 8 words with an evaluation row"), tokenizer)
   report = {"rule": f"{LEAK_NGRAM} words in a row, half of them not the domain's own wording", "dropped": len(leaks), "examples": [
-      {"train": rows[i]["id"], "evaluation": rows[j]["id"], "shared": words} for i, (j, words) in list(leaks.items())[:20]]}
+      {"train": rows[i]["id"], "evaluation": rows[j]["id"], "shared": shared_words(rows[i], start)}
+      for i, (j, start) in list(leaks.items())[:20]]}
   out_dir.mkdir(parents=True, exist_ok=True)
   (out_dir / "config.json").unlink(missing_ok=True)  # from here until the end the folder is incomplete: every reader sees it
   for split in SPLITS:
@@ -1074,6 +1100,9 @@ def finish(out_dir, rows, splits, reasons, leaks, shares, tokenizer, digests):
     asked, got = share * FLAGS.train_size, domains.get(d, {}).get("train", 0)
     if got + 1 < asked:
       say(f"{d} ran out: {got:,} training rows where the mixture asks {asked:,.0f}; the other domains make up the difference")
+  borrowed = sum(r["home"] != split for split in SPLITS for r in splits[split])
+  if borrowed:
+    say(f"{borrowed:,} rows were borrowed from another split's tenth, as the pool is small: these could move when it grows")
   rewards.write_config(out_dir, "data", FLAGS, style, counts={split: len(splits[split]) for split in SPLITS}, inputs=digests)
 
 
@@ -1086,7 +1115,7 @@ def main():
   tokenizer = "tiny" if is_tiny(FLAGS) else open_tokenizer(FLAGS.tokenizer.replace("auto", ""))
   rows, digests = load()
   words, reasons, domains = read_words(rows), {}, np.array([DOMAINS.index(r["domain"]) for r in rows], np.int64)
-  place_rows(rows, words.texts, FLAGS.official_splits, bool(FLAGS.eval_pool), FLAGS.seed)
+  place_rows(rows, words.keys, FLAGS.official_splits, bool(FLAGS.eval_pool), FLAGS.seed)
   clean(rows, words, reasons.setdefault)
   kept = [r for r in rows if r["index"] not in reasons]
   counts = collections.Counter(r["domain"] for r in kept if r["side"] != "eval")
