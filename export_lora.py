@@ -70,14 +70,14 @@ def main():
   if not config["lora_rank"] and formats != ["merged"]:
     formats = ["merged"]
     print("this run trained all parameters: there is no adapter, so only merged/ is exported", flush=True)
-  policy = model_lib.load_policy(FLAGS.model, checkpoint, dtype="bfloat16")  # refuses another base; adapters stay float32
   parent = os.path.dirname(os.path.abspath(out_dir))
   os.makedirs(parent, exist_ok=True)
-  model_lib.check_disk(parent, 6 * sum(x.size for x in jax.tree.leaves(nnx.state(policy.model, nnx.Param))))
+  policy, gemma, base, adapter = open_policy(FLAGS.model, checkpoint, parent)
   partial = tempfile.mkdtemp(prefix=f".{os.path.basename(out_dir)}.partial.", dir=parent)
   os.chmod(partial, 0o755)
   try:
-    policy = write_formats(partial, policy, config, params, formats)
+    write_formats(partial, policy, gemma, base, adapter, config, params, formats)
+    base = None
     parity = verify(partial, FLAGS.model, checkpoint, config, python, formats) if FLAGS.verify else None
     licence = "apache-2.0" if policy.name == "tiny" else "gemma"
     rewards.write_text(f"{partial}/README.md", model_card(title, FLAGS.model, checkpoint, config, formats, licence, parity))
@@ -137,24 +137,31 @@ def swap(partial: str, out_dir: str):
 
 
 # ----------------------------------------------------------------------------------------------------------- the formats
-def write_formats(out: str, policy, config: dict, params: str, formats: list[str]):
-  """Writes each format under `out`; returns the policy without its model, which streaming does not need."""
-  gemma, base_flat, lora = policy.model.config, {}, {}
+def open_policy(model: str, checkpoint: str, disk: str):
+  """(policy without its model, Gemma config, base parameters, PEFT tensors): what writing needs, and no more memory than that.
+
+  The base parameters are kept only where no Hugging Face folder holds them: tiny model, full-parameter run. Another base than
+  the one trained on is refused, and a disk too small for the export.
+  """
+  policy = model_lib.load_policy(model, checkpoint, dtype="bfloat16")  # adapters stay float32
+  lora = {}
   if policy.lora_rank:
     lora = {name: np.asarray(x) for name, x in model_lib.flat_params(policy.model, nnx.LoRAParam).items()}
-  if policy.name == "tiny" or not lora:
-    base_flat = model_lib.flat_params(policy.model, nnx.Param)
-  policy = policy._replace(model=None)
-  gc.collect()
-  adapter = model_lib.to_peft(lora, gemma)
+  base = model_lib.flat_params(policy.model, nnx.Param) if policy.name == "tiny" or not lora else {}
+  model_lib.check_disk(disk, 6 * sum(x.size for x in jax.tree.leaves(nnx.state(policy.model, nnx.Param))))
+  gemma = policy.model.config
+  return policy._replace(model=None), gemma, base, model_lib.to_peft(lora, gemma)
+
+
+def write_formats(out: str, policy, gemma, base: dict, adapter: dict, config: dict, params: str, formats: list[str]):
   if "peft" in formats:
-    write_adapter(f"{out}/peft", adapter, policy, config)
+    write_adapter(f"{out}/peft", adapter, policy)
     write_tokenizer(f"{out}/peft", policy, config["style"])
     if policy.name == "tiny":
-      write_model(f"{out}/base", policy, gemma, config["style"], base_flat, {}, 0.0, np.float32)
+      write_model(f"{out}/base", policy, gemma, config["style"], base, {}, 0.0, np.float32)
   if "merged" in formats:
-    scale = policy.lora_alpha / policy.lora_rank if lora else 0.0
-    write_model(f"{out}/merged", policy, gemma, config["style"], base_flat, adapter, scale, jnp.bfloat16)
+    scale = policy.lora_alpha / policy.lora_rank if adapter else 0.0
+    write_model(f"{out}/merged", policy, gemma, config["style"], base, adapter, scale, jnp.bfloat16)
   if "orbax" in formats or "zip" in formats:
     shutil.copytree(params, f"{out}/orbax/params")
     rewards.write_text(f"{out}/orbax/config.json", json.dumps(config, indent=1, sort_keys=True) + "\n")
@@ -165,31 +172,34 @@ def write_formats(out: str, policy, config: dict, params: str, formats: list[str
     shutil.make_archive(f"{out}/tunix_{recipe}{config['stage'].removeprefix('train_')}_actor_ckpt", "zip", f"{out}/orbax")
     if "orbax" not in formats:
       shutil.rmtree(f"{out}/orbax")
-  return policy
 
 
-def write_adapter(folder: str, adapter: dict[str, np.ndarray], policy, config: dict):
+def hub_name(model: str) -> str:
+  """Hugging Face's name of a known model, wherever its folder lies; any other folder keeps its own."""
+  return next((f"google/{name}" for name in model_lib.KAGGLE_HANDLES if name in model.split("/")), model)
+
+
+def write_adapter(folder: str, adapter: dict[str, np.ndarray], policy):
   """PEFT's two files. Both libraries scale A·B by alpha / rank, so the numbers pass as they are."""
   os.makedirs(folder)
-  known = f"google/{config['model']}" if config["model"] in model_lib.KAGGLE_HANDLES else config["model"]
   alpha = int(policy.lora_alpha) if float(policy.lora_alpha).is_integer() else policy.lora_alpha
   targets = sorted({name.split(".")[-3] for name in adapter})
   settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": policy.lora_rank, "lora_alpha": alpha, "lora_dropout": 0.0,
               "target_modules": targets, "bias": "none", "fan_in_fan_out": False, "use_rslora": False, "use_dora": False,
-              "base_model_name_or_path": "base" if policy.name == "tiny" else known, "inference_mode": True}
+              "base_model_name_or_path": "base" if policy.name == "tiny" else hub_name(policy.name), "inference_mode": True}
   rewards.write_text(f"{folder}/adapter_config.json", json.dumps(settings, indent=1) + "\n")
   safetensors.numpy.save_file(adapter, f"{folder}/adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def write_model(folder: str, policy, gemma, style: str, base_flat: dict, adapter: dict, scale: float, dtype):
+def write_model(folder: str, policy, gemma, style: str, base: dict, adapter: dict, scale: float, dtype):
   """A Hugging Face folder: base + scale · B·A, one tensor in memory at a time.
 
-  base_flat: the base as Tunix parameters (tiny model, full-parameter run); empty: read from the base folder's shards.
+  base: its Tunix parameters (tiny model, full-parameter run); empty: read from the shards in the base folder.
   """
   os.makedirs(folder)
-  if base_flat:
+  if base:
     names = model_lib.hf_names(gemma)
-    read = lambda name: model_lib.to_hf(name, np.asarray(base_flat[names[name][0]]), names[name][1])
+    read = lambda name: model_lib.to_hf(name, np.asarray(base[names[name][0]]), names[name][1])
   else:
     names = {}
     for shard in sorted(glob.glob(f"{policy.name}/*.safetensors")):
@@ -305,7 +315,8 @@ def fast_tokenizer(proto: bytes) -> dict:
   splits = [(-score, vocab[text], vocab[text[:k]], text[:k], text[k:]) for text, score in scores.items()
             for k in range(1, len(text)) if text[:k] in scores and text[k:] in scores]
   added = [{"id": i, "content": piece.piece, "single_word": False, "lstrip": False, "rstrip": False,
-            "normalized": piece.type == kind.USER_DEFINED, "special": piece.type != kind.USER_DEFINED}
+            "normalized": piece.type == kind.USER_DEFINED,
+            "special": piece.type != kind.USER_DEFINED or piece.piece in (rewards.TURN_START, rewards.TURN_END)}
            for i, piece in enumerate(pieces) if piece.type in (kind.CONTROL, kind.UNKNOWN, kind.USER_DEFINED)]
   bos, unknown = pieces[model_lib.BOS_ID].piece, next(piece.piece for piece in pieces if piece.type == kind.UNKNOWN)
   first, text = {"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
@@ -411,17 +422,18 @@ def verify(out: str, model: str, checkpoint: str, config: dict, python: str, for
   policy = model_lib.load_policy(model, checkpoint, dtype="float32")
   chosen, source = verification_prompts(config, policy.tokenizer)
   prompts = [model_lib.encode(policy.tokenizer, prompt) for _, prompt in chosen]
-  greedy = {"peft": jax_greedy(policy, prompts)}
-  sequences, starts = [p + c for p, c in zip(prompts, greedy["peft"])], [max(0, len(p) - 16) for p in prompts]
-  logits = {"peft": jax_logits(policy.model, sequences, starts)}
   name, tokenizer, mesh = policy.name, policy.tokenizer, policy.mesh
   models = {"peft": (f"{out}/base" if name == "tiny" else name, f"{out}/peft")} if "peft" in formats else {}
-  if "merged" in formats:
-    policy = None  # one float32 model at a time
-    logits["base"] = jax_logits(model_lib.load_base(name, tokenizer, mesh, "float32"), sequences, starts)
-    policy = model_lib.load_policy(f"{out}/merged", dtype="float32")
-    greedy["merged"], logits["merged"] = jax_greedy(policy, prompts), jax_logits(policy.model, sequences, starts)
-    models["merged"] = (f"{out}/merged", None)
+  with jax.default_matmul_precision("highest"):  # else a TPU multiplies float32 in bfloat16, a GPU in TF32
+    greedy = {"peft": jax_greedy(policy, prompts)}
+    sequences, starts = [p + c for p, c in zip(prompts, greedy["peft"])], [max(0, len(p) - 16) for p in prompts]
+    logits = {"peft": jax_logits(policy.model, sequences, starts)}
+    if "merged" in formats:
+      policy = None  # one float32 model at a time
+      logits["base"] = jax_logits(model_lib.load_base(name, tokenizer, mesh, "float32"), sequences, starts)
+      policy = model_lib.load_policy(f"{out}/merged", dtype="float32")
+      greedy["merged"], logits["merged"] = jax_greedy(policy, prompts), jax_logits(policy.model, sequences, starts)
+      models["merged"] = (f"{out}/merged", None)
   policy = None
   jax.clear_caches()
   gc.collect()
@@ -524,8 +536,8 @@ TERMS = {
 def model_card(title: str, model: str, checkpoint: str, config: dict, formats: list[str], licence: str, parity) -> str:
   """README.md: how to load it, what it was trained on, how well it does, and under which terms it may be used."""
   settings = config.get("flags", {})
-  base = f"google/{model}" if model in model_lib.KAGGLE_HANDLES else os.path.basename(model.rstrip("/"))
-  under = "base" if model == "tiny" else base
+  base = hub_name(model) if hub_name(model) != model else os.path.basename(model.rstrip("/"))
+  under = "base" if model == "tiny" else hub_name(model)
   code = "# pass orbax/ (or the unpacked zip) as --checkpoint= to this project's scripts"
   if "merged" in formats:
     code = 'model, tokenizer = AutoModelForCausalLM.from_pretrained("merged"), AutoTokenizer.from_pretrained("merged")'

@@ -174,6 +174,15 @@ def test_what_is_exported_goes_back_in_as_checkpoint(exported, lora_run, tmp_pat
   assert np.abs(wanted - logits_of(model_lib.load_policy("tiny", data_dir=str(lora_run)))).max() > 0.1  # the adapter matters
 
 
+def test_the_best_parameters_of_a_run_export_too(lora_run, tmp_path):
+  folder = tmp_path / "grpo"
+  shutil.copytree(lora_run, folder)
+  (folder / "params").rename(folder / "best")
+  assert run(f"--checkpoint={folder / 'best'}", f"--out_dir={tmp_path / 'out'}", "--formats=orbax") == 0
+  found = logits_of(model_lib.load_policy("tiny", str(tmp_path / "out/orbax")))
+  np.testing.assert_allclose(found, logits_of(model_lib.load_policy("tiny", str(lora_run))), atol=1e-5)
+
+
 def test_merged_goes_back_in_as_model(exported, lora_run):
   wanted, found = model_lib.load_policy("tiny", str(lora_run)), model_lib.load_policy(str(exported / "merged"), dtype="float32")
   base = logits_of(model_lib.load_policy("tiny", data_dir=str(lora_run)))
@@ -328,7 +337,7 @@ def test_tiny_export_verifies_and_a_wrong_scale_is_caught(lora_run, tmp_path, ca
 
 @needs_torch
 def test_an_adapter_that_does_nothing_fails(tokenizer, tmp_path, capsys):
-  checkpoint = make_checkpoint(tmp_path / "grpo", "tiny", 2, 0.0, tokenizer)  # B stays zero
+  checkpoint = make_checkpoint(tmp_path / "grpo", "tiny", 4, 0.0, tokenizer)  # B stays zero
   assert run(f"--checkpoint={checkpoint}", f"--out_dir={tmp_path / 'out'}", "--formats=peft", "--verify",
              f"--verify_python={PARITY_PYTHON}") == 2
   assert "changes nothing" in capsys.readouterr().err and (tmp_path / "out/parity.json").is_file()
