@@ -148,7 +148,8 @@ def summarize(responses: list[dict], recipe: str, seed: int = 0) -> dict:
   scored = [r for r in responses if r["rewards"]]
   totals = [sum(r["rewards"][recipe].values()) for r in scored]
   out["mean_reward"], out["mean_reward_ci"] = mean(totals), bootstrap(totals, [r["question"] for r in scored], seed)
-  out["composite"] = mean(sum(r["rewards"]["four_component"].values()) for r in scored)
+  out["rewards"] = component_means(scored)
+  out["composite"] = out["rewards"]["four_component"]["total"] if scored else None  # seed 004's name for that system's sum
   out["mean_tokens"] = mean(r["tokens"] for r in responses)
   out["p95_tokens"] = float(np.quantile([r["tokens"] for r in responses], 0.95))
   samples = min(len(rs) for rs in by_row.values())
@@ -161,6 +162,13 @@ def summarize(responses: list[dict], recipe: str, seed: int = 0) -> dict:
   if judged:
     out["judge"] = {"n": len(judged), **{k: mean(j[k] for j in judged) for k in ("reasoning", "answer", "overall")}}
   return out
+
+
+def component_means(scored: list[dict]) -> dict:
+  """{system: {component: mean, "total": their sum}} of responses that have rewards."""
+  out = {system: {name: mean(r["rewards"][system][name] for r in scored) for name in parts}
+         for system, parts in (scored[0]["rewards"] if scored else {}).items()}
+  return {system: {**parts, "total": sum(parts.values())} for system, parts in out.items()}
 
 
 def difference(before: list[dict], after: list[dict], value, seed: int, is_rate: bool = True) -> dict | None:
@@ -432,8 +440,8 @@ def number(value, ci=None) -> str:
   return "–" if value is None else f"{value:.3f}" + (f" [{ci[0]:.3f}, {ci[1]:.3f}]" if ci else "")
 
 
-def domain_table(results: dict) -> tuple[list, list]:
-  """(header, rows of text): one line per domain and one overall."""
+def domain_table(results: dict, brief: bool = False) -> tuple[list, list]:
+  """(header, rows of text): one line per domain and one overall; `brief` fits a terminal."""
   header = ["domain", "questions", "strict format", "lenient", "accuracy", "of well-formed", "partial", "mean reward",
             "truncated", "tokens"]
   extra = [k for k in results["overall"] if k.startswith(("pass@", "maj@"))] + ["judge"] * ("judge" in results["overall"])
@@ -445,7 +453,9 @@ def domain_table(results: dict) -> tuple[list, list]:
                  percent(d["accuracy"], d["accuracy_ci"]), percent(d["accuracy_well_formed"]), percent(d["partial_credit"]),
                  number(d["mean_reward"], d["mean_reward_ci"]), percent(d["truncated_rate"]), f"{d['mean_tokens']:.0f}",
                  *(judge if k == "judge" else percent(d.get(k)) for k in extra)])
-  return header + extra, rows
+  header += extra
+  show = [i for i, name in enumerate(header) if not brief or name not in ("lenient", "of well-formed", "partial", "tokens")]
+  return [header[i] for i in show], [[row[i] for i in show] for row in rows]
 
 
 def print_table(header: list, rows: list, title: str):
@@ -455,7 +465,7 @@ def print_table(header: list, rows: list, title: str):
     import rich.table
     table = rich.table.Table(title=title)
     for i, name in enumerate(header):
-      table.add_column(name, justify="right" if i else "left")
+      table.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i == 0)
     for row in rows:
       table.add_row(*row)
     return rich.console.Console().print(table)
@@ -623,8 +633,9 @@ def signed(change: dict | None, scale: float = 100, d: int = 1) -> str:
 def change_text(change: dict, name: str, scale: float = 100) -> str:
   """One sentence on a paired change: which way, how much, how sure."""
   ci, p = change["ci"], "< 0.001" if change["p"] < 0.001 else f"= {change['p']:.3f}"
-  verb = "rose" if ci[0] > 0 else "fell" if ci[1] < 0 else "did not change measurably"
   show, unit, d = (percent, " points", 1) if scale == 100 else (number, "", 3)
+  sure = (ci[0] > 0 or ci[1] < 0) and round(scale * change["difference"], d) != 0  # nor is a change below the last digit one
+  verb = "did not change measurably" if not sure else "rose" if change["difference"] > 0 else "fell"
   low, high = (f"{scale * x:+.{d}f}" for x in ci)
   test = f"; {change['gained']} questions better, {change['lost']} worse, exact p {p}" if scale == 100 else ""  # a test of rates
   return (f"{name} {verb}: {show(change['before'])} → {show(change['after'])}, {scale * change['difference']:+.{d}f}{unit} "
@@ -723,10 +734,11 @@ def report_blocks(results: dict, responses: list[dict], before: list[dict], imag
     for way, ids in change["flipped"].items():
       out += [("p", f"{len(ids)} rows newly {'right' if way == 'gained' else 'wrong'}: {', '.join(ids[:40])}"
                + (" … (all in results.json)" if len(ids) > 40 else ""))]
-  out += [("h2", "Rewards by component"),
-          ("p", f"Mean over responses; {recipe} is this run's. The four-component total is the composite."),
-          ("table", ["system", "component", "mean"], [[s, name, f"{value:+.3f}"] for s, parts in results["rewards"].items()
-                                                      for name, value in parts.items()])]
+  out += [("h2", "Rewards by component"), ("p", f"Means; {recipe} is this run's, four_component's total the composite."),
+          ("table", ["system: component", "overall", *results["domains"]], [
+              [f"{system}: {name}", f"{value:+.3f}", *(f"{d['rewards'][system][name]:+.3f}" if d["rewards"] else "–"
+                                                       for d in results["domains"].values())]
+              for system, parts in results["rewards"].items() for name, value in parts.items()])]
   out += [("h2", "Samples")]
   out += [("sample", *s) for s in chosen_samples(responses, before, change and change["flipped"], recipe)]
   run = [[k.replace("_", " "), str(results[k])] for k in (
@@ -1028,7 +1040,7 @@ def main():
   rewards.write_text(path.with_name("results.json"), json.dumps(results, indent=1, ensure_ascii=False) + "\n")
   write_report(results, responses, before, FLAGS.out_dir, FLAGS.checkpoint)
   rewards.write_config(FLAGS.out_dir, "evaluate", FLAGS, data["style"], model=policy.name, checkpoint=FLAGS.checkpoint)
-  print_table(*domain_table(results), f"{policy.name} {FLAGS.checkpoint}: {FLAGS.split} rows of {FLAGS.data_dir}")
+  print_table(*domain_table(results, brief=True), f"{policy.name} {FLAGS.checkpoint}: {FLAGS.split} rows of {FLAGS.data_dir}")
   print("\n".join([*minute(results), *doubts(results), f"report: {FLAGS.out_dir}/report.html"]), flush=True)
   if judged and judged["error"]:
     raise rewards.InputError(f"{judged['error']}; all else is in {FLAGS.out_dir}, the same command again asks only for those")
@@ -1038,14 +1050,11 @@ def collect(responses: list[dict], facts: dict, before: list[dict], other: str) 
   """results.json, all but what needs more than the responses."""
   recipe, seed = facts["recipe"], facts["seed"]
   names = sorted({r["domain"] for r in responses}, key=domain_order)
-  scored = [r for r in responses if r["rewards"]]
-  components = {s: {name: mean(r["rewards"][s][name] for r in scored) for name in scored[0]["rewards"][s]}
-                for s in rewards.SYSTEMS} if scored else {}
   results = {"overall": summarize(responses, recipe, seed),
-             "domains": {d: summarize([r for r in responses if r["domain"] == d], recipe, seed) for d in names},
-             "rewards": {s: {**parts, "total": sum(parts.values())} for s, parts in components.items()}, **facts,
+             "domains": {d: summarize([r for r in responses if r["domain"] == d], recipe, seed) for d in names}, **facts,
              "unscored_rows": len({r["id"] for r in responses if r["rewards"] is None}),
              "versions": rewards.versions(), "git_commit": rewards.git_commit()}
+  results["rewards"] = results["overall"]["rewards"]
   if other:
     results["compare"] = {"other": other, **compare_responses(before, responses, recipe, seed)}
   return results
