@@ -341,7 +341,7 @@ def download(name: str, raw_dir: str) -> list[pathlib.Path]:
       failures.append(f"{hub}: {type(error).__name__}")
   folder = raw_dir or "FOLDER"
   raise InputError(f"{name} could not be downloaded ({', '.join(failures)}); put its files (JSONL, JSON, CSV, parquet or zip) "
-                   f"into {folder}/{name} and pass --raw_dir={folder}, or attach {source.hubs[-1]} on Kaggle")
+                   f"into {folder}/{name} and pass --raw_dir={folder}, or attach the set on Kaggle")
 
 
 def records(path: pathlib.Path, opened=None):
@@ -1096,10 +1096,10 @@ def finish(out_dir, rows, splits, reasons, leaks, shares, tokenizer, digests):
   rewards.write_text(out_dir / "stats.json", json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
   draw_mixture(domains, f"{FLAGS.mixing} mixture of {len(drawn):,} rows", out_dir / "mixture.png")
   show(table_lines(domains))
-  for d, share in shares.items():
-    asked, got = share * FLAGS.train_size, domains.get(d, {}).get("train", 0)
+  for split, d in ((split, d) for split in SPLITS for d in shares):
+    asked, got = shares[d] * len(splits[split]), domains.get(d, {}).get(split, 0)
     if got + 1 < asked:
-      say(f"{d} ran out: {got:,} training rows where the mixture asks {asked:,.0f}; the other domains make up the difference")
+      say(f"{d} ran out: {got:,} {split} rows where the mixture asks {asked:,.0f}; the other domains make up the difference")
   borrowed = sum(r["home"] != split for split in SPLITS for r in splits[split])
   if borrowed:
     say(f"{borrowed:,} rows were borrowed from another split's tenth, as the pool is small: these could move when it grows")

@@ -119,7 +119,7 @@ def test_a_domain_that_runs_out_is_topped_up_and_said(pool, tmp_path, capsys):
   splits = run(tmp_path, pool=pool, mixing="weights", domain_weights="math=0.5,coding=0.5", train_size=100, val_size=0, test_size=0)
   count = collections.Counter(r["domain"] for r in splits["train"])
   assert count == {"math": 70, "coding": 30}
-  assert "coding ran out: 30 training rows where the mixture asks 50" in capsys.readouterr().out
+  assert "coding ran out: 30 train rows where the mixture asks 50" in capsys.readouterr().out
 
 
 def test_every_window_is_in_proportion(prepared):
