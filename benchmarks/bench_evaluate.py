@@ -1,7 +1,9 @@
 """Tokens per second of evaluate.py's sampling beside Tunix's Sampler called as the seeds do: batches of 8 in file order.
 
 Reads   data_dir/{split}.jsonl of prepare_data.py (real GSM8K rows, say) and a model folder.
-Writes  nothing; prints one line per round and the median ratio. The two alternate in one process on one set of weights.
+Writes  nothing; prints one line per round and the median ratio. The two share one process and one set of weights; half of
+        Tunix's batches run before ours and half after, so that a drift of the machine's load hits both. CPU seconds (all
+        threads) are printed beside the wall clock: on a busy machine they are the steadier measure.
 
   python benchmarks/bench_evaluate.py --data_dir=artifacts/gsm8k/data --model=artifacts/gemma-3-270m --rows=64
 """
@@ -34,35 +36,36 @@ flags.DEFINE_string("dtype", "auto", "Base weights: auto (bfloat16 on TPU and GP
 
 
 def ours(policy, rows, new, batch_size):
-  """(seconds, tokens up to and including the stop token, {row id: ids}) of evaluate.generate."""
-  start, tokens, out = time.monotonic(), 0, {}
+  """(wall seconds, CPU seconds, tokens with the stop token, {row id: ids}) of evaluate.generate."""
+  start, cpu, tokens, out = time.monotonic(), time.process_time(), 0, {}
   for part, completions in evaluate.generate(policy, rows, samples=1, temperature=0.0, max_new_tokens=new, batch_size=batch_size,
                                              seed=0):
     tokens += int(np.count_nonzero(completions))
     out |= {row["id"]: ids[0] for row, ids in zip(part, completions)}
-  return time.monotonic() - start, tokens, out
+  return time.monotonic() - start, time.process_time() - cpu, tokens, out
 
 
 def stock(policy, rows, new):
   """The same from tunix.generate.sampler.Sampler, 8 at a time in file order. The stop token it cuts off is counted."""
-  import model
   from tunix.generate import sampler
+
+  import model
   config = policy.model.config
   longest = max(len(model.encode(policy.tokenizer, row["prompt"])) for row in rows)
   cache = sampler.CacheConfig(cache_size=2 ** (longest - 1).bit_length() + new, num_layers=config.num_layers,
                               num_kv_heads=config.num_kv_heads, head_dim=config.head_dim)
   tunix = sampler.Sampler(transformer=policy.model, tokenizer=policy.tokenizer, cache_config=cache)
 
-  def run():
-    start, tokens, out = time.monotonic(), 0, {}
-    for i in range(0, len(rows), 8):
-      part = rows[i:i + 8]
+  def run(batches):
+    start, cpu, tokens, out = time.monotonic(), time.process_time(), 0, {}
+    for i in batches:
+      part = rows[8 * i:8 * i + 8]
       result = tunix([row["prompt"] for row in part], max_generation_steps=new, eos_tokens=model.STOP_IDS, temperature=0.0)
       for row, ids in zip(part, result.tokens):
         ids = np.asarray(ids)
         tokens += min(new, len(ids) + 1)
         out[row["id"]] = ids
-    return time.monotonic() - start, tokens, out
+    return time.monotonic() - start, time.process_time() - cpu, tokens, out
   return run
 
 
@@ -72,15 +75,19 @@ def main():
   rows = rewards.read_rows(pathlib.Path(FLAGS.data_dir) / f"{FLAGS.split}.jsonl")[:FLAGS.rows]
   policy = model.load_policy(FLAGS.model, FLAGS.checkpoint, FLAGS.data_dir, "auto", FLAGS.dtype)
   run_stock, ratios = stock(policy, rows, FLAGS.max_new_tokens), []
-  for round_number in range(FLAGS.rounds + 1):
-    seconds, tokens, mine = ours(policy, rows, FLAGS.max_new_tokens, FLAGS.batch_size)
-    stock_seconds, stock_tokens, theirs = run_stock()
-    speed, stock_speed = tokens / seconds, stock_tokens / stock_seconds
-    same = np.mean([np.array_equal(mine[i][:len(theirs[i])], theirs[i]) for i in mine])
-    ratios.append(speed / stock_speed)
-    print(f"{'compile' if round_number == 0 else f'round {round_number}'}  ours {speed:.1f} tokens/s ({tokens} in {seconds:.1f} s)  "
-          f"tunix {stock_speed:.1f} tokens/s ({stock_tokens} in {stock_seconds:.1f} s)  ratio {ratios[-1]:.2f}  "
-          f"equal completions {same:.0%}", flush=True)
+  batches = range(-(-len(rows) // 8))
+  for i in range(FLAGS.rounds + 1):
+    first = run_stock(batches[:len(batches) // 2])
+    mine = ours(policy, rows, FLAGS.max_new_tokens, FLAGS.batch_size)
+    second = run_stock(batches[len(batches) // 2:])
+    seconds, cpu, tokens = (a + b for a, b in zip(first[:3], second[:3]))
+    completions = first[3] | second[3]
+    same = np.mean([np.array_equal(ids[:len(completions[k])], completions[k]) for k, ids in mine[3].items()])
+    ratios.append(mine[2] / mine[0] / (tokens / seconds))
+    print(f"{'compile' if i == 0 else f'round {i}'}  ours {mine[2] / mine[0]:.1f} tokens/s ({mine[2]} in {mine[0]:.1f} s, CPU "
+          f"{mine[1]:.1f} s)  tunix {tokens / seconds:.1f} tokens/s ({tokens} in {seconds:.1f} s, CPU {cpu:.1f} s)  "
+          f"ratio {ratios[-1]:.2f}, by CPU seconds {mine[2] / mine[1] / (tokens / cpu):.2f}  equal completions {same:.0%}",
+          flush=True)
   print(f"median ratio {statistics.median(ratios[1:] or ratios):.2f}  rows {len(rows)}  new tokens {FLAGS.max_new_tokens}")
 
 
