@@ -32,6 +32,7 @@ import qwix
 import sentencepiece as spm
 from absl import logging
 from flax import nnx
+from orbax.checkpoint._src.multihost import multihost
 from safetensors.numpy import load_file
 from tunix.models.gemma3 import model as gemma3
 from tunix.models.gemma3 import params_safetensors
@@ -739,12 +740,17 @@ def measure_update(trainer, stacks: list, mesh) -> float:
 
 
 # --------------------------------------------------------------------------------------------------------- keeping a run
+# Orbax times its own threads by the wall clock and fails a save during which that is set forward; nothing here can deadlock.
+multihost._DEFAULT_BARRIER_TIMEOUT = 10**9  # seconds
+NO_TIMEOUT = ocp.AsyncOptions(timeout_secs=10**9)
+
+
 def save_params(folder: str, model: nnx.Module):
   """Writes the trainable parameters (adapters, or all) as one Orbax tree {name: array}; whole or not at all."""
   folder = os.path.abspath(folder)
   partial = folder + ".partial"
   shutil.rmtree(partial, ignore_errors=True)
-  with ocp.StandardCheckpointer() as saver:
+  with ocp.StandardCheckpointer(async_options=NO_TIMEOUT) as saver:
     saver.save(partial, flat_params(model, trainable(model)))
   shutil.rmtree(folder, ignore_errors=True)
   os.replace(partial, folder)
@@ -762,7 +768,7 @@ def load_params(folder: str, model: nnx.Module) -> nnx.Module:
 def open_checkpoints(out_dir: str, keep: int = 2) -> ocp.CheckpointManager:
   """Asynchronous, atomic step folders under out_dir/checkpoints."""
   options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True,
-                                         cleanup_tmp_directories=True)
+                                         async_options=NO_TIMEOUT, cleanup_tmp_directories=True)
   return ocp.CheckpointManager(os.path.abspath(os.path.join(out_dir, "checkpoints")), options=options)
 
 

@@ -606,10 +606,9 @@ def next_phase(progress: dict, row: dict, thresholds: list[float]):
 
 
 def check_health(row: dict, progress: dict, save_samples: Callable[[], None]):
-  """Counts skipped updates and failed rewards; three in a row stop the run, with the step's samples saved."""
-  finite = np.isfinite(row["loss"]) and np.isfinite(row["grad_norm"])
-  progress["skipped"] = 0 if finite else progress["skipped"] + 1
-  progress["reward_failed"] = progress["reward_failed"] + 1 if row["reward_failed"] else 0
+  """Three skipped updates, or three batches with a failed reward function, in a row stop the run; the samples are saved."""
+  if row["iteration"] == 0:
+    progress["reward_failed"] = progress["reward_failed"] + 1 if row["reward_failed"] else 0
   if max(progress["skipped"], progress["reward_failed"]) < 3:
     return
   save_samples()
@@ -647,6 +646,7 @@ def train(learner: LeanGRPOLearner, stream, schedule, held_out, state: dict, *, 
         seconds = {name: value if not iteration else 0.0 for name, value in seconds.items()}
         row = {"step": state["step"], "iteration": iteration, **seen, **updated}
         row["learning_rate"] = float(schedule(state["step"] - 1))
+        row["skipped"] = progress["skipped"] = 0 if np.isfinite(row["loss"] + row["grad_norm"]) else progress["skipped"] + 1
         if held_out and (state["step"] == max_steps or eval_every and state["step"] % eval_every == 0):
           row |= held_out_metrics(learner, held_out)
           keep_best(learner, row, progress, out_dir)
@@ -761,6 +761,8 @@ def read_settings(flag, prompt_widths, style: str, fsdp: int) -> Settings:
   if micro % fsdp:
     raise InputError(f"--micro_batch_size={micro} prompts do not divide over {fsdp} fsdp devices; use a multiple of {fsdp}, or "
                      "--mesh with fewer")
+  if not 0 <= flag.overlong_buffer <= flag.max_new_tokens:
+    raise InputError(f"--overlong_buffer={flag.overlong_buffer} is not within 0 and --max_new_tokens={flag.max_new_tokens}")
   if flag.temperature <= 0:
     raise InputError(f"--temperature={flag.temperature}: GRPO needs answers that differ; use a value above 0, such as 0.7")
   dapo = flag.algorithm == "dapo"
@@ -770,6 +772,18 @@ def read_settings(flag, prompt_widths, style: str, fsdp: int) -> Settings:
       flag.epsilon_high or (0.28 if dapo else flag.epsilon),
       flag.dynamic_sampling if flag.dynamic_sampling >= 0 else 3 * dapo, flag.mask_truncated, flag.overlong_buffer,
       flag.anneal_domains, flag.temperature, flag.max_new_tokens, prompt_widths, flag.seed, flag.remat, style, flag.rewards)
+
+
+def read_thresholds(flag, held_out: list[dict]) -> list[float]:
+  """--phase_metrics as two numbers; [] where phases follow the step."""
+  try:
+    found = [float(value) for value in flag.phase_metrics]
+  except ValueError:
+    found = [0.0]
+  if len(found) not in (0, 2) or found and (flag.rewards != "curriculum" or not held_out):
+    raise InputError(f"--phase_metrics={','.join(flag.phase_metrics)}: expected two numbers, a format rate and an accuracy such as "
+                     "0.9,0.5, together with --rewards=curriculum and held-out rows (--eval_rows)")
+  return found
 
 
 def reward_functions(flag, style: str, state: dict) -> list:
@@ -815,6 +829,7 @@ def main():
   if flag.max_steps == "auto" and not flag.max_hours:
     raise InputError("--max_steps=auto needs --max_hours, the time to fill")
   style, rows, held_out = load_rows(flag.data_dir, flag.allow_prompt_mismatch, flag.eval_rows)
+  thresholds = read_thresholds(flag, held_out)
   _lock = gemma.lock_folder(out_dir)  # held until the process ends
   started = gemma.begin_run(out_dir, flag.resume_from, {name: flag[name].value for name in sorted(flag)}, MAY_CHANGE)
   if os.path.isfile(os.path.join(out_dir, "config.json")):
@@ -836,7 +851,7 @@ def main():
   announce(rows, settings, count, policy, flag)
 
   stream = make_stream(rows, settings)
-  if "max_steps" not in started:
+  if "max_steps" not in started or flag.preflight_only:
     learner, schedule = before_training(flag, learner, schedule, make_learner, stream, rows, state)
     if flag.preflight_only:
       return gemma.say("preflight: nothing speaks against training")
@@ -847,7 +862,6 @@ def main():
     gemma.trim_rows(os.path.join(out_dir, name), step)
   if step:
     gemma.say(f"grpo: resumed at step {step} of {state['max_steps']}")
-  thresholds = [float(value) for value in flag.phase_metrics]
   train(learner, stream, schedule, held_out, state, out_dir=out_dir, max_steps=state["max_steps"], eval_every=flag.eval_every,
         save_every=flag.save_every, sample_every=flag.sample_every, thresholds=thresholds, stop=stop,
         log=open_log(out_dir, flag.wandb))

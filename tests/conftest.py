@@ -21,6 +21,10 @@ import rewards  # noqa: E402 - the path is set above
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # what a training run catches
 
 
+def pytest_configure(config):
+  config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning")  # Tunix's, hundreds a run
+
+
 class Result(NamedTuple):
   code: int
   out: str

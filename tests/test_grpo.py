@@ -1,0 +1,556 @@
+"""train_grpo.py: each objective against its paper's formula, advantages and weights by table, whole runs, what is refused."""
+import functools
+import json
+import os
+import shutil
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from conftest import one_line_error, run, run_well
+from flax import nnx
+from tunix.models.gemma3 import model as gemma3
+from tunix.rl import algo_core, common
+from tunix.rl.grpo import grpo_learner
+from tunix.sft import utils as sft_utils
+
+import model as gemma
+import rewards
+import train_grpo
+import train_sft
+
+ALGORITHMS = ("grpo", "dr_grpo", "dapo", "gspo")
+GRPO = dict(batch_size=2, num_generations=4, max_new_tokens=24, temperature=1.0, save_every=0, eval_every=0, eval_rows=0,
+            learning_rate=3e-4, force=True, lora_rank=0)
+SETTINGS = train_grpo.Settings(
+    algorithm="grpo", batch_size=2, micro_batch_size=2, rollout_batch_size=2, num_generations=4, num_iterations=1, beta=0.04,
+    domain_beta={}, epsilon=0.2, epsilon_high=0.28, dynamic_sampling=0, mask_truncated=False, overlong_buffer=0,
+    anneal_domains=False, temperature=0.7, max_new_tokens=12, prompt_widths=(8,), seed=0, remat=False, style="tags",
+    system="multi_domain")
+
+
+# -------------------------------------------------------------------------------------------------- the objectives, from papers
+def textbook(xp, logps, old, ref, lengths, counted, advantages, beta, *, algorithm, low, high, limit):
+  """−J as the papers write it, one answer and one token at a time: 2402.03300 eq. 3 and 4, 2503.20783 §3.2, 2503.14476 eq. 8,
+  2507.18071 eq. 5 to 7. logps, old, ref: (N, L)."""
+  answers, tokens = [], 0
+  for i in range(len(lengths)):
+    if not counted[i]:
+      continue
+    terms = []
+    for t in range(lengths[i]):
+      log_ratio = logps[i, t] - old[i, t]
+      if algorithm == "gspo":
+        log_ratio = sum(logps[i, s] - old[i, s] for s in range(lengths[i])) / lengths[i]
+      ratio = xp.exp(log_ratio)
+      gain = xp.minimum(ratio * advantages[i], xp.clip(ratio, 1 - low, 1 + high) * advantages[i])
+      r = xp.exp(ref[i, t] - logps[i, t])
+      kl = r - (ref[i, t] - logps[i, t]) - 1
+      terms.append(gain - beta[i] * kl)
+    answers.append(sum(terms))
+    tokens += lengths[i]
+    if algorithm in ("grpo", "gspo"):
+      answers[-1] = answers[-1] / lengths[i]
+  if algorithm == "dapo":
+    return -sum(answers) / tokens
+  if algorithm == "dr_grpo":
+    return -sum(answers) / limit / len(answers)
+  return -sum(answers) / len(answers)
+
+
+@pytest.fixture(scope="module")
+def small():
+  """One-layer Gemma 3 models that compile fast: {lora: model}."""
+  config = gemma3.ModelConfig(num_layers=1, num_embed=512, embed_dim=32, hidden_dim=48, num_heads=2, head_dim=16, num_kv_heads=1,
+                              sliding_window_size=128, local_base_frequency=10_000, global_base_frequency=10_000)
+  base, mesh = gemma.create_tiny(config), gemma.make_mesh("1x1")
+  lora = gemma.apply_lora(base, mesh, 4, 8.0)
+  rng = np.random.default_rng(0)
+  flat = {name: jnp.asarray(rng.normal(0, 0.2, x.shape), jnp.float32) for name, x in gemma.flat_params(lora, nnx.LoRAParam).items()}
+  return {True: gemma.with_params(lora, flat), False: gemma.float32_masters(base)}
+
+
+def plain_logps(model, prompts, completions, temperature: float):
+  tokens = jnp.concatenate([prompts, completions], 1)
+  real = jnp.concatenate([prompts != 0, jnp.ones(completions.shape, bool)], 1)
+  logits, _ = model(tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real))
+  logits = logits[:, prompts.shape[1] - 1:-1].astype(jnp.float32) / temperature
+  return jnp.take_along_axis(jax.nn.log_softmax(logits, -1), completions[..., None], -1)[..., 0]
+
+
+def make_rollout(rows: int = 2, generations: int = 4, length: int = 12, seed: int = 0) -> train_grpo.Rollout:
+  """Random answers of every length from 1 to the limit; the last one is cut by it."""
+  rng = np.random.default_rng(seed)
+  prompts = gemma.pad_left([[2, *rng.integers(110, 500, n)] for n in rng.integers(2, 7, rows)], 8)
+  completions = rng.integers(110, 500, (rows * generations, length)).astype(np.int32)
+  for i, n in enumerate(np.linspace(1, length, rows * generations).astype(int)[:-1]):
+    completions[i, n - 1], completions[i, n:] = gemma.STOP_IDS[i % 2], gemma.PAD_ID
+  lengths, stopped = gemma.completion_lengths(completions)
+  data = [{"id": str(i), "domain": ("math", "coding")[i % 2], "prompt": "p", "question": "q", "answer": "4", "metadata": {}}
+          for i in range(rows)]
+  return train_grpo.Rollout(data, prompts, completions, lengths, stopped, ["text"] * len(lengths))
+
+
+def summed(model, kind, batch: train_grpo.Batch, settings):
+  """(loss, aux, gradient) of policy_loss over all micro-batches."""
+  graph, params, rest = nnx.split(model, kind, ...)
+  config = types.SimpleNamespace(options=settings)
+  loss = jax.jit(jax.value_and_grad(
+      lambda p, micro: train_grpo.policy_loss(nnx.merge(graph, p, rest), micro, config), has_aux=True))
+  parts = [loss(params, train_grpo.Batch(*micro)) for micro in zip(*batch)]
+  total = lambda trees: jax.tree.map(lambda *x: sum(x), *trees)
+  return (float(sum(value for (value, _), _ in parts)), [aux for (_, aux), _ in parts], total([g for _, g in parts]))
+
+
+@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_loss_and_gradient_equal_the_paper(small, algorithm, lora):
+  """Value in float64 NumPy, gradient by autodiff of the formula; on-policy and with old log-probs, KL with a weight per row,
+  micro-batches of 1 and 2 prompts, with and without truncated answers."""
+  model = small[lora]
+  kind = gemma.trainable(model)
+  graph, params, rest = nnx.split(model, kind, ...)
+  rng = np.random.default_rng(3)
+  rollout = make_rollout()
+  rows = np.repeat(rollout.prompts, 4, 0)
+  logps = np.asarray(plain_logps(model, rows, rollout.completions, 0.7), np.float64)
+  old, ref = (logps + rng.normal(0, s, logps.shape) for s in (0.3, 0.5))
+  advantages = rng.normal(size=8)
+  options = dict(algorithm=algorithm, low=0.2, high=0.28, limit=12)
+  for on_policy, masked, micro in ((True, False, 2), (False, True, 1), (False, False, 2)):
+    settings = SETTINGS._replace(algorithm=algorithm, micro_batch_size=micro, mask_truncated=masked,
+                                 domain_beta={"math": 0.3, "coding": 0.0 if masked else 0.1})
+    batch = train_grpo.make_batch(rollout, advantages, settings)
+    fold = lambda x, like: x.astype(np.float32).reshape(like.shape)
+    batch = batch._replace(ref_logps=fold(ref, batch.ref_logps), old_logps=fold(old, batch.old_logps),
+                           on_policy=np.full_like(batch.on_policy, on_policy))
+    assert batch.prompts.shape == (2 // micro, micro, 8)
+    got, auxes, gradient = summed(model, kind, batch, settings)
+
+    counted = rollout.stopped | (not masked)
+    beta = np.repeat([0.3, settings.domain_beta["coding"]], 4)
+    fixed = (rollout.lengths, counted, advantages, beta)
+    want = textbook(np, logps, logps if on_policy else old, ref, *fixed, **options)
+    assert got == pytest.approx(want, abs=1e-5)
+
+    def formula(params, on_policy=on_policy, fixed=fixed):
+      now = plain_logps(nnx.merge(graph, params, rest), rows, rollout.completions, 0.7)
+      return textbook(jnp, now, jax.lax.stop_gradient(now) if on_policy else jnp.asarray(old), ref, *fixed, **options)
+    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(jax.jit(jax.grad(formula))(params))):
+      np.testing.assert_allclose(a, b, atol=1e-5)
+    assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)) > 1e-3
+    if on_policy:
+      assert all(float(aux["ratio_max"]) == 1.0 and aux["clip_low"] == aux["clip_high"] == 0 for aux in auxes)
+    else:
+      assert sum(float(aux["clip_low"] + aux["clip_high"]) for aux in auxes) > 0, "nothing was clipped: the case shows too little"
+    real = np.arange(12) < rollout.lengths[:, None]
+    np.testing.assert_allclose(np.concatenate([aux["logps"] for aux in auxes])[real], logps[real], atol=2e-5)
+
+
+@pytest.mark.parametrize("algorithm,aggregation", [("grpo", "sequence-mean-token-mean"), ("dapo", "token-mean")])
+def test_loss_and_gradient_equal_tunix(small, algorithm, aggregation):
+  """Tunix's own grpo_loss_fn with the k3 estimator, where it computes the same thing."""
+  model, rollout, rng = small[True], make_rollout(), np.random.default_rng(4)
+  settings = SETTINGS._replace(algorithm=algorithm, beta=0.1, epsilon_high=0.2)
+  advantages = rng.normal(size=8)
+  mask = np.arange(12) < rollout.lengths[:, None]
+  old, ref = (rng.normal(-6, 0.3, mask.shape).astype(np.float32) for _ in range(2))
+  batch = train_grpo.make_batch(rollout, advantages, settings)
+  batch = batch._replace(ref_logps=ref[None], old_logps=old[None], on_policy=np.zeros_like(batch.on_policy))
+  got, _, gradient = summed(model, nnx.LoRAParam, batch, settings)
+  config = grpo_learner.GRPOConfig(num_generations=4, beta=0.1, epsilon=0.2, kl_loss_mode="low_var_kl", loss_agg_mode=aggregation)
+  config.temperature, config.epsilon_high, config.kl_clamp_value = 0.7, 0.2, None
+  prompts = np.repeat(rollout.prompts, 4, 0)
+  example = common.TrainExample(
+      prompt_ids=prompts, prompt_mask=prompts != 0, completion_ids=rollout.completions, completion_mask=mask.astype(np.float32),
+      advantages=advantages.astype(np.float32), ref_per_token_logps=ref, old_per_token_logps=old)
+  graph, params, rest = nnx.split(model, nnx.LoRAParam, ...)
+  want, theirs = jax.value_and_grad(
+      lambda p: algo_core.grpo_loss_fn(nnx.merge(graph, p, rest), example, config, gemma.PAD_ID, gemma.EOS_ID)[0])(params)
+  assert got == pytest.approx(float(want), abs=1e-5)
+  for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(theirs)):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_sampled_log_probs_are_the_loss_log_probs(small):
+  """Rollout and loss see one distribution: at T = 0.5 the empirical mean of −log p of sampled tokens is the loss's entropy."""
+  policy = gemma.Policy(small[False], None, gemma.make_mesh("1x1"), "", "", 0, 0.0)
+  keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), (1, 512))))
+  prompt = [[2, 130, 140]]
+  out = gemma.sample(policy, prompt, width=4, generations=512, max_new_tokens=4, temperature=0.5, keys=keys)
+  logps, entropy = gemma.token_logps(policy.model, gemma.pad_left(prompt, 4), out, temperature=0.5, generations=512)
+  seen = np.arange(4) < gemma.completion_lengths(out)[0][:, None]
+  gap = (np.asarray(entropy) + np.asarray(logps))[seen]
+  assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(len(gap))
+
+
+# --------------------------------------------------------------------------------------------------- advantages, weights, rewards
+def test_group_advantages():
+  reward = np.array([1.0, 0.0, 0.0, 1.0, 2.0, 2.0, 2.0, 2.0])
+  std = np.std([1, 0, 0, 1], ddof=1)
+  for algorithm in ("grpo", "dapo", "gspo"):
+    got = train_grpo.group_advantages(reward, 4, algorithm)
+    np.testing.assert_allclose(got[:4], np.array([0.5, -0.5, -0.5, 0.5]) / (std + 1e-4))
+    assert not got[4:].any()
+  np.testing.assert_allclose(train_grpo.group_advantages(reward, 4, "dr_grpo"), [0.5, -0.5, -0.5, 0.5, 0, 0, 0, 0])
+
+
+def test_token_weights():
+  lengths, counted = np.array([1, 3, 4]), np.array([True, True, False])
+  table = {"grpo": ([1 / 2, 0, 0, 0], [1 / 6] * 3 + [0]), "gspo": ([1 / 2, 0, 0, 0], [1 / 6] * 3 + [0]),
+           "dapo": ([1 / 4, 0, 0, 0], [1 / 4] * 3 + [0]), "dr_grpo": ([1 / 20, 0, 0, 0], [1 / 20] * 3 + [0])}
+  for algorithm, (first, second) in table.items():
+    np.testing.assert_allclose(train_grpo.token_weights(lengths, counted, 4, algorithm, 10), [first, second, [0] * 4])
+    assert not train_grpo.token_weights(lengths, ~counted & False, 4, algorithm, 10).any()
+
+
+def test_completions_are_trimmed_to_their_bucket():
+  rollout = make_rollout(length=12)
+  for limit, longest, size in ((1024, 12, 256), (512, 200, 256), (512, 300, 512), (100, 12, 32), (12, 12, 12)):
+    wide = np.pad(rollout.completions, ((0, 0), (0, limit - 12)))
+    lengths = np.minimum(rollout.lengths, longest) if longest <= 12 else np.append(rollout.lengths[:-1], longest)
+    batch = train_grpo.make_batch(rollout._replace(completions=wide, lengths=lengths), np.zeros(8),
+                                  SETTINGS._replace(max_new_tokens=limit))
+    assert batch.completions.shape == batch.weights.shape == (1, 8, size)
+    assert float(batch.weights.sum()) == pytest.approx(1, rel=1e-5)
+
+
+def test_overlong_penalty_counts_tokens():
+  """DAPO eq. 13 at a limit of 12 with a buffer of 4: nothing to 8 tokens, then linear to −1."""
+  rollout = make_rollout()._replace(lengths=np.array([1, 8, 9, 10, 11, 12, 12, 3]))
+  scores = train_grpo.score_rollout([zero], rollout, SETTINGS._replace(overlong_buffer=4))
+  np.testing.assert_allclose(scores.components["overlong"], [0, 0, -0.25, -0.5, -0.75, -1, -1, 0])
+  np.testing.assert_allclose(scores.rewards, scores.components["overlong"])
+
+
+def zero(prompts, completions, **columns):
+  return [0.0] * len(completions)
+
+
+def test_reward_function_that_fails_pays_nothing(capsys):
+  def raises(prompts, completions, **columns):
+    raise KeyError("no such column")
+
+  def short(prompts, completions, **columns):
+    return [1.0]
+
+  def infinite(prompts, completions, **columns):
+    return [float("inf")] * len(completions)
+
+  def columns_seen(prompts, completions, **columns):
+    assert {name: len(column) for name, column in columns.items()} == dict.fromkeys(
+        ("domain", "question", "answer", "metadata"), len(completions))
+    assert json.loads(columns["metadata"][0]) == {} and columns["domain"] == ["math"] * 4 + ["coding"] * 4
+    return [0.5] * len(completions)
+  scores = train_grpo.score_rollout([raises, columns_seen, short, infinite], make_rollout(), SETTINGS)
+  assert scores.failed == 3 and list(scores.rewards) == [0.5] * 8
+  said = capsys.readouterr().out.strip().split("\n")
+  assert len(said) == 3 and said[0] == "reward raises failed on this batch (KeyError: 'no such column'); it pays 0 here"
+
+
+def test_right_answers_are_counted_by_format_and_domain():
+  rollout = make_rollout()
+  right = rewards.format_response("2 + 2 = 4", "4")
+  rollout = rollout._replace(texts=[right, "4", rewards.format_response("so", "5"), right + "x", *["<answer>4</answer>"] * 4])
+  scores = train_grpo.score_rollout([zero], rollout, SETTINGS)
+  assert list(scores.correct) == [True] + [False] * 7 and list(scores.formatted) == [True, False, True] + [False] * 5
+  metrics = train_grpo.rollout_metrics(rollout, scores, SETTINGS)
+  assert metrics["accuracy"] == 1 / 8 and metrics["domains/math/accuracy"] == 1 / 4 and metrics["format"] == 1 / 4
+  assert metrics["flat"] == 1 and metrics["flat_wrong"] == 1 and metrics["flat_right"] == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ streams and sampling
+def rows_of(**counts) -> list[dict]:
+  return [{"id": f"{domain}{i}", "domain": domain} for domain, n in counts.items() for i in range(n)]
+
+
+def test_stream_is_a_function_of_progress():
+  rows = rows_of(math=3, logic=2)
+  stream, progress = train_grpo.make_stream(rows, SETTINGS), train_grpo.new_progress()
+  drawn = [row["id"] for _ in range(5) for row in stream(progress)]
+  assert drawn == [row["id"] for row in rows] * 2 and progress["draws"] == 5
+  again = train_grpo.new_progress() | {"draws": 3}
+  assert [row["id"] for row in train_grpo.make_stream(rows, SETTINGS)(again)] == drawn[6:8]
+
+
+def test_annealed_domains_follow_the_pass_rate():
+  """A domain is drawn ∝ max(0.1, 1 − pass rate), its rows in order; the stream goes on from saved progress."""
+  rows, settings = rows_of(math=50, logic=50, coding=50), SETTINGS._replace(anneal_domains=True, batch_size=8)
+  progress = train_grpo.new_progress() | {"pass_rate": {"math": 1.0, "logic": 0.5}}
+  stream = train_grpo.make_stream(rows, settings)
+  batches = [stream(progress) for _ in range(300)]
+  counts = {d: sum(row["domain"] == d for batch in batches for row in batch) / 2400 for d in ("math", "logic", "coding")}
+  assert all(len(batch) == 8 for batch in batches)
+  for domain, share in (("math", 0.1), ("logic", 0.5), ("coding", 1.0)):
+    assert counts[domain] == pytest.approx(share / 1.6, abs=0.03)
+  order = [row["id"] for batch in batches for row in batch if row["domain"] == "logic"]
+  assert order[:60] == [f"logic{i % 50}" for i in range(60)]
+  saved = json.loads(json.dumps(progress))
+  assert stream(progress) == train_grpo.make_stream(rows, settings)(saved)
+
+
+def fake_learner(spreads: list[list[bool]], dynamic_sampling: int):
+  """A learner whose nth rollout has groups with (True) and without spread, on prompts of different width."""
+  calls = []
+
+  def rollout(rows, draw):
+    useful = spreads[len(calls)]
+    calls.append(draw)
+    made = make_rollout(seed=draw)
+    made = made._replace(rows=[row | {"id": f"{draw}.{i}"} for i, row in enumerate(made.rows)],
+                         prompts=np.pad(made.prompts, ((0, 0), (8 * (draw % 2), 0))))
+    values = np.concatenate([[0, 1, 0, 1] if ok else [1] * 4 for ok in useful]).astype(float)
+    scores = train_grpo.Scores(values, {"r": values}, values > 2, values > 2, 0)
+    return made, scores, {"rollout_seconds": 1.0, "reward_seconds": 0.5}
+  return types.SimpleNamespace(settings=SETTINGS._replace(dynamic_sampling=dynamic_sampling), rollout=rollout), calls
+
+
+@pytest.mark.parametrize("limit,spreads,kept,resampled", [
+    (0, [[False, False]], ["1.0", "1.1"], 0),
+    (3, [[True, True]], ["1.0", "1.1"], 0),
+    (3, [[False, True], [True, True]], ["1.1", "2.0"], 1),
+    (3, [[False, False], [False, True], [False, False], [True, False]], ["2.1", "4.0"], 2),
+    (1, [[False, False], [False, True]], ["2.1", "1.0"], 1),
+    (2, [[False, False]] * 3, ["1.0", "1.1"], 0)])
+def test_dynamic_sampling_replaces_flat_groups(limit, spreads, kept, resampled):
+  """Bounded further draws, always B groups of one shape, useful groups first, flat ones only where no other is left."""
+  learner, calls = fake_learner(spreads, limit)
+  rows, progress = rows_of(math=9), train_grpo.new_progress()
+  rollout, scores, seconds = train_grpo.LeanGRPOLearner.informative_rollout(
+      learner, train_grpo.make_stream(rows, SETTINGS), progress)
+  assert [row["id"] for row in rollout.rows] == kept and seconds["resampled"] == resampled
+  assert calls == list(range(1, len(spreads) + 1)) and progress["draws"] == len(calls)
+  assert rollout.completions.shape == (8, 12) and len(scores.rewards) == len(rollout.texts) == 8 and len(rollout.prompts) == 2
+  assert seconds["rollout_seconds"] == len(calls)
+  for i, row in enumerate(rollout.rows):  # each group is whole: its own prompt and answers
+    source = make_rollout(seed=int(row["id"][0]))
+    j = int(row["id"][2])
+    assert np.array_equal(rollout.prompts[i][-8:], source.prompts[j])
+    assert np.array_equal(rollout.completions[4 * i:4 * i + 4], source.completions[4 * j:4 * j + 4])
+
+
+# -------------------------------------------------------------------------------------------------------------- phases and health
+def test_curriculum_phases_follow_the_step():
+  flag = types.SimpleNamespace(rewards="curriculum", phase_metrics=[], judge_url="", code_rewards="on")
+  state = {"step": 0, "max_steps": 100, "progress": train_grpo.new_progress()}
+  functions = train_grpo.reward_functions(flag, "tags", state)
+  row = dict(domain=["math"], question=["2 + 2?"], answer=["4"], metadata=["{}"])
+  pays = lambda: {f.__name__ for f in functions
+                  if f(["p"], [rewards.format_response("2 + 2 = 4", "4")], **row) != [0.0]}
+  phases = []
+  for step in (0, 24, 25, 74, 75, 99):
+    state["step"] = step
+    phases.append(pays())
+  assert phases[0] == phases[1] < phases[2] == phases[3] and "check_answer" in phases[2] - phases[1]
+  flag.phase_metrics = ["0.9", "0.5"]
+  functions = train_grpo.reward_functions(flag, "tags", state)
+  assert pays() == phases[0], "by metrics, the step does not matter"
+  state["progress"]["phase"] = 1
+  assert pays() == phases[2]
+
+
+@pytest.mark.parametrize("phase,found,after", [
+    (0, (0.89, 1), 0), (0, (0.9, 1), 1), (1, (1, 0.49), 1), (1, (0, 0.5), 2), (2, (0, 0), 2)])
+def test_next_phase(phase, found, after):
+  progress = {"phase": phase}
+  train_grpo.next_phase(progress, {"eval_format": found[0], "eval_accuracy": found[1]}, [0.9, 0.5])
+  assert progress["phase"] == after
+
+
+def restore(folder) -> dict:
+  with ocp.StandardCheckpointer() as loader:
+    return {name: np.asarray(x) for name, x in loader.restore(os.path.abspath(folder)).items()}
+
+
+@pytest.fixture(scope="module")
+def flag(data_dir, sft_dir) -> dict:
+  return GRPO | dict(data_dir=data_dir, init_from=sft_dir)
+
+
+@pytest.mark.parametrize("bad,code", [((2, 3), 0), ((3, 4, 5), 2)])
+def test_updates_that_are_not_finite(flag, tmp_path, monkeypatch, bad, code):
+  """Skipped and counted; three in a row stop the run with the step's samples saved and the last good checkpoint in place."""
+  inner, made = train_grpo.make_batch, []
+
+  def poisoned(*args):
+    made.append(1)
+    batch = inner(*args)
+    return batch._replace(advantages=batch.advantages * np.nan) if len(made) in bad else batch
+  monkeypatch.setattr(train_grpo, "make_batch", poisoned)
+  result = run(train_grpo, **flag | dict(out_dir=tmp_path, max_steps=6, save_every=2, sample_every=100))
+  metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
+  assert [bool(np.isfinite(row["loss"])) for row in metrics] == [i + 1 not in bad for i in range(len(metrics))]
+  assert [row["skipped"] for row in metrics][:4] == ([0, 1, 2, 0] if not code else [0, 0, 1, 2])
+  if code:
+    one_line_error(result, "step 5: three updates in a row", "lower --learning_rate", "samples.jsonl")
+    assert "2" in os.listdir(tmp_path / "checkpoints") and not (tmp_path / "config.json").exists()
+    assert {row["step"] for row in rewards.read_rows(tmp_path / "samples.jsonl")} == {1, 5}
+  else:
+    assert result.code == 0 and len(metrics) == 6, result.err
+  saved = restore(tmp_path / ("checkpoints/2/params" if code else "params"))
+  assert all(np.isfinite(x).all() for x in saved.values())
+
+
+@pytest.mark.parametrize("bad,iterations,code", [((1, 2, 4), 4, 0), ((2, 3, 4), 1, 2)])
+def test_reward_function_that_raises_in_a_run(flag, tmp_path, monkeypatch, bad, iterations, code):
+  """Batches are counted, not their updates."""
+  calls = []
+
+  def fragile(prompts, completions, **columns):
+    calls.append(1)
+    if len(calls) - preflight in bad:
+      raise ZeroDivisionError("mine")
+    return [float(len(text) % 3) for text in completions]
+  preflight = 7  # batches of two prompts over the seven domains of the data, two rows of each
+  monkeypatch.setattr(rewards, "make_rewards", lambda *args, **options: [fragile])
+  result = run(train_grpo, **flag | dict(out_dir=tmp_path, max_steps=5 * iterations, num_iterations=iterations))
+  assert result.out.count("reward fragile failed on this batch (ZeroDivisionError: mine)") == 3
+  metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
+  assert [row["reward_failed"] for row in metrics] == [float(i // iterations + 1 in bad) for i in range(len(metrics))]
+  if code:
+    one_line_error(result, "step 4: a reward function failed on three batches in a row")
+  else:
+    assert result.code == 0 and len(metrics) == 5 * iterations
+
+
+# ------------------------------------------------------------------------------------------------------------------- whole runs
+def test_iterations_ratio_and_exact_end(flag, tmp_path):
+  """μ = 4 does not divide 6 steps: it ends at 6. At T = 0.5 the first iteration's ratio is 1 and its clip fraction 0, exactly;
+  later iterations move. Micro-batches, evaluation, best, samples and curves ride along; a finished run trains nothing."""
+  flag = flag | dict(num_iterations=4, temperature=0.5, max_steps=6, micro_batch_size=1, eval_every=3, eval_rows=6,
+                     sample_every=1, learning_rate=3e-3, out_dir=tmp_path, domain_beta="math=0.5,logic=0")
+  out = run_well(train_grpo, **flag)
+  metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
+  assert [(row["step"], row["iteration"]) for row in metrics] == [(1, 0), (2, 1), (3, 2), (4, 3), (5, 0), (6, 1)]
+  for row in metrics:
+    if row["iteration"] == 0:
+      assert row["ratio_max"] == 1.0 and row["clip_low"] == row["clip_high"] == 0.0
+  assert metrics[0]["kl"] == 0.0 and metrics[3]["ratio_max"] != 1.0
+  for name in ("reward", "format", "kl", "entropy", "completion_tokens", "truncated", "flat_right", "flat_wrong", "grad_norm",
+               "learning_rate", "rollout_seconds", "reward_seconds", "update_seconds", "tokens_per_second", "rewards/format"):
+    assert all(name in row for row in metrics), name
+  assert [("eval_accuracy" in row) for row in metrics] == [False, False, True, False, False, True]
+  samples = rewards.read_rows(tmp_path / "samples.jsonl")
+  assert {row["step"] for row in samples} == {1, 5}
+  for row in samples:
+    assert len(row["generations"]) == 4
+    for answer in row["generations"]:
+      assert answer["reward"] == pytest.approx(sum(answer["rewards"].values()))
+  config = json.loads((tmp_path / "config.json").read_text())
+  best = max([row["eval_accuracy"], row["eval_reward"]] for row in metrics if "eval_accuracy" in row)
+  assert config["steps"] == 6 and config["best"] == best
+  assert all((tmp_path / name).exists() for name in ("best", "params", "curves.png", "tokenizer.model"))
+  assert "grpo 6/6 | eta" in out and "2 a batch × 4 answers = 8" in out and "updated 4 at once" in out
+  before = (tmp_path / "metrics.jsonl").read_bytes()
+  assert "complete, nothing to train" in run_well(train_grpo, **flag)
+  assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_logged_learning_rate_is_the_one_used(flag, sft_dir, tmp_path):
+  """Adam's first update moves each parameter by the rate; the run starts at the SFT parameters."""
+  run_well(train_grpo, **flag | dict(out_dir=tmp_path, max_steps=1, weight_decay=0, learning_rate=1e-4, max_grad_norm=1e9))
+  logged, base, tuned = rewards.read_rows(tmp_path / "metrics.jsonl")[0], restore(f"{sft_dir}/params"), restore(tmp_path / "params")
+  moved = np.concatenate([np.abs(tuned[name] - base[name]).ravel() for name in base])
+  moved = moved[moved > 1e-6]
+  assert len(moved) > 1000 and np.median(moved) == pytest.approx(logged["learning_rate"], rel=2e-3)
+  assert logged["learning_rate"] == pytest.approx(1e-4, rel=1e-4)
+
+
+def test_beta_zero_loads_no_reference(flag, tmp_path, monkeypatch):
+  made = []
+  inner = train_grpo.build_learner
+  monkeypatch.setattr(train_grpo, "build_learner", lambda policy, reference, *rest: made.append(reference) or inner(
+      policy, reference, *rest))
+  run_well(train_grpo, **flag | dict(out_dir=tmp_path / "a", max_steps=1, beta=0))
+  assert made == [None]
+  run_well(train_grpo, **flag | dict(out_dir=tmp_path / "b", max_steps=1, beta=0, domain_beta="math=0.1"))
+  assert made[1] is not None
+
+
+def test_lora_goes_on_as_lora_and_the_reference_is_the_start(data_dir, tmp_path):
+  sft = dict(lora_rank=4, lora_alpha=8, learning_rate=1e-2, max_steps=6, batch_size=16, check_rows=0, eval_every=0, save_every=0)
+  run_well(train_sft, data_dir=data_dir, out_dir=tmp_path / "sft", **sft)
+  flag = GRPO | dict(data_dir=data_dir, init_from=tmp_path / "sft", lora_rank=4, lora_alpha=8, max_steps=2,
+                     out_dir=tmp_path / "grpo")
+  assert "starts from" in run_well(train_grpo, **flag)
+  start, end = restore(tmp_path / "sft" / "params"), restore(tmp_path / "grpo" / "params")
+  assert start.keys() == end.keys() and all("_lora_" in name for name in start)
+  assert rewards.read_rows(tmp_path / "grpo" / "metrics.jsonl")[0]["kl"] == 0.0
+  assert 0 < max(np.abs(end[name] - start[name]).max() for name in start) < 1e-3
+  one_line_error(run(train_grpo, **flag | dict(lora_rank=8, out_dir=tmp_path / "x")), "pass --lora_rank=4 --lora_alpha=8")
+  merged = flag | dict(lora_rank=0, out_dir=tmp_path / "full", max_steps=1)
+  run_well(train_grpo, **merged)
+  assert rewards.read_rows(tmp_path / "full" / "metrics.jsonl")[0]["kl"] == 0.0
+  assert not any("_lora_" in name for name in restore(tmp_path / "full" / "params"))
+
+
+# -------------------------------------------------------------------------------------------------------------------- preflight
+def test_preflight(flag, tmp_path):
+  """A model that has never seen the tags: refused with the cause and the flag to change; --force goes on; nothing half-done."""
+  raw = flag | dict(init_from="", force=False, max_steps=1)
+  result = run(train_grpo, **raw | dict(out_dir=tmp_path / "a"))
+  one_line_error(result, "preflight refuses to train: all", "equal rewards", "--init_from", "--force")
+  assert "are cut by --max_new_tokens=24: raise it" in result.out and "preflight math" in result.out
+  one_line_error(run(train_grpo, **raw | dict(out_dir=tmp_path / "a", preflight_only=True)), "equal rewards")
+  assert "1 steps" in run_well(train_grpo, **raw | dict(out_dir=tmp_path / "a", force=True))
+  ready = flag | dict(force=False, max_steps=10**6, out_dir=tmp_path / "b")
+  one_line_error(run(train_grpo, **ready | dict(max_hours=0.01)), "--max_hours is 0.01: use --max_steps=auto or --max_steps=")
+  out = run_well(train_grpo, **ready | dict(preflight_only=True))
+  assert "updates an hour" in out and "peak" in out and not os.path.isdir(tmp_path / "b" / "checkpoints")
+
+
+def test_preflight_of_a_started_run_trains_nothing(flag, tmp_path):
+  flag = flag | dict(out_dir=tmp_path, max_steps=3, save_every=1)
+  run_well(train_grpo, **flag)
+  (tmp_path / "config.json").unlink()
+  shutil.rmtree(tmp_path / "checkpoints" / "3")
+  before = (tmp_path / "metrics.jsonl").read_bytes()
+  assert "preflight" in run_well(train_grpo, **flag | dict(preflight_only=True))
+  assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+# ------------------------------------------------------------------------------------------------------------------- bad input
+BAD = [(dict(batch_size=6, micro_batch_size=4), "is not a multiple of --micro_batch_size=4"),
+       (dict(batch_size=6, rollout_batch_size=4), "is not a multiple of --rollout_batch_size=4"),
+       (dict(max_steps=0), "neither a positive number nor auto"), (dict(max_steps="x"), "neither a positive number nor auto"),
+       (dict(max_steps="auto"), "needs --max_hours"), (dict(temperature=0), "GRPO needs answers that differ"),
+       (dict(domain_beta="math"), "expected name=number"), (dict(domain_beta="maths=1"), "valid: math"),
+       (dict(mesh="16x1"), "needs 16 devices, there are"), (dict(max_prompt_tokens=10), "has a prompt of"),
+       (dict(data_dir="nowhere"), "nowhere does not exist"), (dict(init_from="nowhere"), "nowhere does not exist"),
+       (dict(lora_rank=4), "trained all parameters; go on with --lora_rank=0"), (dict(phase_metrics="0.9,x"), "--phase_metrics"),
+       (dict(phase_metrics="0.9", rewards="curriculum"), "--phase_metrics"), (dict(overlong_buffer=99), "--overlong_buffer"),
+       (dict(rewards="four_component", weights="format=x"), "name=number"),
+       (dict(rewards="four_component", weights="format=9"), "sum"), (dict(rollout_engine="vllm"), "is not installed")]
+
+
+@pytest.mark.parametrize("change,words", BAD, ids=[f"{next(iter(change))}{i}" for i, (change, _) in enumerate(BAD)])
+def test_bad_flags(flag, tmp_path, change, words):
+  one_line_error(run(train_grpo, **flag | dict(max_steps=1, out_dir=tmp_path) | change), words)
+
+
+def test_rows_refused_by_id(flag, data_dir, tmp_path):
+  data = shutil.copytree(data_dir, tmp_path / "data")
+  rows = rewards.read_rows(data / "train.jsonl")
+  row = next(row for row in rows if row["metadata"]["use"] == "grpo")
+  row["prompt"] = rewards.format_prompt("word " * 3000)
+  save = lambda rows: rewards.write_text(data / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+  save(rows)
+  attempt = functools.partial(run, train_grpo, **flag | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1))
+  one_line_error(attempt(), f"row {row['id']} has a prompt of", "--max_prompt_tokens is 1024")
+  save([row for row in rows if row["metadata"]["use"] == "sft"])
+  one_line_error(attempt(), "has no row for GRPO")
+
+
+def test_sft_folder_of_another_model_or_prompt(flag, sft_dir, tmp_path):
+  start = shutil.copytree(sft_dir, tmp_path / "sft")
+  config = json.loads((start / "config.json").read_text())
+  attempt = functools.partial(run, train_grpo, **flag | dict(init_from=start, out_dir=tmp_path / "out", max_steps=1))
+  rewards.write_text(start / "config.json", json.dumps(config | {"model_fingerprint": "0" * 16}))
+  one_line_error(attempt(), "pass the --model it was trained on")
+  rewards.write_text(start / "config.json", json.dumps(config | {"prompt_hash": "0" * 16}))
+  one_line_error(attempt(), "was made with prompt 0000000000000000", "--allow_prompt_mismatch")
+  (start / "config.json").unlink()
+  one_line_error(attempt(), "is incomplete")

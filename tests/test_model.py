@@ -1,0 +1,394 @@
+"""model.py: log-probs, sampling, LoRA and saving against plain arithmetic and against Tunix's own code."""
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import REPO, one_line_error, process
+from flax import nnx
+from tunix.generate import sampler as tunix_sampler
+from tunix.sft import utils as sft_utils
+
+import model as gemma
+import rewards
+
+PROMPTS = [[2, 130, 140, 150, 160], [2, 200, 210], [2, 300, 310, 320, 330, 340, 350]]
+WIDTH = 8
+
+
+@pytest.fixture(scope="module")
+def policy(data_dir) -> gemma.Policy:
+  """The tiny model with LoRA that does something (B is drawn too)."""
+  base = gemma.load_policy("tiny", data_dir=data_dir)
+  return base._replace(model=random_lora(base.model, base.mesh), lora_rank=4, lora_alpha=8.0)
+
+
+def random_lora(base, mesh):
+  model = gemma.apply_lora(base, mesh, 4, 8.0)
+  rng = np.random.default_rng(0)
+  drawn = {name: jnp.asarray(rng.normal(0, 0.05, x.shape), jnp.float32)
+           for name, x in gemma.flat_params(model, nnx.LoRAParam).items()}
+  return gemma.with_params(model, drawn)
+
+
+def draw_completions(rows: int, length: int, seed: int = 0) -> np.ndarray:
+  """Random ids; some rows hold the padding id (a policy can draw it) and some end early."""
+  rng = np.random.default_rng(seed)
+  out = rng.integers(110, 500, (rows, length)).astype(np.int32)
+  out[0, 2] = gemma.PAD_ID
+  out[1, length // 2] = gemma.END_OF_TURN_ID
+  out[1, length // 2 + 1:] = gemma.PAD_ID
+  return out
+
+
+def plain_logps(model, prompts, completions, temperature: float):
+  """log_softmax over the whole vocabulary at every position, prompt included: slow, obvious."""
+  tokens = jnp.concatenate([prompts, completions], 1)
+  real = jnp.concatenate([prompts != 0, jnp.ones(completions.shape, bool)], 1)
+  logits, _ = model(tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real))
+  logits = logits[:, prompts.shape[1] - 1:-1].astype(jnp.float32) / temperature
+  logps = jax.nn.log_softmax(logits, -1)
+  entropy = -(jnp.exp(logps) * logps).sum(-1)
+  return jnp.take_along_axis(logps, completions[..., None], -1)[..., 0], entropy
+
+
+# ------------------------------------------------------------------------------------------------------------------ log-probs
+@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("generations,length,chunk", [(1, 9, 256), (3, 9, 27), (3, 9, 7), (3, 5, 8), (2, 260, 256)])
+def test_token_logps_equal_plain_log_softmax(policy, monkeypatch, generations, length, chunk, remat):
+  """Value and gradient, packed (groups inside the sliding window) and repeated (2 × 260 tokens do not fit beside the prompt in
+  the window of 512), chunk sizes that divide the positions, do not, and hold all of them."""
+  monkeypatch.setattr(gemma, "HEAD_CHUNK", chunk)
+  model = gemma.with_params(policy.model, {})
+  prompts = gemma.pad_left(PROMPTS, WIDTH)
+  completions = draw_completions(len(PROMPTS) * generations, length)
+  weights = jnp.asarray(np.random.default_rng(1).normal(size=completions.shape), jnp.float32)
+  graph, params, rest = nnx.split(model, nnx.LoRAParam, ...)
+
+  def ours(params):
+    logps, entropy = gemma.token_logps(nnx.merge(graph, params, rest), prompts, completions, temperature=0.7,
+                                       generations=generations, remat=remat)
+    return (weights * logps).sum() / weights.size, (logps, entropy)
+
+  def plain(params):
+    logps, entropy = plain_logps(nnx.merge(graph, params, rest), np.repeat(prompts, generations, 0), completions, 0.7)
+    return (weights * logps).sum() / weights.size, (logps, entropy)
+  (_, got), got_gradient = jax.jit(jax.value_and_grad(ours, has_aux=True))(params)
+  (_, want), want_gradient = jax.jit(jax.value_and_grad(plain, has_aux=True))(params)
+  seen = np.arange(length) < gemma.completion_lengths(completions)[0][:, None]  # behind the stop token nothing counts
+  for a, b in zip(got, want):
+    np.testing.assert_allclose(a[seen], b[seen], atol=2e-5, rtol=1e-5)
+  for a, b in zip(jax.tree.leaves(got_gradient), jax.tree.leaves(want_gradient)):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+  assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(want_gradient)) > 1e-3
+
+
+def test_entropy_and_probabilities_are_of_the_sampled_distribution(policy):
+  """exp(log-prob) over all words sums to 1 at the sampler's temperature."""
+  vocabulary = policy.model.config.num_embed
+  words = np.arange(vocabulary, dtype=np.int32)[:, None]
+  logps, entropy = gemma.token_logps(policy.model, gemma.pad_left(PROMPTS[:1], WIDTH), words, temperature=0.5,
+                                     generations=1 if vocabulary > 10**6 else vocabulary)
+  assert float(jnp.exp(logps).sum()) == pytest.approx(1, abs=1e-5)
+  assert float(entropy[0, 0]) == pytest.approx(-float((jnp.exp(logps) * logps).sum()), abs=1e-4)
+
+
+# --------------------------------------------------------------------------------------------------------------------- sampler
+def keys_of(seed: int, prompts: int, generations: int) -> np.ndarray:
+  return np.asarray(jax.random.key_data(jax.random.split(jax.random.key(seed), (prompts, generations))))
+
+
+def test_greedy_equals_tunix_sampler(policy):
+  texts = ["A cat sat on the mat", "x = 3 + 4", "what is the capital"]
+  ids = [gemma.encode(policy.tokenizer, text) for text in texts]
+  ours = gemma.sample(policy, ids, width=32, max_new_tokens=20, temperature=0)
+  config = policy.model.config
+  cache = tunix_sampler.CacheConfig(cache_size=64, num_layers=config.num_layers, num_kv_heads=config.num_kv_heads,
+                                    head_dim=config.head_dim)
+  with policy.mesh:
+    theirs = tunix_sampler.Sampler(policy.model, policy.tokenizer, cache)(
+        texts, max_generation_steps=20, max_prompt_length=32, eos_tokens=list(gemma.STOP_IDS), pad_output=False)
+  lengths, stopped = gemma.completion_lengths(ours)
+  for row, n, ended, tokens in zip(ours, lengths, stopped, theirs.tokens):
+    assert list(row[:n - ended]) == [int(t) for t in tokens][:n - ended] and len(tokens) >= n - ended
+
+
+def test_greedy_equals_the_forward_pass(policy):
+  out = gemma.sample(policy, PROMPTS, width=WIDTH, max_new_tokens=6, temperature=0)
+  for prompt, row in zip(PROMPTS, out):
+    for t in range(6):
+      tokens = jnp.asarray([prompt + [int(i) for i in row[:t]]])
+      real = jnp.ones(tokens.shape, bool)
+      logits, _ = policy.model(tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real))
+      assert int(logits[0, -1].argmax()) == row[t]
+
+
+def test_noise_belongs_to_the_row(policy):
+  """It differs by key, prompt and generation, and is the same alone, in a batch, and beside other rows."""
+  keys = keys_of(0, 3, 4)
+  draw = lambda prompts, keys, width=WIDTH: gemma.sample(
+      policy, prompts, width=width, generations=keys.shape[1], max_new_tokens=12, temperature=1.0, keys=keys)
+  together = draw(PROMPTS, keys).reshape(3, 4, 12)
+  assert np.array_equal(draw(PROMPTS, keys).reshape(3, 4, 12), together)
+  assert len({tuple(row) for row in together.reshape(-1, 12)}) == 12
+  same = draw([PROMPTS[0]] * 3, keys).reshape(3, 4, 12)
+  assert len({tuple(row) for row in same.reshape(-1, 12)}) == 12, "the same prompt twice in a batch draws the same noise"
+  for i in range(3):
+    assert np.array_equal(draw(PROMPTS[i:i + 1], keys[i:i + 1])[:4], together[i])
+  assert np.array_equal(draw(PROMPTS[::-1], keys[::-1]).reshape(3, 4, 12)[::-1], together)
+  assert np.array_equal(draw(PROMPTS[:1], keys[:1, 2:3])[0], together[0, 2])
+  other = draw(PROMPTS, keys_of(1, 3, 4)).reshape(3, 4, 12)
+  assert not any(np.array_equal(a, b) for a, b in zip(other.reshape(-1, 12), together.reshape(-1, 12)))
+
+
+def test_wider_padding_changes_nothing(policy):
+  narrow = gemma.sample(policy, PROMPTS, width=WIDTH, max_new_tokens=12, temperature=0)
+  assert np.array_equal(narrow, gemma.sample(policy, PROMPTS, width=48, max_new_tokens=12, temperature=0))
+  with pytest.raises(rewards.InputError, match="a prompt has 7 tokens, the limit is 6"):
+    gemma.sample(policy, PROMPTS, width=6, max_new_tokens=2, temperature=0)
+
+
+def biased(policy, token: int, size: float):
+  """A model whose head prefers `token` whatever the text: its embedding row is a multiple of the mean hidden state."""
+  view = gemma.compute_view(policy.model)
+  h = gemma.completion_hidden(view, 512, gemma.pad_left(PROMPTS, WIDTH), draw_completions(3, 4), 1, False)
+  direction = np.asarray(h.reshape(-1, h.shape[-1]).mean(0))
+  embedding = np.array(gemma.flat_params(policy.model)["embedder.input_embedding"])
+  embedding[token] = size * direction / np.linalg.norm(direction)
+  return policy._replace(model=gemma.with_params(policy.model, {"embedder.input_embedding": jnp.asarray(embedding)}))
+
+
+@pytest.mark.parametrize("stop", gemma.STOP_IDS)
+def test_stop_token_is_kept_and_padding_follows(policy, stop):
+  out = gemma.sample(biased(policy, stop, 0.5), PROMPTS, width=WIDTH, generations=8, max_new_tokens=16, temperature=1.0,
+                     keys=keys_of(3, 3, 8))
+  lengths, stopped = gemma.completion_lengths(out)
+  assert stopped.any() and len(set(lengths)) > 2
+  for row, n, ended in zip(out, lengths, stopped):
+    assert (row[n - 1] in gemma.STOP_IDS) == ended and not np.isin(row[:n - 1], gemma.STOP_IDS).any()
+    assert (row[n:] == gemma.PAD_ID).all()
+
+
+def test_a_drawn_padding_id_is_a_token_like_any_other(policy):
+  """It does not end the answer, counts in its length, and what follows sees it: sampler and loss agree on its log-prob."""
+  keys = keys_of(4, 3, 8)
+  often = biased(policy, gemma.PAD_ID, 0.4)
+  out = gemma.sample(often, PROMPTS, width=WIDTH, generations=8, max_new_tokens=12, temperature=1.0, keys=keys)
+  lengths, stopped = gemma.completion_lengths(out)
+  inside = [(row[:n - 1] == gemma.PAD_ID).any() and (row[:n] != gemma.PAD_ID).any() for row, n in zip(out, lengths)]
+  assert any(inside) and (lengths[~stopped] == 12).all()
+  logps, _ = gemma.token_logps(often.model, gemma.pad_left(PROMPTS, WIDTH), out, generations=8)
+  row = int(np.flatnonzero(inside)[0])
+  want = plain_logps(often.model, gemma.pad_left(PROMPTS, WIDTH)[row // 8:row // 8 + 1], out[row:row + 1], 1.0)[0]
+  n = lengths[row]
+  np.testing.assert_allclose(logps[row, :n], want[0, :n], atol=2e-5)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_draw_fits_the_distribution_of_a_real_vocabulary(temperature):
+  """262,144 words: chi-square on 64 coarse bins, and a word of probability zero is never drawn."""
+  rng = np.random.default_rng(0)
+  size, draws, rows = 262_144, 4096, 64
+  logits = rng.normal(0, 1.5, size).astype(np.float32)
+  impossible = rng.random(size) < 0.5
+  logits[impossible] = -np.inf
+  p = np.exp((logits - logits.max()) / temperature, dtype=np.float64)
+  p /= p.sum()
+  keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(5), draws)))
+  step = jax.jit(lambda keys: gemma.draw(jnp.broadcast_to(logits, (rows, size)), keys, 3, temperature))
+  got = np.concatenate([np.asarray(step(keys[i:i + rows])) for i in range(0, draws, rows)])
+  assert got.min() >= 0 and got.max() < size and not impossible[got].any()
+  order = np.cumsum(p[np.argsort(-p)])  # bins of equal probability, likely words first: they mix all blocks
+  bins = np.empty(size, int)
+  bins[np.argsort(-p)] = np.minimum((order * 64).astype(int), 63)
+  expected = np.bincount(bins, p, 64) * draws
+  chi2 = ((np.bincount(bins[got], minlength=64) - expected) ** 2 / expected).sum()
+  assert chi2 < 110.0, chi2  # 63 degrees of freedom: the 0.9998 quantile
+  halves = np.bincount(got // (size // 64), minlength=64), np.add.reduceat(p, np.arange(0, size, size // 64)) * draws
+  assert ((halves[0] - halves[1]) ** 2 / halves[1]).sum() < 110.0
+
+
+@pytest.mark.parametrize("u", [0.0, 0.5, 1 - 2**-24, 1.0])
+def test_draw_never_rounds_past_the_end(monkeypatch, u):
+  """The largest uniform, a single possible word at either end, and a size that fills no block."""
+  monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, u))
+  for size in (700, 1024, 262_144):
+    for word in (0, size // 2, size - 1):
+      logits = jnp.full((1, size), -jnp.inf).at[0, word].set(0.0)
+      assert int(gemma.draw(logits, jnp.zeros((1, 2), jnp.uint32), 0, 1.0)[0]) == word
+    many = jnp.full((1, size), -jnp.inf).at[0, 100:600].set(jnp.linspace(-3, 3, 500))
+    assert 100 <= int(gemma.draw(many, jnp.zeros((1, 2), jnp.uint32), 0, 1.0)[0]) < 600
+
+
+# -------------------------------------------------------------------------------------------------------------- update, saving
+def test_schedule_warms_up_and_decays():
+  _, schedule = gemma.make_optimizer(1e-3, 100, final_ratio=0.1, b1=0.9, b2=0.999, weight_decay=0.01, max_grad_norm=1.0)
+  rates = np.array([float(schedule(i)) for i in range(100)])
+  assert rates[0] > 0 and rates.argmax() == 9 and rates.max() == pytest.approx(1e-3)
+  assert (np.diff(rates[:10]) > 0).all() and (np.diff(rates[9:]) < 0).all() and rates[-1] == pytest.approx(1e-4, rel=0.02)
+
+
+def test_optimizer_is_adamw_at_the_logged_rate_and_skips_what_is_not_finite():
+  """One parameter, by hand: clip to 0.5, Adam moments, decoupled decay, the schedule's rate of that very update."""
+  tx, schedule = gemma.make_optimizer(1e-2, 10, final_ratio=0.0, b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.5)
+  w, m, v = 2.0, 0.0, 0.0
+  params = jnp.asarray(w)
+  state, count = tx.init(params), 0
+  for gradient in (3.0, np.nan, -0.2, np.inf, 0.1):
+    updates, state = tx.update(jnp.asarray(gradient), state, params)
+    params = optax.apply_updates(params, updates)
+    if np.isfinite(gradient):
+      g = gradient * min(1, 0.5 / abs(gradient))
+      m, v, rate = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g, float(schedule(count))
+      count += 1
+      w -= rate * (m / (1 - 0.9**count) / (np.sqrt(v / (1 - 0.99**count)) + 1e-8) + 0.1 * w)
+    assert float(params) == pytest.approx(w, rel=1e-6)
+
+
+def test_lora_saves_loads_and_merges(policy, tmp_path):
+  gemma.save_params(str(tmp_path / "params"), policy.model)
+  fresh = gemma.apply_lora(gemma.load_base("tiny", policy.tokenizer, policy.mesh), policy.mesh, 4, 8.0, seed=7)
+  loaded = gemma.load_params(str(tmp_path / "params"), fresh)
+  prompts, completions = gemma.pad_left(PROMPTS, WIDTH), draw_completions(3, 5)
+  want = gemma.token_logps(policy.model, prompts, completions)[0]
+  assert np.array_equal(gemma.token_logps(loaded, prompts, completions)[0], want)
+  base = gemma.load_base("tiny", policy.tokenizer, policy.mesh)
+  merged = gemma.merge_lora(policy.model, base, 8.0)
+  np.testing.assert_allclose(gemma.token_logps(merged, prompts, completions)[0], want, atol=2e-4)
+  assert float(jnp.abs(gemma.token_logps(base, prompts, completions)[0] - want).max()) > 0.01
+
+
+def test_bfloat16_base_trains_float32_masters(policy):
+  """At the seeds' rate of 3e-6 a bfloat16 weight does not move: what is trained is float32, arithmetic follows the base."""
+  base = gemma.load_base("tiny", policy.tokenizer, policy.mesh)
+  half = gemma.with_params(base, {name: x.astype(jnp.bfloat16) for name, x in gemma.flat_params(base).items()})
+  half.config = dataclasses.replace(half.config, param_dtype=jnp.bfloat16)
+  masters = gemma.float32_masters(half)
+  assert {x.dtype for x in gemma.flat_params(masters).values()} == {jnp.dtype(jnp.float32)}
+  assert {x.dtype for x in jax.tree.leaves(gemma.compute_view(masters)[1])} == {jnp.dtype(jnp.bfloat16)}
+  assert gemma.fingerprint(half) == gemma.fingerprint(base) == gemma.fingerprint(masters)
+
+
+def test_text_survives_the_tokenizer(policy):
+  for text in ("<reasoning>3 + 4 = 7</reasoning>\n<answer>7</answer>", "naïve café ✓ 你好", "a  b\n\n c\t", "x<end_of_turn>"):
+    ids = policy.tokenizer.EncodeAsIds(text)
+    assert gemma.decode(policy.tokenizer, ids) == text.replace("<end_of_turn>", "")
+  assert policy.tokenizer.EncodeAsIds("<end_of_turn>") == [gemma.END_OF_TURN_ID]
+  assert gemma.encode_target(policy.tokenizer, "x")[-1] == gemma.END_OF_TURN_ID
+  assert gemma.decode(policy.tokenizer, [10**6, gemma.PAD_ID, gemma.EOS_ID]) == ""
+
+
+# ---------------------------------------------------------------------------------------------------------------------- meshes
+MESHES = """
+import json, os, sys
+sys.path.insert(0, sys.argv[1])
+import jax, jax.numpy as jnp, numpy as np
+import model as gemma, train_grpo, train_sft
+assert jax.device_count() == 8
+gemma.enable_compilation_cache()
+data_dir, folder = sys.argv[2:4]
+rng = np.random.default_rng(0)
+prompts = gemma.pad_left([[2, *rng.integers(110, 500, n)] for n in rng.integers(3, 15, 8)], 16)
+completions = rng.integers(110, 500, (16, 12)).astype(np.int32)
+advantages = rng.normal(size=16).astype(np.float32)
+weights = np.full((16, 12), 1 / 192, np.float32)
+ref = rng.normal(-6, 1, (16, 12)).astype(np.float32)
+batch = train_grpo.Batch(prompts, completions, weights, advantages, np.full(16, 0.1, np.float32), ref, ref, np.ones(16, bool))
+stacked = train_grpo.Batch(*(x[None] for x in batch))
+sft = dict(prompts=prompts[None], targets=completions[None, ::2], weights=np.full((1, 8, 12), 1 / 96, np.float32))
+found = {}
+for mesh in ("1x1", "8x1", "4x2", "2x2", "1x4"):
+  policy = gemma.load_policy("tiny", data_dir=data_dir, mesh=mesh)
+  losses = []
+  for lora in (True, False):
+    settings = train_grpo.Settings("grpo", 8, 8, 8, 2, 1, 0.1, {}, 0.2, 0.2, 0, False, 0, False, 1.0, 12, (16,), 0, False, "tags",
+                                   "multi_domain")
+    model = gemma.apply_lora(policy.model, policy.mesh, 4, 8.0) if lora else gemma.float32_masters(policy.model)
+    tx, _ = gemma.make_optimizer(1e-3, 10, final_ratio=0.0, b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.1)
+    learner = train_grpo.build_learner(policy._replace(model=model), None, tx, [], settings, "vanilla")
+    for _ in range(2):
+      _, row = learner.update(stacked)
+      losses += [row["loss"], row["kl"]]
+    gemma.save_params(f"{folder}/{mesh}_{lora}", learner.trainer.model)
+    trainer = train_sft.make_trainer(model, tx, False)
+    losses.append(gemma.update(trainer, sft, policy.mesh)[0])
+    moved = gemma.load_params(f"{folder}/1x1_{lora}", model)
+    losses.append(float(gemma.token_logps(moved, prompts, completions, generations=2)[0].sum()) / 192)
+  keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), (3, 2))))
+  out = gemma.sample(policy, [[2, 130, 140], [2, 200], [2, 300, 310, 320]], width=16, generations=2, max_new_tokens=8,
+                     temperature=1.0, keys=keys)
+  found[mesh] = [losses, out.tolist()]
+print(json.dumps(found))
+"""
+
+
+def test_meshes_give_the_single_device_losses(data_dir, tmp_path):
+  """Two GRPO updates and one of SFT, LoRA and full, on five meshes of 8 forced devices; parameters move between meshes."""
+  env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+  ran = subprocess.run([sys.executable, "-c", MESHES, str(REPO), data_dir, str(tmp_path)], capture_output=True, text=True,
+                       env=env, timeout=600)
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  found = json.loads(ran.stdout.strip().split("\n")[-1])
+  one, drawn = found["1x1"]
+  assert np.isfinite(one).all() and np.ptp(one) > 1
+  for mesh, (losses, samples) in found.items():
+    np.testing.assert_allclose(losses, one, atol=1e-4, rtol=1e-4, err_msg=mesh)
+    assert np.mean(np.array(samples) == np.array(drawn)) > 0.9, mesh  # a near-tie may fall the other way
+
+
+# ------------------------------------------------------------------------------------------------------------------- bad input
+def test_bad_meshes_and_dtypes():
+  for spec, words in (("9", "is not FSDPxTP"), ("0x1", "is not FSDPxTP"), ("axb", "is not FSDPxTP"), ("64x2", "needs 128 devices")):
+    with pytest.raises(rewards.InputError, match=words):
+      gemma.make_mesh(spec)
+  with pytest.raises(rewards.InputError, match="float16 is unknown; valid"):
+    gemma.compute_dtype("float16")
+
+
+def test_bad_models(data_dir, sft_dir, tmp_path):
+  def refused(words, **kwargs):
+    with pytest.raises(rewards.InputError, match=words) as error:
+      gemma.load_policy(**kwargs)
+    assert "\n" not in str(error.value)
+  refused("neither a folder nor one of: tiny", model="gemma-9")
+  refused("no tokenizer.model", model=str(tmp_path))
+  shutil.copy(os.path.join(data_dir, "tokenizer.model"), tmp_path)
+  refused("has no config.json", model=str(tmp_path))
+  (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+  refused("'llama'; expected 'gemma3_text'", model=str(tmp_path))
+  refused("no tokenizer.model in any folder", model="tiny")
+  refused("does not exist; make it with train_sft.py", model="tiny", checkpoint=str(tmp_path / "none"), data_dir=data_dir)
+  other = shutil.copytree(sft_dir, tmp_path / "sft")
+  config = json.loads((other / "config.json").read_text())
+  (other / "config.json").write_text(json.dumps(config | {"model_fingerprint": "0" * 16}))
+  refused("pass the --model it was trained on", model="tiny", checkpoint=str(other), data_dir=data_dir)
+  (other / "config.json").unlink()
+  refused("incomplete", model="tiny", checkpoint=str(other), data_dir=data_dir)
+
+
+def test_missing_kaggle_account_is_explained(tmp_path):
+  """No network and no token: one line that says what to do, exit 2."""
+  blocked = {"KAGGLE_USERNAME": "", "KAGGLE_KEY": "", "HOME": str(tmp_path), "KAGGLEHUB_CACHE": str(tmp_path),
+             "HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}
+  (tmp_path / "data").mkdir()
+  rewards.write_text(tmp_path / "data" / "train.jsonl", "")
+  code = ("import sys; sys.path.insert(0, sys.argv[1]); import model, rewards\n"
+          "try: model.resolve_model('gemma-3-270m-it')\nexcept rewards.InputError as e: print('REFUSED', e)")
+  ran = subprocess.run([sys.executable, "-c", code, str(REPO)], capture_output=True, text=True, env=os.environ | blocked,
+                       timeout=300)
+  assert "REFUSED could not fetch google/gemma-3/transformers/gemma-3-270m-it from Kaggle" in ran.stdout, ran.stderr[-2000:]
+  assert "KAGGLE_KEY" in ran.stdout and len(ran.stdout.strip().split("\n")) == 1
+
+
+def test_help_names_every_flag():
+  for script in ("train_sft.py", "train_grpo.py"):
+    ran = process(script, help="")
+    assert ran.returncode == 0 and "--data_dir" in ran.stdout
+  one_line_error(process("train_sft.py", data_dir="/nowhere"), "/nowhere does not exist; make it with prepare_data.py")

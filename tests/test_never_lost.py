@@ -1,0 +1,459 @@
+"""A run is never lost: killed, stopped, damaged, moved or starved, it ends with the parameters it would have had.
+
+Runs are compared by bits: parameters, optimizer state, and every row of metrics.jsonl and samples.jsonl but for times.
+"""
+import concurrent.futures
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import pathlib
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from unittest import mock
+
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from conftest import REPO, SFT, argv_of, one_line_error, process, run, run_well
+
+import model as gemma
+import rewards
+import train_grpo
+import train_sft
+
+GRPO = dict(batch_size=2, num_generations=4, max_new_tokens=24, temperature=1.0, max_steps=8, save_every=2, eval_every=4,
+            eval_rows=4, sample_every=2, learning_rate=3e-4, force=True)
+LORA = dict(lora_rank=8, lora_alpha=16)
+SECRETS = {name: f"hush-{name}-93b1" for name in ("KAGGLE_KEY", "HF_TOKEN", "JUDGE_API_KEY")}
+
+# Runs a stage and kills it inside the nth call of one function, `delay` seconds after the call began; XLA and the thread that
+# writes a checkpoint go on meanwhile, so the kill falls anywhere. "half_row" leaves half a line behind.
+KILLER = """
+import importlib, itertools, os, signal, sys, threading
+sys.path.insert(0, sys.argv.pop(1))
+stage, where, nth, delay = importlib.import_module(sys.argv.pop(1)), sys.argv.pop(1), int(sys.argv.pop(1)), float(sys.argv.pop(1))
+import model, rewards
+die = lambda: os.kill(os.getpid(), signal.SIGKILL)
+owner, name = {"rollout": (model, "sample"), "reward": (stage, "score_rollout"), "update": (model, "update"),
+               "save": (model, "save_checkpoint"), "best": (model, "save_params"), "half_row": (model, "append_rows"),
+               "finish": (rewards, "write_config")}[where]
+inner, calls = getattr(owner, name), itertools.count(1)
+
+def wrapped(*args, **kwargs):
+  if next(calls) == nth:
+    if where == "half_row":
+      inner(*args, **kwargs)
+      os.truncate(args[0], os.path.getsize(args[0]) - 40)
+      die()
+    threading.Timer(delay, die).start()
+  return inner(*args, **kwargs)
+
+setattr(owner, name, wrapped)
+rewards.launch(stage.main, stage.FLAGS)
+"""
+
+
+def killed(stage, where: str, nth: int, delay: float, flag: dict):
+  """A process of `stage` that dies by SIGKILL at the given place."""
+  command = [sys.executable, "-c", KILLER, str(REPO), stage.__name__, where, str(nth), str(delay), *argv_of(flag)]
+  died = subprocess.run(command, capture_output=True, text=True, timeout=600)
+  assert died.returncode == -signal.SIGKILL, f"{where} {nth}: exit {died.returncode}\n{died.stderr[-2000:]}\n{died.stdout[-2000:]}"
+
+
+# ------------------------------------------------------------------------------------------------------------------ sameness
+def restore(folder) -> dict:
+  with ocp.StandardCheckpointer() as loader:
+    return {name: np.asarray(x) for name, x in loader.restore(os.path.abspath(folder)).items()}
+
+
+def timeless(path) -> list[dict]:
+  keep = lambda name: not name.endswith("seconds") and name != "tokens_per_second"
+  return [{name: value for name, value in row.items() if keep(name)} for row in rewards.read_rows(path)]
+
+
+def assert_same_params(a, b):
+  left, right = restore(a), restore(b)
+  assert left.keys() == right.keys() and left
+  for name in left:
+    assert left[name].dtype == right[name].dtype and left[name].tobytes() == right[name].tobytes(), name
+
+
+def assert_same_run(a: str, b: str):
+  """Everything that two complete runs leave behind is the same."""
+  for name in ("metrics.jsonl", "samples.jsonl"):
+    left, right = (os.path.join(folder, name) for folder in (a, b))
+    assert os.path.isfile(left) == os.path.isfile(right), name
+    if os.path.isfile(left):
+      assert timeless(left) == timeless(right)
+  assert_same_params(f"{a}/params", f"{b}/params")
+  assert os.path.isdir(f"{a}/best") == os.path.isdir(f"{b}/best")
+  if os.path.isdir(f"{a}/best"):
+    assert_same_params(f"{a}/best", f"{b}/best")
+  last = max(int(name) for name in os.listdir(f"{a}/checkpoints") if name.isdigit())
+  assert_same_params(f"{a}/checkpoints/{last}/optimizer", f"{b}/checkpoints/{last}/optimizer")
+  progress = [pathlib.Path(folder, "checkpoints", str(last), "progress", "metadata").read_text() for folder in (a, b)]
+  assert json.loads(progress[0]) == json.loads(progress[1])
+
+
+# ----------------------------------------------------------------------------------------------------------- SIGKILL, anywhere
+@pytest.fixture(scope="session")
+def sft_lora_dir(data_dir, tmp_path_factory) -> str:
+  folder = str(tmp_path_factory.mktemp("runs") / "sft_lora")
+  run_well(train_sft, data_dir=data_dir, out_dir=folder, **SFT | LORA | dict(learning_rate=1e-2))
+  return folder
+
+
+# name: (stage, style, flags, places to die at: function, nth call in that process, seconds after it began)
+CASES = {
+    "grpo_lora_multi_domain": (train_grpo, "tags", GRPO | LORA, [
+        ("update", 3, 0.02), ("rollout", 1, 0.01), ("save", 1, 0.03), ("reward", 2, 0.0), ("best", 1, 0.01), ("half_row", 4, 0)]),
+    "grpo_full_curriculum_dapo_4_iterations": (train_grpo, "tags", GRPO | dict(
+        lora_rank=0, rewards="curriculum", algorithm="dapo", num_iterations=4, max_steps=14, save_every=4, anneal_domains=True,
+        sample_every=1), [("update", 6, 0.01), ("reward", 3, 0.002), ("save", 2, 0.0)]),
+    "grpo_full_dual_stream_gspo": (train_grpo, "dual_stream", GRPO | dict(
+        lora_rank=0, rewards="dual_stream", algorithm="gspo", max_steps=6, save_every=1), [("save", 4, 0.05), ("finish", 1, 0.0)]),
+    "grpo_lora_four_component_4_iterations": (train_grpo, "tags", GRPO | LORA | dict(
+        rewards="four_component", algorithm="dr_grpo", num_iterations=4, max_steps=10, save_every=4), [("update", 7, 0.03)]),
+    "sft_lora": (train_sft, "tags", SFT | LORA | dict(max_steps=10, eval_every=3, save_every=3, check_rows=4, check_samples=0), [
+        ("half_row", 1, 0), ("update", 5, 0.02), ("best", 2, 0.0)]),
+    "sft_full": (train_sft, "tags", SFT | dict(max_steps=9, eval_every=3, save_every=2, micro_batch_size=8), [
+        ("save", 2, 0.02), ("half_row", 2, 0), ("finish", 1, 0.0)]),
+}
+
+
+@pytest.fixture(scope="session")
+def survivors(data_dir, dual_data_dir, sft_dir, sft_lora_dir, dual_sft_dir, tmp_path_factory) -> dict:
+  """name → (an uninterrupted run, the same run killed again and again), two at a time to use both cores."""
+  root = tmp_path_factory.mktemp("killed")
+
+  def die_and_live(name):
+    stage, style, flag, places = CASES[name]
+    start = {"dual_stream": dual_sft_dir}.get(style, sft_lora_dir if flag["lora_rank"] else sft_dir)
+    flag = flag | dict(data_dir=dual_data_dir if style == "dual_stream" else data_dir)
+    flag |= dict(init_from=start) if stage is train_grpo else {}
+    for place in places:
+      killed(stage, *place, flag | dict(out_dir=root / name))
+    for folder in (root / name, root / f"{name}_whole"):
+      ended = process(f"{stage.__name__}.py", **flag | dict(out_dir=folder))
+      assert ended.returncode == 0, ended.stderr[-2000:] + ended.stdout[-2000:]
+    return str(root / f"{name}_whole"), str(root / name)
+
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    futures = {name: pool.submit(die_and_live, name) for name in CASES}
+  return futures
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_killed_run_is_the_run_it_would_have_been(survivors, name):
+  whole, killed_often = survivors[name].result()
+  assert_same_run(whole, killed_often)
+  rows = timeless(f"{whole}/metrics.jsonl")
+  assert [row["step"] for row in rows] == list(range(1, CASES[name][2]["max_steps"] + 1))
+  assert any(row["grad_norm"] > 0 for row in rows), "nothing was learned: the comparison shows nothing"
+
+
+# ------------------------------------------------------------------------------------------------- stopped, and what comes after
+@contextlib.contextmanager
+def at_call(owner, name: str, nth: int, do):
+  """Calls `do()` before the nth call of owner.name."""
+  inner, calls = getattr(owner, name), itertools.count(1)
+
+  def wrapped(*args, **kwargs):
+    if next(calls) == nth:
+      do()
+    return inner(*args, **kwargs)
+  with mock.patch.object(owner, name, wrapped):
+    yield
+
+
+@pytest.fixture(scope="session")
+def flag(data_dir, sft_dir) -> dict:
+  return GRPO | dict(data_dir=data_dir, init_from=sft_dir, lora_rank=0, rewards="curriculum", phase_metrics="0.01,0.01")
+
+
+@pytest.fixture(scope="session")
+def whole(flag, tmp_path_factory) -> str:
+  folder = str(tmp_path_factory.mktemp("stopped") / "whole")
+  run_well(train_grpo, **flag, out_dir=folder)
+  assert timeless(f"{folder}/metrics.jsonl")[-1]["phase"] > 0  # the phase is part of what a resume must keep
+  return folder
+
+
+@pytest.fixture(scope="session")
+def stopped(flag, tmp_path_factory) -> str:
+  """Stopped by SIGTERM in its sixth update, with the wall clock jumping a day ahead and back; checkpoints 4 and 6."""
+  folder = str(tmp_path_factory.mktemp("stopped") / "stopped")
+  now, ticks = time.time, itertools.count()
+  with mock.patch("time.time", lambda: now() + 86400 * (next(ticks) % 2)), at_call(
+      gemma, "update", 6, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+    result = run(train_grpo, **flag, out_dir=folder)
+  assert result.code == rewards.EXIT_STOPPED, result.err
+  assert "SIGTERM after step 6 of 8" in result.err and "run the same command to go on" in result.err
+  assert sorted(os.listdir(f"{folder}/checkpoints")) == ["4", "6"] and not os.path.isfile(f"{folder}/config.json")
+  return folder
+
+
+@pytest.fixture
+def copy(stopped, tmp_path) -> str:
+  return shutil.copytree(stopped, tmp_path / "run")
+
+
+def test_stopped_run_goes_on(flag, whole, copy):
+  out = run_well(train_grpo, **flag, out_dir=copy)
+  assert "resumed at step 6 of 8" in out
+  assert_same_run(whole, copy)
+  before = pathlib.Path(copy, "metrics.jsonl").read_bytes()
+  assert "complete, nothing to train" in run_well(train_grpo, **flag, out_dir=copy)
+  assert pathlib.Path(copy, "metrics.jsonl").read_bytes() == before
+
+
+def test_deadline_and_ctrl_c(flag, whole, tmp_path):
+  """The deadline passes in step 3, Ctrl-C comes in step 5; the run that goes on twice is the whole run."""
+  clocks, begin = [], gemma.StopSignal.__init__
+
+  def remember(self, max_hours):
+    begin(self, max_hours)
+    clocks.append(self)
+
+  def time_passes():
+    clocks[-1].start -= 7200
+  with mock.patch.object(gemma.StopSignal, "__init__", remember):
+    with at_call(gemma, "update", 2 + 3, time_passes):  # two updates measure the speed first
+      result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=1.5)
+    assert result.code == rewards.EXIT_STOPPED and "the deadline after step 3 of 8" in result.err
+    assert "run the same command" in result.err
+    with at_call(gemma, "update", 2, lambda: os.kill(os.getpid(), signal.SIGINT)):
+      result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=2.5)
+    assert result.code == rewards.EXIT_STOPPED and "SIGINT after step 5 of 8" in result.err
+  run_well(train_grpo, **flag, out_dir=tmp_path, max_hours=2.5)
+  assert_same_run(whole, str(tmp_path))
+
+
+def test_sft_stops_and_goes_on(data_dir, tmp_path):
+  flag = SFT | dict(data_dir=data_dir, max_steps=6, eval_every=2, save_every=2)
+  run_well(train_sft, **flag, out_dir=tmp_path / "whole")
+  with at_call(gemma, "update", 3, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+    result = run(train_sft, **flag, out_dir=tmp_path / "stopped")
+  assert result.code == rewards.EXIT_STOPPED and "SIGTERM after step 3 of 6" in result.err and "same command" in result.err
+  result = run(train_sft, **flag, out_dir=tmp_path / "stopped", max_hours=1e-9)
+  assert result.code == rewards.EXIT_STOPPED and "the deadline after step 3 of 6" in result.err
+  assert "resumed at step 3" in run_well(train_sft, **flag, out_dir=tmp_path / "stopped")
+  assert_same_run(str(tmp_path / "whole"), str(tmp_path / "stopped"))
+
+
+def test_auto_steps_are_kept(flag, tmp_path):
+  """--max_steps=auto is resolved once: the schedule of a resumed run must not change."""
+  flag = flag | dict(max_steps="auto", phase_metrics="", save_every=50, eval_every=0, eval_rows=0)
+  with at_call(gemma, "update", 4, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+    result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=0.01)
+  assert result.code == rewards.EXIT_STOPPED, result.err
+  steps = json.loads((tmp_path / "run.json").read_text())["max_steps"]
+  assert f"--max_steps=auto is {steps} updates" in result.out and steps > 8
+  with at_call(gemma, "update", 2, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+    result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=0.02)
+  assert f"of {steps}" in result.err and json.loads((tmp_path / "run.json").read_text())["max_steps"] == steps
+  rates = [row["learning_rate"] for row in timeless(tmp_path / "metrics.jsonl")]
+  schedule = gemma.make_optimizer(3e-4, steps, final_ratio=0.0, b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.1)[1]
+  np.testing.assert_allclose(rates, [float(schedule(i)) for i in range(len(rates))], rtol=1e-6)
+  assert len(rates) == 4
+
+
+def test_changed_flags_are_refused(flag, copy):
+  one_line_error(run(train_grpo, **flag | dict(learning_rate=1e-3), out_dir=copy), "--learning_rate was 0.0003, is 0.001")
+  one_line_error(run(train_grpo, **flag | dict(seed=1, beta=0), out_dir=copy), "--seed was 0, is 1", "--beta")
+
+
+# ------------------------------------------------------------------------------------------------------------------- elsewhere
+def test_goes_on_from_a_read_only_copy(flag, whole, stopped, tmp_path):
+  """As a run attached to a Kaggle notebook: nothing is written there, the folders' read-only modes are not inherited."""
+  source = shutil.copytree(stopped, tmp_path / "input")
+  for folder, _, files in os.walk(source, topdown=False):
+    for name in files:
+      os.chmod(os.path.join(folder, name), 0o444)
+    os.chmod(folder, 0o555)
+  listing = sorted((str(path), path.stat().st_mtime_ns) for path in source.rglob("*"))
+  out = run_well(train_grpo, **flag, out_dir=tmp_path / "out", resume_from=source)
+  assert "resumed at step 6 of 8" in out
+  assert_same_run(whole, str(tmp_path / "out"))
+  assert all(os.stat(folder).st_mode & 0o200 for folder, _, _ in os.walk(tmp_path / "out"))
+  assert sorted((str(path), path.stat().st_mtime_ns) for path in source.rglob("*")) == listing
+  one_line_error(run(train_grpo, **flag, out_dir=tmp_path / "x", resume_from=tmp_path), "holds no run.json")
+  for folder, _, _ in os.walk(source):
+    os.chmod(folder, 0o755)
+
+
+def test_copy_that_was_cut_short_starts_over(flag, whole, stopped, tmp_path):
+  """--resume_from is copied with run.json last: a process killed in the copy finds no half run."""
+  def die(*args, **kwargs):
+    raise KeyboardInterrupt
+  with mock.patch.object(rewards, "write_text", die), pytest.raises(KeyboardInterrupt):
+    run(train_grpo, **flag, out_dir=tmp_path, resume_from=stopped)
+  assert not (tmp_path / "run.json").exists() and (tmp_path / "checkpoints" / "6").is_dir()
+  shutil.rmtree(tmp_path / "checkpoints" / "6")
+  assert "resumed at step 6 of 8" in run_well(train_grpo, **flag, out_dir=tmp_path, resume_from=stopped)
+  assert_same_run(whole, str(tmp_path))
+
+
+def test_other_number_of_devices_and_closed_stdout_and_secrets(flag, whole, copy):
+  """Two devices go on where one stopped; the reader of stdout goes away; tokens in the environment are written nowhere."""
+  env = os.environ | SECRETS | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+  command = [sys.executable, str(REPO / "train_grpo.py"), *argv_of(flag | dict(out_dir=copy))]
+  with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+    first = child.stdout.readline()
+    child.stdout.close()
+    err = child.stderr.read()
+  assert child.returncode == 0, err
+  assert "starts from" in first
+  ours, theirs = timeless(f"{copy}/metrics.jsonl"), timeless(f"{whole}/metrics.jsonl")
+  assert ours[:6] == theirs[:6] and [row["step"] for row in ours] == list(range(1, 9))
+  assert ours[6]["reward"] == theirs[6]["reward"]
+  assert ours[6]["grad_norm"] == pytest.approx(theirs[6]["grad_norm"], rel=1e-3)
+  written = [path for path in pathlib.Path(copy).rglob("*") if path.is_file()]
+  assert len(written) > 20
+  for path in written:
+    data = path.read_bytes()
+    assert not any(secret.encode() in data for secret in SECRETS.values()), path
+  assert not any(secret in err + first for secret in SECRETS.values())
+
+
+# ---------------------------------------------------------------------------------------------------------------------- faults
+def biggest(folder) -> pathlib.Path:
+  return max((path for path in pathlib.Path(folder).rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def cut(step: pathlib.Path):
+  path = biggest(step)
+  os.truncate(path, path.stat().st_size // 2)
+
+
+DAMAGE = {"truncated": cut, "file deleted": lambda step: biggest(step).unlink(),
+          "progress deleted": lambda step: shutil.rmtree(step / "progress"),
+          "optimizer deleted": lambda step: shutil.rmtree(step / "optimizer"),
+          "emptied": lambda step: [path.write_bytes(b"") for path in step.rglob("*") if path.is_file()]}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_checkpoint_falls_back(flag, whole, copy, damage):
+  DAMAGE[damage](pathlib.Path(copy, "checkpoints", "6"))
+  out = run_well(train_grpo, **flag, out_dir=copy)
+  assert "checkpoints/6 is damaged" in out and "using the one before it" in out and "resumed at step 4 of 8" in out
+  assert_same_run(whole, copy)
+
+
+def test_all_checkpoints_damaged(flag, copy):
+  for step in (4, 6):
+    cut(pathlib.Path(copy, "checkpoints", str(step)))
+  one_line_error(run(train_grpo, **flag, out_dir=copy), "no checkpoint under", "can be read")
+
+
+def test_two_runs_on_one_folder(flag, copy):
+  with open(f"{copy}/.lock", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    one_line_error(run(train_grpo, **flag, out_dir=copy), "another run is writing", "choose another --out_dir")
+  with gemma.lock_folder(copy):  # a failed notebook cell still holds its lock: the same process may go on
+    gemma.lock_folder(copy)
+
+
+@contextlib.contextmanager
+def mounted(folder, options: str):
+  """A tmpfs at `folder`, where this user may mount one."""
+  os.makedirs(folder, exist_ok=True)
+  made = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
+  if made.returncode:
+    pytest.skip("needs the right to mount a tmpfs")
+  try:
+    yield
+  finally:
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_read_only_folder(flag, tmp_path):
+  (tmp_path / "file").write_text("")
+  one_line_error(run(train_grpo, **flag, out_dir=tmp_path / "file" / "run"), "cannot be written", "choose a folder")
+  with mounted(tmp_path / "disk", "size=1m,ro"):
+    one_line_error(run(train_sft, data_dir=flag["data_dir"], **SFT, out_dir=tmp_path / "disk"), "cannot be written")
+    one_line_error(run(train_grpo, **flag, out_dir=tmp_path / "disk" / "new"), "cannot be written")
+
+
+# Fills the disk before the third save and frees nothing.
+FILLER = """
+import importlib, itertools, os, sys
+sys.path.insert(0, sys.argv.pop(1))
+disk, what = sys.argv.pop(1), sys.argv.pop(1)
+import model, rewards, train_grpo as stage
+inner, calls = getattr(model, what), itertools.count(1)
+
+def full(*args, **kwargs):
+  if next(calls) == 3:
+    with open(os.path.join(disk, "ballast"), "wb", buffering=0) as f:
+      try:
+        while f.write(b"x" * 4096):
+          pass
+      except OSError:
+        pass
+  return inner(*args, **kwargs)
+
+setattr(model, what, full)
+rewards.launch(stage.main, stage.FLAGS)
+"""
+
+
+@pytest.mark.parametrize("what", ["save_checkpoint", "append_rows"])
+def test_disk_full(flag, whole, tmp_path, what):
+  """The last good checkpoint survives a save onto a full disk; the run says so in a line and goes on once there is space."""
+  disk = tmp_path / "disk"
+  with mounted(disk, "size=64m"):
+    command = [sys.executable, "-c", FILLER, str(REPO), str(disk), what, *argv_of(flag | dict(out_dir=disk / "run"))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    one_line_error(ended, "space")
+    (disk / "ballast").unlink()
+    good = max([int(name) for name in os.listdir(disk / "run" / "checkpoints") if name.isdigit()])
+    out = run_well(train_grpo, **flag, out_dir=disk / "run")
+    assert f"resumed at step {good} of 8" in out and good >= 2 * (what == "save_checkpoint")
+    assert_same_run(whole, str(disk / "run"))
+
+
+def test_too_small_a_disk_is_refused_at_start(flag, tmp_path):
+  with mounted(tmp_path / "disk", "size=8m"):
+    one_line_error(run(train_grpo, **flag, out_dir=tmp_path / "disk" / "run"), "GB free", "free some space")
+
+
+def test_unreadable_row_is_named(flag, tmp_path):
+  data = shutil.copytree(flag["data_dir"], tmp_path / "data")
+  lines = (data / "train.jsonl").read_bytes().splitlines(keepends=True)
+  (data / "train.jsonl").write_bytes(b"".join([*lines[:6], b'{"id": "half a r', *lines[7:]]))
+  one_line_error(run(train_grpo, **flag | dict(data_dir=data), out_dir=tmp_path / "a"), "train.jsonl:7 is not a JSON row")
+  (data / "train.jsonl").write_bytes(b"".join([*lines[:6], b"\xff\xfe\n", *lines[7:]]))
+  one_line_error(run(train_sft, **SFT | dict(data_dir=data), out_dir=tmp_path / "b"), "train.jsonl:7 is not a JSON row")
+
+
+def test_sandbox_workers_killed_during_a_run(flag, whole, tmp_path):
+  """The kernel may kill a sandbox worker at any time; the answers it held are judged all the same."""
+  def kill_workers():
+    mine = [int(pid) for task in pathlib.Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    workers = [pid for pid in mine if b"sandbox" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
+    killed.extend(workers)
+    for pid in workers:
+      os.kill(pid, signal.SIGKILL)
+  killed = []
+  rewards.code_box()
+  with at_call(train_grpo, "score_rollout", 9, kill_workers):
+    run_well(train_grpo, **flag, out_dir=tmp_path)
+  assert killed
+  assert_same_run(whole, str(tmp_path))
+
+
+def test_no_pickle_is_loaded_from_an_artifact(whole, data_dir):
+  """A checkpoint folder from a stranger must not run code: reading one calls no unpickler."""
+  def refuse(*args, **kwargs):
+    raise AssertionError("an artifact was unpickled")
+  with mock.patch.object(pickle, "load", refuse), mock.patch.object(pickle, "loads", refuse), mock.patch.object(
+      pickle, "Unpickler", refuse):
+    policy = gemma.load_policy("tiny", whole)
+  assert set(gemma.flat_params(policy.model)) == restore(f"{whole}/params").keys()

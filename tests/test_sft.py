@@ -1,0 +1,279 @@
+"""train_sft.py: the loss against optax, the boundary token by token, batches, what is logged, what is refused."""
+import collections
+import json
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import orbax.checkpoint as ocp
+import pytest
+from conftest import SFT, one_line_error, run, run_well
+from flax import nnx
+from tunix.sft import utils as sft_utils
+
+import model as gemma
+import rewards
+import train_sft
+
+
+@pytest.fixture(scope="module")
+def policy(data_dir) -> gemma.Policy:
+  return gemma.load_policy("tiny", data_dir=data_dir)
+
+
+@pytest.fixture(scope="module")
+def rows(data_dir) -> list[dict]:
+  return rewards.read_rows(f"{data_dir}/train.jsonl")
+
+
+@pytest.fixture(scope="module")
+def pairs(rows, policy):
+  return train_sft.tokenize(rows, policy.tokenizer, 2048)[0]
+
+
+WIDTHS = ((32, 48, 64, 96, 512), (32, 48, 64, 96, 512))
+
+
+# ------------------------------------------------------------------------------------------------------------------- the loss
+@pytest.mark.parametrize("lora", [True, False])
+def test_loss_and_gradient_equal_plain_cross_entropy(policy, pairs, monkeypatch, lora):
+  """Micro-batches add up to optax's mean cross-entropy over all target tokens of the batch, in value and gradient."""
+  monkeypatch.setattr(gemma, "HEAD_CHUNK", 50)
+  model = gemma.apply_lora(policy.model, policy.mesh, 4, 8.0) if lora else gemma.float32_masters(policy.model)
+  graph, params, rest = nnx.split(model, gemma.trainable(model), ...)
+  if lora:
+    params = jax.tree.map(lambda x: x + 0.03 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+  batch = pairs[:8]
+  micros = train_sft.stack(batch, 4, WIDTHS)
+
+  def ours(params):
+    return sum(train_sft.sft_loss(nnx.merge(graph, params, rest), **{k: v[m] for k, v in micros.items()}, remat=False)[0]
+               for m in range(2))
+
+  def plain(params):
+    width = max(len(p) + len(t) for p, t in batch)
+    tokens = gemma.pad_right([p + t for p, t in batch], width)
+    mask = np.array([[len(p) <= i < len(p) + len(t) for i in range(width)] for p, t in batch])
+    real = jnp.asarray(np.arange(width) < [[len(p) + len(t)] for p, t in batch])
+    logits, _ = nnx.merge(graph, params, rest)(
+        jnp.asarray(tokens), sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1].astype(jnp.float32), tokens[:, 1:])
+    return (losses * mask[:, 1:]).sum() / mask.sum()
+  (got, got_gradient), (want, want_gradient) = (jax.jit(jax.value_and_grad(f))(params) for f in (ours, plain))
+  assert float(got) == pytest.approx(float(want), abs=1e-5)
+  for a, b in zip(jax.tree.leaves(got_gradient), jax.tree.leaves(want_gradient)):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+  assert float(optax.tree.norm(want_gradient)) > 1e-2
+
+
+def test_boundary_token_by_token(rows, pairs, policy):
+  """Every row: the weights start at the first token of the target and end with its stop token; nothing else has weight."""
+  assert len(pairs) == len(rows)
+  for row, (prompt, target) in zip(rows, pairs):
+    arrays = train_sft.stack([(prompt, target)], 1, WIDTHS)
+    weights, ids = arrays["weights"][0, 0], arrays["targets"][0, 0]
+    counted = np.flatnonzero(weights)
+    assert list(counted) == list(range(len(target)))
+    assert ids[counted[-1]] == gemma.END_OF_TURN_ID and (ids[:counted[-1]] != gemma.END_OF_TURN_ID).all()
+    assert policy.tokenizer.DecodeIds([int(i) for i in ids[counted[:-1]]]) == row["target"]
+    assert prompt[0] == gemma.BOS_ID and policy.tokenizer.DecodeIds(prompt[1:]) == row["prompt"]
+    assert list(arrays["prompts"][0, 0][-len(prompt):]) == prompt
+    np.testing.assert_allclose(weights[counted], 1 / len(target), rtol=1e-6)
+
+
+def test_each_target_token_is_learned_from_what_is_before_it(policy, pairs):
+  """−∂loss/∂weight of token t is log p(t | prompt, tokens before t): no shift, no leak from the token itself or behind it."""
+  prompt, target = pairs[0]
+  arrays = {k: v[0] for k, v in train_sft.stack([(prompt, target)], 1, WIDTHS).items()}
+  per_token = -jax.grad(lambda w: train_sft.sft_loss(policy.model, arrays["prompts"], arrays["targets"], w, False)[0])(
+      jnp.asarray(arrays["weights"]))[0]
+  ids = prompt + target
+  for t in (0, 1, len(target) // 2, len(target) - 1):
+    tokens = jnp.asarray([ids[:len(prompt) + t]])
+    real = jnp.ones(tokens.shape, bool)
+    logits, _ = policy.model(tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real))
+    assert float(per_token[t]) == pytest.approx(float(jax.nn.log_softmax(logits[0, -1])[target[t]]), abs=2e-5)
+
+
+def test_held_out_loss_is_the_mean_over_tokens(policy, pairs):
+  """Batches of unequal token counts and a last one that is not full."""
+  trainer = train_sft.make_trainer(gemma.float32_masters(policy.model), optax.sgd(0.0), False)
+  got = train_sft.held_out_loss(trainer, pairs[:7], 3, WIDTHS, policy.mesh)
+  total = tokens = 0
+  for pair in pairs[:7]:
+    arrays = {k: v[0] for k, v in train_sft.stack([pair], 1, ((512,), (512,))).items()}
+    total += float(train_sft.sft_loss(policy.model, **arrays, remat=False)[0]) * len(pair[1])
+    tokens += len(pair[1])
+  assert got == pytest.approx(total / tokens, abs=1e-4)
+
+
+# ------------------------------------------------------------------------------------------------------------------- batches
+def test_long_rows_are_dropped_whole(rows, policy):
+  lengths = [len(gemma.encode(policy.tokenizer, r["prompt"]) + gemma.encode_target(policy.tokenizer, r["target"])) for r in rows]
+  limit = int(np.median(lengths))
+  kept, dropped = train_sft.tokenize(rows, policy.tokenizer, limit)
+  assert dropped == sum(n > limit for n in lengths) > 0
+  assert [len(p) + len(t) for p, t in kept] == [n for n in lengths if n <= limit]
+  assert all(t[-1] == gemma.END_OF_TURN_ID for _, t in kept)
+
+
+def test_batches_are_a_function_of_seed_and_step(pairs):
+  key = lambda batch: tuple(map(str, batch))
+  batches, again, other = (train_sft.make_batches(pairs, 8, seed) for seed in (0, 0, 1))
+  epoch = len(pairs) // 8
+  assert [key(again[i]) for i in (17, 3, 30)] == [key(batches[i]) for i in (17, 3, 30)]
+  assert key(other[0]) != key(batches[0])
+  for first in (0, epoch):  # every row at most once an epoch, all but the remainder once
+    seen = collections.Counter(s for i in range(first, first + epoch) for s in key(batches[i]))
+    whole = collections.Counter(map(str, pairs))
+    assert all(seen[s] <= whole[s] for s in seen) and sum(seen.values()) == epoch * 8
+  assert {key(batches[i]) for i in range(epoch)} != {key(batches[i]) for i in range(epoch, 2 * epoch)}
+  spread = lambda batch: np.ptp([len(p) + len(t) for p, t in batch])
+  assert np.mean([spread(batches[i]) for i in range(epoch)]) < spread(pairs), "like lengths share a batch"
+  few = train_sft.make_batches(pairs[:3], 8, 0)[5]
+  assert len(few) == 8 and {str(p) for p in few} == {str(p) for p in pairs[:3]}
+
+
+# ------------------------------------------------------------------------------------------------------------------- whole runs
+def restore(folder) -> dict:
+  with ocp.StandardCheckpointer() as loader:
+    return {name: np.asarray(x) for name, x in loader.restore(os.path.abspath(folder)).items()}
+
+
+def test_logged_learning_rate_is_the_one_used(data_dir, policy, tmp_path):
+  """Adam's first update moves every parameter by the learning rate: read it off the parameters."""
+  run_well(train_sft, data_dir=data_dir, out_dir=tmp_path, **SFT | dict(max_steps=1, learning_rate=1e-4, weight_decay=0))
+  logged = rewards.read_rows(tmp_path / "metrics.jsonl")
+  base, tuned = gemma.flat_params(policy.model), restore(tmp_path / "params")
+  moved = np.concatenate([np.abs(tuned[name] - np.asarray(base[name])).ravel() for name in base])
+  moved = moved[moved > 1e-6]
+  assert np.median(moved) == pytest.approx(logged[0]["learning_rate"], rel=1e-3) == pytest.approx(1e-4, rel=1e-3)
+
+
+def test_run_learns_and_shows_it(data_dir, tmp_path):
+  """LoRA, micro-batches, evaluation, best, before and after: one run, all of it on disk; row limits counted in the log."""
+  flag = SFT | dict(lora_rank=4, learning_rate=1e-2, max_steps=12, micro_batch_size=4, batch_size=8, eval_every=4, save_every=4,
+                    check_rows=6, check_samples=2, max_length=90)
+  out = run_well(train_sft, data_dir=data_dir, out_dir=tmp_path, **flag)
+  assert "over 90 tokens dropped" in out and "in micro-batches of 4" in out
+  metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
+  assert [row["step"] for row in metrics] == list(range(1, 13)) and metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
+  losses = [row["eval_loss"] for row in metrics if "eval_loss" in row]
+  config = json.loads((tmp_path / "config.json").read_text())
+  assert len(losses) == 3 and config["best_loss"] == min(losses) and config["steps"] == 12
+  assert set(config["before"]) == set(config["after"]) == {"format", "pass@1", "maj@2"}
+  samples = rewards.read_rows(tmp_path / "samples.jsonl")
+  assert [row["id"] for row in samples if row["step"] == 0] == [row["id"] for row in samples if row["step"] == 12] != []
+  for name in ("curves.png", "tokenizer.model", "best", "params"):
+    assert (tmp_path / name).exists()
+  again = run_well(train_sft, data_dir=data_dir, out_dir=tmp_path, **flag)
+  assert "complete, nothing to train" in again and len(rewards.read_rows(tmp_path / "metrics.jsonl")) == 12
+  one_line_error(run(train_sft, data_dir=data_dir, out_dir=tmp_path, **flag | dict(lora_rank=5)), "--lora_rank was 4, is 5")
+
+
+def test_early_stop(data_dir, tmp_path):
+  """A learning rate that ruins the model: the held-out loss never falls again."""
+  out = run_well(train_sft, data_dir=data_dir, out_dir=tmp_path, **SFT | dict(
+      max_steps=50, learning_rate=3.0, batch_size=8, eval_every=1, patience=2))
+  metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
+  losses = [row["eval_loss"] for row in metrics]
+  assert len(losses) == int(np.argmin(losses)) + 3 < 50 and f"sft: {len(losses)} steps" in out
+
+
+def test_lost_accuracy_is_said_loudly(capsys):
+  train_sft.warn_if_damaged({"format": 1.0, "pass@1": 0.61, "maj@4": 0.7}, {"format": 0.2, "pass@1": 0.43, "maj@4": 0.7})
+  said = capsys.readouterr().out
+  assert said.startswith("WARNING: SFT lowered pass@1 on held-out rows from 0.610 to 0.430") and said.count("WARNING") == 1
+  train_sft.warn_if_damaged({"pass@1": 0.4}, {"pass@1": 0.5})
+  train_sft.warn_if_damaged({}, {"pass@1": 0.5})
+  assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("bad,code", [((3,), 0), ((3, 4, 6, 7), 0), ((3, 4, 5), 2)])
+def test_updates_that_are_not_finite(data_dir, tmp_path, monkeypatch, bad, code):
+  """They are skipped and counted; three in a row stop the run, the last good checkpoint stays."""
+  inner, seen = train_sft.stack, []
+
+  def poisoned(batch, micro, widths):
+    arrays = inner(batch, micro, widths)
+    if micro == 16:  # an update, not an evaluation
+      seen.append(1)
+      if len(seen) in bad:
+        arrays["weights"][0, 0, 0] = np.nan
+    return arrays
+  monkeypatch.setattr(train_sft, "stack", poisoned)
+  result = run(train_sft, data_dir=data_dir, out_dir=tmp_path, **SFT | dict(max_steps=8, save_every=2, micro_batch_size=16,
+                                                                          batch_size=16))
+  metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
+  finite = [bool(np.isfinite(row["loss"])) for row in metrics]
+  assert finite == [i + 1 not in bad for i in range(len(metrics))]
+  if code:
+    one_line_error(result, "three updates in a row", "lower --learning_rate")
+    assert len(metrics) == 5 and "2" in os.listdir(tmp_path / "checkpoints")
+  else:
+    assert result.code == 0, result.err
+    assert all(np.isfinite(x).all() for x in restore(tmp_path / "params").values()) and len(metrics) == 8
+
+
+def test_dual_stream_targets_are_learned(dual_data_dir, dual_sft_dir):
+  config = rewards.read_config(dual_sft_dir, "train_sft.py")
+  assert config["style"] == "dual_stream" and config["prompt_hash"] == rewards.prompt_hash("dual_stream")
+  metrics = rewards.read_rows(f"{dual_sft_dir}/metrics.jsonl")
+  assert metrics[-1]["loss"] < 0.6 * metrics[0]["loss"]
+  for row in rewards.read_rows(f"{dual_data_dir}/train.jsonl"):
+    assert rewards.parse_response(row["target"], "dual_stream"), row["target"]
+
+
+# ------------------------------------------------------------------------------------------------------------------- bad input
+BAD = [(dict(batch_size=10, micro_batch_size=4), "--batch_size=10 is not a multiple of --micro_batch_size=4"),
+       (dict(max_steps=0), "--max_steps=0: expected a positive number"), (dict(max_steps="many"), "--max_steps=many"),
+       (dict(max_steps="auto"), "auto together with --max_hours"), (dict(max_length=8), "longer than --max_length=8"),
+       (dict(model="gemma-7"), "neither a folder nor one of"), (dict(mesh="3y1"), "is not FSDPxTP"),
+       (dict(mesh="4x1"), "needs 4 devices, there are"), (dict(dtype="int8"), "valid: auto, float32, bfloat16"),
+       (dict(data_dir="nowhere"), "nowhere does not exist; make it with prepare_data.py"),
+       (dict(resume_from="nowhere"), "holds no run.json")]
+
+
+@pytest.mark.parametrize("change,words", BAD, ids=[next(iter(change)) + str(i) for i, (change, _) in enumerate(BAD)])
+def test_bad_flags(data_dir, tmp_path, change, words):
+  one_line_error(run(train_sft, **SFT | dict(data_dir=data_dir, out_dir=tmp_path) | change), words)
+
+
+def test_absl_keeps_its_own_code(tmp_path):
+  for flag in (dict(lora_rank=-1), dict(batch_size="x"), dict(no_such_flag=1)):
+    result = run(train_sft, out_dir=tmp_path, **flag)
+    assert result.code == 1 and "FATAL Flags parsing error" in result.err
+
+
+def test_bad_data(data_dir, tmp_path):
+  data = shutil.copytree(data_dir, tmp_path / "data")
+  attempt = lambda **change: run(train_sft, **SFT | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1) | change)
+  rows = rewards.read_rows(data / "train.jsonl")
+  save = lambda rows: rewards.write_text(data / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+  save([{k: v for k, v in row.items() if k != "target"} for row in rows])
+  one_line_error(attempt(), "has a `target`; SFT needs worked solutions")
+  save([])
+  one_line_error(attempt(), "has a `target`")
+  save(rows)
+  config = json.loads((data / "config.json").read_text())
+  rewards.write_text(data / "config.json", json.dumps(config | {"prompt_hash": "0123456789abcdef"}))
+  one_line_error(attempt(), "was made with prompt 0123456789abcdef", "--allow_prompt_mismatch")
+  rewards.write_text(data / "val.jsonl", "")  # nothing held out: it trains all the same
+  assert "1 steps" in run_well(train_sft, **SFT | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1,
+                                                      allow_prompt_mismatch=True))
+  (data / "config.json").unlink()
+  one_line_error(attempt(), "is incomplete: it has no config.json")
+
+
+def test_tokenizer_of_another_model(data_dir, tmp_path):
+  """A folder whose tokenizer has more pieces than its model has words."""
+  shutil.copy(f"{data_dir}/tokenizer.model", tmp_path)
+  config = dict(model_type="gemma3_text", num_hidden_layers=1, vocab_size=256, hidden_size=16, intermediate_size=16,
+                num_attention_heads=1, head_dim=16, num_key_value_heads=1, sliding_window=64)
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  (tmp_path / "model.safetensors").write_bytes(b"")
+  one_line_error(run(train_sft, **SFT | dict(data_dir=data_dir, model=tmp_path, out_dir=tmp_path / "out")),
+                 "they do not belong together")
