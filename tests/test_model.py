@@ -318,7 +318,7 @@ for mesh in ("1x1", "8x1", "4x2", "2x2", "1x4"):
       losses += [row["loss"], row["kl"]]
     gemma.save_params(f"{folder}/{mesh}_{lora}", learner.trainer.model)
     trainer = train_sft.make_trainer(model, tx, False)
-    losses.append(gemma.update(trainer, sft, policy.mesh)[0])
+    losses.append(gemma.make_update(trainer, policy.mesh)(sft)[0])
     moved = gemma.load_params(f"{folder}/1x1_{lora}", model)
     losses.append(float(gemma.token_logps(moved, prompts, completions, generations=2)[0].sum()) / 192)
   keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), (3, 2))))

@@ -349,7 +349,8 @@ def test_damaged_checkpoint_falls_back(flag, whole, copy, damage):
 def test_all_checkpoints_damaged(flag, copy):
   for step in (4, 6):
     cut(pathlib.Path(copy, "checkpoints", str(step)))
-  one_line_error(run(train_grpo, **flag, out_dir=copy), "no checkpoint under", "can be read")
+  for _ in range(2):  # the second time too: it must not begin again over the old run unasked
+    one_line_error(run(train_grpo, **flag, out_dir=copy), "no checkpoint under", "can be read", "move the folder away")
 
 
 def test_two_runs_on_one_folder(flag, copy):

@@ -26,7 +26,7 @@ def policy(data_dir) -> gemma.Policy:
 
 @pytest.fixture(scope="module")
 def rows(data_dir) -> list[dict]:
-  return rewards.read_rows(f"{data_dir}/train.jsonl")
+  return [row for row in rewards.read_rows(f"{data_dir}/train.jsonl") if "target" in row]
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +224,7 @@ def test_dual_stream_targets_are_learned(dual_data_dir, dual_sft_dir):
   metrics = rewards.read_rows(f"{dual_sft_dir}/metrics.jsonl")
   assert metrics[-1]["loss"] < 0.6 * metrics[0]["loss"]
   for row in rewards.read_rows(f"{dual_data_dir}/train.jsonl"):
-    assert rewards.parse_response(row["target"], "dual_stream"), row["target"]
+    assert "target" not in row or rewards.parse_response(row["target"], "dual_stream"), row["target"]
 
 
 # ------------------------------------------------------------------------------------------------------------------- bad input
