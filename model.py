@@ -209,7 +209,12 @@ def resolve_model(model: str) -> str:
         "MODEL=tiny ./run.sh needs no account") from error
 
 
-def gemma_config(folder: str, dtype) -> gemma3.ModelConfig:
+class ModelConfig(gemma3.ModelConfig):
+  """Tunix's, hashable: jax.jit keys its programs on a model's structure, of which the config is part."""
+  __hash__ = object.__hash__
+
+
+def gemma_config(folder: str, dtype) -> ModelConfig:
   """Tunix's config from a Hugging Face config.json, so that any Gemma 3 text size works, our exports included."""
   path = os.path.join(folder, "config.json")
   if not os.path.isfile(path):
@@ -223,7 +228,7 @@ def gemma_config(folder: str, dtype) -> gemma3.ModelConfig:
   rope = hf.get("rope_parameters") or {}  # transformers 5 groups what 4 kept flat
   full, sliding = rope.get("full_attention", {}), rope.get("sliding_attention", {})
   scaling = hf.get("rope_scaling") or full
-  return gemma3.ModelConfig(
+  return ModelConfig(
       num_layers=hf["num_hidden_layers"], num_embed=hf["vocab_size"], embed_dim=hf["hidden_size"],
       hidden_dim=hf["intermediate_size"], num_heads=hf["num_attention_heads"], head_dim=hf["head_dim"],
       num_kv_heads=hf["num_key_value_heads"], sliding_window_size=hf["sliding_window"],
@@ -232,15 +237,15 @@ def gemma_config(folder: str, dtype) -> gemma3.ModelConfig:
       global_scale_factor=float(scaling.get("factor", 1.0)), param_dtype=dtype)
 
 
-def tiny_config(vocab_size: int) -> gemma3.ModelConfig:
+def tiny_config(vocab_size: int) -> ModelConfig:
   """0.8M parameters of the real architecture: learns the built-in pool in minutes on two cores."""
-  return gemma3.ModelConfig(
+  return ModelConfig(
       num_layers=4, num_embed=-(-vocab_size // 64) * 64, embed_dim=128, hidden_dim=384, num_heads=4, head_dim=32,
       num_kv_heads=1, sliding_window_size=512, local_base_frequency=10_000, global_base_frequency=10_000,
       param_dtype=jnp.float32)
 
 
-def create_tiny(config: gemma3.ModelConfig) -> nnx.Module:
+def create_tiny(config: ModelConfig) -> nnx.Module:
   """Random weights that can train: Tunix starts MLP kernels at zero, where every gradient is zero, so all matrices are
   drawn. The draw ignores --seed: the base model must be the same for SFT, GRPO and evaluation."""
   model = gemma3.Gemma3(config, rngs=nnx.Rngs(0))
@@ -290,10 +295,11 @@ def apply_lora(base: nnx.Module, mesh, rank: int, alpha: float, seed: int = 0) -
   """
   provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=rank, alpha=alpha)
   model = qwix.apply_lora_to_model(base, provider, **base.get_model_input(), rngs=nnx.Rngs(seed))
+  model = with_params(model, flat_params(base))  # qwix returns copies of the base weights: share them again
   adapters = jax.tree.map(lambda x: x.astype(jnp.float32), nnx.state(model, nnx.LoRAParam))
-  nnx.update(model, adapters)
   with mesh:
-    return shard(model)
+    nnx.update(model, jax.lax.with_sharding_constraint(adapters, nnx.get_partition_spec(adapters)))
+  return model
 
 
 def float32_masters(base: nnx.Module) -> nnx.Module:
@@ -525,6 +531,18 @@ def forward(view, tokens, positions, mask, cache=None, remat=False):
   return nnx.pop(model, nnx.Intermediate)["all_hidden_states"].get_value()[-1], cache
 
 
+def jit_reading(static_argnames: tuple[str, ...] = ()):
+  """jax.jit for functions of (model, …) that only read the model.
+
+  nnx.jit returns every variable it was given, for the caller's model to be updated: a copy of all weights with each call.
+  """
+  def wrap(function):
+    compiled = jax.jit(lambda graph, state, *args, **options: function(nnx.merge(graph, state), *args, **options),
+                       static_argnums=0, static_argnames=static_argnames)
+    return lambda model, *args, **options: compiled(*nnx.split(model), *args, **options)
+  return wrap
+
+
 def draw(logits, keys, t, temperature: float):
   """One exact draw a row from softmax(logits / temperature) (B, V): inverse CDF over blocks, two uniforms a row.
 
@@ -546,7 +564,7 @@ def draw(logits, keys, t, temperature: float):
   return block * side + pick(jnp.take_along_axis(weights, block[:, None, None], 1)[:, 0], u[:, 1])
 
 
-@functools.partial(nnx.jit, static_argnames=("generations", "new", "temperature"))
+@jit_reading(static_argnames=("generations", "new", "temperature"))
 def _sample(model, prompts, keys, *, generations: int, new: int, temperature: float):
   """prompts (B, P) left-padded, keys (B·G, 2) -> completions (B·G, new): prefill once per prompt, then decode all."""
   config, width, rows = model.config, prompts.shape[1], len(prompts) * generations
@@ -687,53 +705,56 @@ def make_optimizer(learning_rate: float, max_steps: int, *, final_ratio: float, 
   return optax.apply_if_finite(optax.chain(optax.clip_by_global_norm(max_grad_norm), adamw), 2**30), schedule
 
 
-def accumulate_in_step(trainer: peft_trainer.PeftTrainer) -> peft_trainer.PeftTrainer:
-  """Makes Tunix's trainer take a stack of micro-batches (M, …) and sum their gradients inside one compiled step.
+def make_update(trainer: peft_trainer.PeftTrainer, mesh):
+  """The update of a Tunix trainer, f(micro-batches (M, rows, …)) -> (loss, aux (M, …), gradient norm); changes its model.
 
-  Departs from Tunix's optax.MultiSteps, whose accumulator stays NaN for ever after one bad micro-batch and which runs the
-  optimizer's code once per micro-batch. The loss function must give each micro-batch its share of the whole loss.
+  Micro-batches are summed inside one compiled step, and old parameters and optimizer state are donated. Tunix's own step
+  keeps both and returns a copy of the frozen weights, and its optax.MultiSteps stays NaN for ever after one bad micro-batch.
+  The loss function must give each micro-batch its share of the whole loss.
   """
-  def step(model, optimizer, micro_batches):
-    kind = nnx.LoRAParam if trainer._lora_enabled else nnx.Param
-    graph, params, rest = nnx.split(model, kind, ...)
+  kind = trainable(trainer.model)
+  graph, _, _ = nnx.split(trainer.model, kind, ...)
+  optimizer_graph, _ = nnx.split(trainer.optimizer)
 
+  @functools.partial(jax.jit, donate_argnums=(0, 1))
+  def step(params, optimizer_state, frozen, micro_batches):
     def loss(params, micro_batch):
-      return trainer.loss_fn(nnx.merge(graph, params, rest), **trainer.gen_model_input_fn(micro_batch))
+      return trainer.loss_fn(nnx.merge(graph, params, frozen), **trainer.gen_model_input_fn(micro_batch))
 
     def add(carry, micro_batch):
       (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params, micro_batch)
       return (carry[0] + value, jax.tree.map(jnp.add, carry[1], gradient)), aux
 
-    zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
     if jax.tree.leaves(micro_batches)[0].shape[0] == 1:  # no loop, no accumulator
-      (value, gradient), aux = add(zero, jax.tree.map(lambda x: x[0], micro_batches))
+      (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params, jax.tree.map(lambda x: x[0], micro_batches))
       aux = jax.tree.map(lambda x: x[None], aux)
     else:
+      zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
       (value, gradient), aux = jax.lax.scan(add, zero, micro_batches)
-    norm = optax.global_norm(gradient)
+    model, optimizer = nnx.merge(graph, params, frozen), nnx.merge(optimizer_graph, optimizer_state)
     optimizer.update(model, gradient)
-    return value, aux, norm
+    return nnx.state(model, kind), nnx.state(optimizer), value, aux, optax.global_norm(gradient)
 
-  trainer.create_train_step_fn = lambda: step
-  return trainer
-
-
-def update(trainer: peft_trainer.PeftTrainer, micro_batches, mesh) -> tuple[float, dict, float]:
-  """One optimizer update from a stack of micro-batches (M, rows, …); returns loss, aux (M, …) and gradient norm."""
   rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp"))
-  with mesh:
-    train_step, _ = trainer.jit_train_and_eval_step(cache_nnx_graph=True)
-    loss, aux, norm = train_step(jax.tree.map(lambda x: jax.device_put(x, rows), micro_batches))
-  return float(loss), jax.tree.map(np.asarray, aux), float(norm)
+
+  def update(micro_batches):
+    _, params, frozen = nnx.split(trainer.model, kind, ...)
+    with mesh:
+      params, state, loss, aux, norm = step(params, nnx.state(trainer.optimizer), frozen,
+                                            jax.tree.map(lambda x: jax.device_put(x, rows), micro_batches))
+    nnx.update(trainer.model, params)
+    nnx.update(trainer.optimizer, state)
+    return float(loss), jax.tree.map(np.asarray, aux), float(norm)
+  return update
 
 
-def measure_update(trainer, stacks: list, mesh) -> float:
+def measure_update(trainer, update, stacks: list) -> float:
   """Seconds of one update, compilation left out; the trainer's model is put back as it was."""
   before = {name: jnp.copy(x) for name, x in flat_params(trainer.model, trainable(trainer.model)).items()}
-  update(trainer, stacks[0], mesh)
+  update(stacks[0])
   start = time.monotonic()
   for micro_batches in stacks[1:]:
-    update(trainer, micro_batches, mesh)
+    update(micro_batches)
   seconds = (time.monotonic() - start) / len(stacks[1:])
   update_flat(trainer.model, before, trainable(trainer.model))
   return seconds
@@ -776,9 +797,10 @@ def save_checkpoint(manager: ocp.CheckpointManager, step: int, model, optimizer:
   """Everything a resumed run needs: parameters, optimizer state and `progress` (plain JSON)."""
   if step in manager.all_steps():
     return
+  copy = functools.partial(jax.tree.map, jnp.copy)  # the save goes on while the next update donates these buffers
   manager.save(step, args=ocp.args.Composite(
-      params=ocp.args.StandardSave(flat_params(model, trainable(model))),
-      optimizer=ocp.args.StandardSave(flat_params(optimizer, nnx.optimizer.OptState)),
+      params=ocp.args.StandardSave(copy(flat_params(model, trainable(model)))),
+      optimizer=ocp.args.StandardSave(copy(flat_params(optimizer, nnx.optimizer.OptState))),
       progress=ocp.args.JsonSave(progress)))
 
 
@@ -791,6 +813,7 @@ def restore_checkpoint(out_dir: str, model, optimizer: nnx.Optimizer) -> tuple[i
   steps = sorted((int(name) for name in os.listdir(root) if name.isdigit()), reverse=True) if os.path.isdir(root) else []
   abstract = lambda flat: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), flat)
   params, state = flat_params(model, trainable(model)), flat_params(optimizer, nnx.optimizer.OptState)
+  damaged = []
   for step in steps:
     try:
       with ocp.CheckpointManager(root) as manager:
@@ -800,9 +823,11 @@ def restore_checkpoint(out_dir: str, model, optimizer: nnx.Optimizer) -> tuple[i
     except Exception as error:  # Orbax, TensorStore, JSON and the OS each raise their own for a damaged step
       reason = str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
       say(f"checkpoint {root}/{step} is damaged ({reason}); using the one before it")
-      if os.access(root, os.W_OK):
-        os.replace(os.path.join(root, str(step)), os.path.join(root, f"{step}.damaged"))
+      damaged.append(os.path.join(root, str(step)))
       continue
+    for folder in damaged:
+      shutil.rmtree(folder + ".damaged", ignore_errors=True)
+      os.replace(folder, folder + ".damaged")
     update_flat(model, found["params"], trainable(model))
     update_flat(optimizer, found["optimizer"], nnx.optimizer.OptState)
     return step, found["progress"]

@@ -368,8 +368,8 @@ def policy_loss(model, train_example: Batch, algo_config, pad_id=gemma.PAD_ID, e
                 "clip_high": total((ratio > 1 + options.epsilon_high) & (gain > 0)), "logps": jax.lax.stop_gradient(logps)}
 
 
-@functools.partial(nnx.jit, static_argnames=("temperature", "generations"))
-def reference_logps(model, prompts, completions, temperature: float, generations: int):
+@gemma.jit_reading(static_argnames=("temperature", "generations"))
+def reference_logps(model, prompts, completions, *, temperature: float, generations: int):
   return gemma.token_logps(model, prompts, completions, temperature=temperature, generations=generations)[0]
 
 
@@ -380,7 +380,7 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     super().__init__(rl_cluster=rl_cluster, algo_config=algo_config, reward_fns=reward_fns)
     self.algo_config.options = settings  # the loss reads them through Tunix's config
     self.reward_fns, self.tokenizer, self.mesh, self.settings = reward_fns, tokenizer, mesh, settings
-    gemma.accumulate_in_step(rl_cluster.actor_trainer)
+    self.step = gemma.make_update(rl_cluster.actor_trainer, mesh)
     rl_cluster._anchor_policy_state = None  # Tunix keeps a second copy of the weights that nothing here reads
 
   @property
@@ -424,14 +424,14 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     if "reference" in self.rl_cluster.inference_worker._models:
       reference = self.rl_cluster.inference_worker.get_model("reference")
       with self.mesh:
-        logps = [reference_logps(reference, p, c, settings.temperature, settings.num_generations)
+        logps = [reference_logps(reference, p, c, temperature=settings.temperature, generations=settings.num_generations)
                  for p, c in zip(batch.prompts, batch.completions)]
       batch = batch._replace(ref_logps=np.stack(jax.tree.map(np.asarray, logps)))
     return advantages, batch
 
   def update(self, batch: Batch) -> tuple[Batch, dict]:
     """One optimizer update; returns the batch with the sampling policy's log-probs in place, and what to log."""
-    loss, aux, norm = gemma.update(self.trainer, batch, self.mesh)
+    loss, aux, norm = self.step(batch)
     tokens = max(1.0, float(aux["tokens"].sum()))
     mean = {name: float(aux[name].sum()) / tokens for name in ("kl", "entropy", "clip_low", "clip_high")}
     if batch.on_policy.all():
@@ -687,7 +687,8 @@ def keep_best(learner: LeanGRPOLearner, row: dict, progress: dict, out_dir: str)
 
 def starting_policy(start: gemma.Policy, lora_rank: int, lora_alpha: float, seed: int, beta: bool):
   """(policy to train, frozen reference or None). A LoRA start continues as that LoRA; its reference is the start itself."""
-  copy = lambda model: gemma.with_params(model, {})  # own variables over the same arrays; an update replaces, never writes
+  copy = lambda model: gemma.with_params(  # the frozen weights are shared; an update donates what it trains, so that is copied
+      model, {name: jnp.copy(x) for name, x in gemma.flat_params(model, gemma.trainable(model)).items()})
   if lora_rank and start.lora_rank:
     if (lora_rank, lora_alpha) != (start.lora_rank, start.lora_alpha):
       raise InputError(f"--init_from has LoRA rank {start.lora_rank} alpha {start.lora_alpha:g}, the flags say {lora_rank} and "

@@ -133,12 +133,16 @@ def make_trainer(model, optimizer, remat: bool) -> peft_trainer.PeftTrainer:
   config = peft_trainer.TrainingConfig(eval_every_n_steps=1)  # logging, evaluation and saving are this script's
   trainer = peft_trainer.PeftTrainer(model, optimizer, config)
   trainer.with_loss_fn(functools.partial(sft_loss, remat=remat), has_aux=True).with_gen_model_input_fn(lambda batch: batch)
-  return gemma.accumulate_in_step(trainer)
+  return trainer
 
 
-def held_out_loss(trainer, pairs, batch_size: int, widths, mesh) -> float:
+@gemma.jit_reading()
+def summed_loss(model, prompts, targets, weights):
+  return sft_loss(model, prompts, targets, weights, remat=False)[0]
+
+
+def held_out_loss(model, pairs, batch_size: int, widths, mesh) -> float:
   """Mean loss per target token over all of `pairs`, in length-sorted batches."""
-  _, eval_step = trainer.jit_train_and_eval_step(cache_nnx_graph=True)
   pairs = sorted(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
   total, tokens = 0.0, 0
   with mesh:
@@ -148,7 +152,7 @@ def held_out_loss(trainer, pairs, batch_size: int, widths, mesh) -> float:
       batch = batch + batch[:1] * (batch_size - len(batch))  # one compiled shape; the repeats get no weight
       arrays = {name: x[0] for name, x in stack(batch, batch_size, widths).items()}
       arrays["weights"] = np.where(np.arange(batch_size)[:, None] < len(pairs) - start, arrays["weights"] > 0, 0.0)
-      total += float(eval_step(arrays)[0])
+      total += float(summed_loss(model, **arrays))
       tokens += count
   return total / tokens
 
@@ -204,6 +208,7 @@ def train(trainer, schedule, batches, val_pairs, widths, *, out_dir, max_steps, 
   gemma.trim_rows(metrics_path, step)
   if step:
     gemma.say(f"sft: resumed at step {step} of {max_steps}")
+  update = gemma.make_update(trainer, mesh)
   first, began = step, time.monotonic()
   bar = tqdm(total=max_steps, initial=step, desc="sft", disable=None)
   with gemma.open_checkpoints(out_dir) as manager:
@@ -212,14 +217,14 @@ def train(trainer, schedule, batches, val_pairs, widths, *, out_dir, max_steps, 
       if step == first:
         gemma.say("sft: compiling the update (the first step waits for it) …")
       micros = stack(batches[step], micro, widths)
-      loss, _, norm = gemma.update(trainer, micros, mesh)
+      loss, _, norm = update(micros)
       progress["skipped"] = 0 if np.isfinite(loss) and np.isfinite(norm) else progress["skipped"] + 1
       step += 1
       seconds = time.monotonic() - started
       row = {"step": step, "loss": loss, "grad_norm": norm, "learning_rate": float(schedule(step - 1)),
              "target_tokens": int((micros["weights"] > 0).sum()), "skipped": progress["skipped"]}
       if val_pairs and (step == max_steps or eval_every and step % eval_every == 0):
-        row["eval_loss"] = held_out_loss(trainer, val_pairs, batch_size, widths, mesh)
+        row["eval_loss"] = held_out_loss(trainer.model, val_pairs, micro, widths, mesh)
         progress["stale"] += 1
         if progress["best_loss"] is None or row["eval_loss"] < progress["best_loss"]:
           progress |= {"best_loss": row["eval_loss"], "stale": 0}
@@ -261,7 +266,8 @@ def resolve_steps(max_steps: str, max_hours: float, make_probe, batches, micro: 
     return int(max_steps)
   if max_steps != "auto" or not max_hours:
     raise InputError(f"--max_steps={max_steps}: expected a positive number, or auto together with --max_hours")
-  seconds = gemma.measure_update(make_probe(), [stack(batches[i], micro, widths) for i in range(3)], mesh)
+  probe = make_probe()
+  seconds = gemma.measure_update(probe, gemma.make_update(probe, mesh), [stack(batches[i], micro, widths) for i in range(3)])
   steps = max(1, int(0.9 * max_hours * 3600 / seconds))
   gemma.say(f"sft: {seconds:.2f} s an update; {steps} updates fit {max_hours} h")
   return steps

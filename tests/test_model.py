@@ -317,9 +317,9 @@ for mesh in ("1x1", "8x1", "4x2", "2x2", "1x4"):
       _, row = learner.update(stacked)
       losses += [row["loss"], row["kl"]]
     gemma.save_params(f"{folder}/{mesh}_{lora}", learner.trainer.model)
-    trainer = train_sft.make_trainer(model, tx, False)
+    trainer = train_sft.make_trainer(learner.trainer.model, tx, False)
     losses.append(gemma.make_update(trainer, policy.mesh)(sft)[0])
-    moved = gemma.load_params(f"{folder}/1x1_{lora}", model)
+    moved = gemma.load_params(f"{folder}/1x1_{lora}", trainer.model)
     losses.append(float(gemma.token_logps(moved, prompts, completions, generations=2)[0].sum()) / 192)
   keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), (3, 2))))
   out = gemma.sample(policy, [[2, 130, 140], [2, 200], [2, 300, 310, 320]], width=16, generations=2, max_new_tokens=8,
