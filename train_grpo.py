@@ -325,7 +325,7 @@ class Batch(NamedTuple):
 
 def make_batch(rollout: Rollout, advantages: np.ndarray, settings: Settings) -> Batch:
   """Trims completions to their bucket and stacks micro-batches, (M, …)."""
-  sizes = sorted({gemma.bucket(settings.max_new_tokens // d, settings.max_new_tokens) for d in (1, 2, 4)})
+  sizes = sorted({gemma.bucket(settings.max_new_tokens // d, settings.max_new_tokens) for d in (1, 2)})
   size = gemma.fit(rollout.lengths.max(), sizes)
   counted = rollout.stopped | (not settings.mask_truncated)
   weights = token_weights(rollout.lengths, counted, size, settings.algorithm, settings.max_new_tokens)
