@@ -1,7 +1,7 @@
 """Exports do what the JAX policy does: names, scaling, merging, tokenizer and template, folders, and the parity check itself.
 
 transformers and PEFT run in the Python that PARITY_PYTHON names, else in .venv-parity; without one those tests are skipped.
-The real Gemma 3 270M comes from the folder GEMMA3_270M, else tests/gemma3_270m.py builds it.
+The real Gemma 3 270M is exported and verified in test_real_weights.py.
 """
 import json
 import os
@@ -341,27 +341,3 @@ def test_an_adapter_that_does_nothing_fails(tokenizer, tmp_path, capsys):
   assert run(f"--checkpoint={checkpoint}", f"--out_dir={tmp_path / 'out'}", "--formats=peft", "--verify",
              f"--verify_python={PARITY_PYTHON}") == 2
   assert "changes nothing" in capsys.readouterr().err and (tmp_path / "out/parity.json").is_file()
-
-
-@pytest.fixture(scope="session")
-def gemma_270m(tmp_path_factory):
-  if os.environ.get("GEMMA3_270M"):
-    return pathlib.Path(os.environ["GEMMA3_270M"])
-  folder = tmp_path_factory.mktemp("gemma") / "270m"
-  built = subprocess.run([sys.executable, str(ROOT / "tests/gemma3_270m.py"), str(folder)], capture_output=True, text=True)
-  if built.returncode:
-    assert built.returncode == 2 and len(built.stderr.strip().splitlines()) == 1, built.stderr
-    pytest.skip(built.stderr.strip())
-  return folder
-
-
-@needs_torch
-@pytest.mark.slow
-def test_real_gemma_export_matches_transformers(gemma_270m, tmp_path):
-  """float32 logits within 1e-3 and 64 greedy tokens the same, for the adapter and for the merged folder."""
-  checkpoint, out = make_checkpoint(tmp_path / "grpo", str(gemma_270m), 16, 0.005), tmp_path / "export"
-  assert run(f"--model={gemma_270m}", f"--checkpoint={checkpoint}", f"--out_dir={out}", "--verify",
-             f"--verify_python={PARITY_PYTHON}") == 0
-  parity = json.loads((out / "parity.json").read_text())
-  assert parity["passed"] and set(parity["formats"]) == {"peft", "merged"} and parity["formats"]["peft"]["adapter_effect"] > 0.1
-  assert "license: gemma" in (out / "README.md").read_text()

