@@ -11,10 +11,10 @@ import sys
 
 import numpy as np
 import pytest
+from conftest import REPO, process
 
 import export_lora
 import rewards
-from conftest import REPO, process
 
 LIMITS = dict(max_prompt_tokens=128)
 
