@@ -4,6 +4,7 @@ Everything here is shared by the stages that need JAX. The model classes, LoRA a
 ours are `sample` and `token_logps`, which do the same work with far less memory, and the few functions that make a run
 exact to resume. Nothing here reads flags.
 """
+import contextlib
 import fcntl
 import functools
 import glob
@@ -42,7 +43,7 @@ from tunix.sft import utils as sft_utils
 import rewards
 from rewards import InputError
 
-logging.set_verbosity(logging.ERROR)  # Tunix and Orbax narrate at lower levels
+logging.set_verbosity(logging.FATAL)  # Tunix and Orbax narrate at lower levels, and log with its stack what they raise anyway
 warnings.filterwarnings("ignore", message=".*with mesh:.*")  # Tunix reads the mesh from that context; jax.set_mesh leaves it unset
 
 PAD_ID, EOS_ID, BOS_ID, END_OF_TURN_ID = 0, 1, 2, 106  # Gemma's; the tiny tokenizer uses the same
@@ -786,11 +787,19 @@ def load_params(folder: str, model: nnx.Module) -> nnx.Module:
   return with_params(model, saved)
 
 
-def open_checkpoints(out_dir: str, keep: int = 2) -> ocp.CheckpointManager:
-  """Asynchronous, atomic step folders under out_dir/checkpoints."""
+@contextlib.contextmanager
+def open_checkpoints(out_dir: str, keep: int = 2):
+  """Asynchronous, atomic step folders under out_dir/checkpoints, as an Orbax manager. A full disk inside is one clear line."""
   options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, enable_async_checkpointing=True,
                                          async_options=NO_TIMEOUT, cleanup_tmp_directories=True)
-  return ocp.CheckpointManager(os.path.abspath(os.path.join(out_dir, "checkpoints")), options=options)
+  try:
+    with ocp.CheckpointManager(os.path.abspath(os.path.join(out_dir, "checkpoints")), options=options) as manager:
+      yield manager
+  except (OSError, ValueError) as error:  # ValueError is TensorStore's
+    if "No space left" not in str(error):
+      raise
+    raise InputError(f"the disk of {out_dir} is full (no space left); free some and run the same command: it goes on from the "
+                     "last checkpoint that was written whole") from error
 
 
 def save_checkpoint(manager: ocp.CheckpointManager, step: int, model, optimizer: nnx.Optimizer, progress: dict):

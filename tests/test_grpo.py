@@ -65,7 +65,8 @@ def textbook(xp, logps, old, ref, lengths, counted, advantages, beta, *, algorit
 def small():
   """One-layer Gemma 3 models that compile fast: {lora: model}."""
   config = gemma3.ModelConfig(num_layers=1, num_embed=512, embed_dim=32, hidden_dim=48, num_heads=2, head_dim=16, num_kv_heads=1,
-                              sliding_window_size=128, local_base_frequency=10_000, global_base_frequency=10_000)
+                              sliding_window_size=128, local_base_frequency=10_000, global_base_frequency=10_000,
+                              param_dtype=jnp.float32)
   base, mesh = gemma.create_tiny(config), gemma.make_mesh("1x1")
   lora = gemma.apply_lora(base, mesh, 4, 8.0)
   rng = np.random.default_rng(0)

@@ -40,9 +40,11 @@ sys.path.insert(0, sys.argv.pop(1))
 stage, where, nth, delay = importlib.import_module(sys.argv.pop(1)), sys.argv.pop(1), int(sys.argv.pop(1)), float(sys.argv.pop(1))
 import model, rewards
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
-owner, name = {"rollout": (model, "sample"), "reward": (stage, "score_rollout"), "update": (model, "update"),
-               "save": (model, "save_checkpoint"), "best": (model, "save_params"), "half_row": (model, "append_rows"),
-               "finish": (rewards, "write_config")}[where]
+learner = getattr(stage, "LeanGRPOLearner", None)
+owner, name = {"rollout": (model, "sample"), "reward": (stage, "score_rollout"),
+               "update": (learner, "update") if learner else (stage, "stack"), "save": (model, "save_checkpoint"),
+               "best": (model, "save_params"),
+               "half_row": (model, "append_rows"), "finish": (rewards, "write_config")}[where]
 inner, calls = getattr(owner, name), itertools.count(1)
 
 def wrapped(*args, **kwargs):
@@ -191,7 +193,7 @@ def stopped(flag, tmp_path_factory) -> str:
   folder = str(tmp_path_factory.mktemp("stopped") / "stopped")
   now, ticks = time.time, itertools.count()
   with mock.patch("time.time", lambda: now() + 86400 * (next(ticks) % 2)), at_call(
-      gemma, "update", 6, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+      train_grpo.LeanGRPOLearner, "update", 6, lambda: os.kill(os.getpid(), signal.SIGTERM)):
     result = run(train_grpo, **flag, out_dir=folder)
   assert result.code == rewards.EXIT_STOPPED, result.err
   assert "SIGTERM after step 6 of 8" in result.err and "run the same command to go on" in result.err
@@ -224,11 +226,11 @@ def test_deadline_and_ctrl_c(flag, whole, tmp_path):
   def time_passes():
     clocks[-1].start -= 7200
   with mock.patch.object(gemma.StopSignal, "__init__", remember):
-    with at_call(gemma, "update", 2 + 3, time_passes):  # two updates measure the speed first
+    with at_call(train_grpo.LeanGRPOLearner, "update", 2 + 3, time_passes):  # two updates measure the speed first
       result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=1.5)
     assert result.code == rewards.EXIT_STOPPED and "the deadline after step 3 of 8" in result.err
     assert "run the same command" in result.err
-    with at_call(gemma, "update", 2, lambda: os.kill(os.getpid(), signal.SIGINT)):
+    with at_call(train_grpo.LeanGRPOLearner, "update", 2, lambda: os.kill(os.getpid(), signal.SIGINT)):
       result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=2.5)
     assert result.code == rewards.EXIT_STOPPED and "SIGINT after step 5 of 8" in result.err
   run_well(train_grpo, **flag, out_dir=tmp_path, max_hours=2.5)
@@ -238,7 +240,7 @@ def test_deadline_and_ctrl_c(flag, whole, tmp_path):
 def test_sft_stops_and_goes_on(data_dir, tmp_path):
   flag = SFT | dict(data_dir=data_dir, max_steps=6, eval_every=2, save_every=2)
   run_well(train_sft, **flag, out_dir=tmp_path / "whole")
-  with at_call(gemma, "update", 3, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+  with at_call(gemma, "append_rows", 3, lambda: os.kill(os.getpid(), signal.SIGTERM)):  # the row of step 3
     result = run(train_sft, **flag, out_dir=tmp_path / "stopped")
   assert result.code == rewards.EXIT_STOPPED and "SIGTERM after step 3 of 6" in result.err and "same command" in result.err
   result = run(train_sft, **flag, out_dir=tmp_path / "stopped", max_hours=1e-9)
@@ -250,12 +252,12 @@ def test_sft_stops_and_goes_on(data_dir, tmp_path):
 def test_auto_steps_are_kept(flag, tmp_path):
   """--max_steps=auto is resolved once: the schedule of a resumed run must not change."""
   flag = flag | dict(max_steps="auto", phase_metrics="", save_every=50, eval_every=0, eval_rows=0)
-  with at_call(gemma, "update", 4, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+  with at_call(train_grpo.LeanGRPOLearner, "update", 4, lambda: os.kill(os.getpid(), signal.SIGTERM)):
     result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=0.01)
   assert result.code == rewards.EXIT_STOPPED, result.err
   steps = json.loads((tmp_path / "run.json").read_text())["max_steps"]
   assert f"--max_steps=auto is {steps} updates" in result.out and steps > 8
-  with at_call(gemma, "update", 2, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+  with at_call(train_grpo.LeanGRPOLearner, "update", 2, lambda: os.kill(os.getpid(), signal.SIGTERM)):
     result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=0.02)
   assert f"of {steps}" in result.err and json.loads((tmp_path / "run.json").read_text())["max_steps"] == steps
   rates = [row["learning_rate"] for row in timeless(tmp_path / "metrics.jsonl")]
@@ -412,7 +414,8 @@ def test_disk_full(flag, whole, tmp_path, what):
   with mounted(disk, "size=64m"):
     command = [sys.executable, "-c", FILLER, str(REPO), str(disk), what, *argv_of(flag | dict(out_dir=disk / "run"))]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    one_line_error(ended, "space")
+    said = [line for line in ended.stderr.split("\n") if line.startswith("error: ")]
+    assert ended.returncode == 2 and len(said) == 1 and "no space left" in said[0] and "same command" in said[0], ended.stderr[-3000:]
     (disk / "ballast").unlink()
     good = max([int(name) for name in os.listdir(disk / "run" / "checkpoints") if name.isdigit()])
     out = run_well(train_grpo, **flag, out_dir=disk / "run")
