@@ -15,6 +15,7 @@
 # On several hosts start the same line on each with one shared OUT: see docs/scale.md.
 set -euo pipefail
 cd "$(dirname "$0")"
+{  # read whole before it runs: an update of this file cannot break a run that is under way
 
 fail() { echo "error: $1" >&2; exit 2; }
 
@@ -146,3 +147,5 @@ stage grpo train_grpo.py "${common[@]}" --init_from="$sft_folder" "${grpo[@]}" -
 stage eval_grpo evaluate.py "${common[@]}" --checkpoint="$OUT/grpo" --compare="$OUT/eval_sft/results.json" "${evaluate[@]}" "${eval_more[@]}"
 stage export export_lora.py --model="$MODEL" --checkpoint="$OUT/grpo" "${export_more[@]}"
 py evaluate.py --table="$OUT"
+exit
+}
