@@ -5,6 +5,7 @@
 #   MODEL=gemma-3-270m-it POOL=pool.jsonl ./run.sh
 #   RECIPE=dual_stream OUT=artifacts/ds ./run.sh
 #   STAGES="data sft" ./run.sh                  some stages; complete ones are skipped, a broken-off one is resumed
+#   SMOKE=1 ./run.sh                            all of it with a few steps each: minutes before a run of hours
 #   ./run.sh test                               installs what tests need and runs them
 #
 # MODEL    tiny | gemma-3-270m-it | gemma-3-1b-it | a Hugging Face folder of a Gemma 3 text model
@@ -105,6 +106,12 @@ if [ "$MODEL" = tiny ]; then  # the same stages at the size of a two-core machin
   grpo+=(--lora_rank=0 --learning_rate=1e-4 --max_grad_norm=1.0 --weight_decay=0 --max_steps=130 --batch_size=16 --num_generations=8
          --num_iterations=1 --temperature=1.0 --beta=0.02 --max_prompt_tokens=128 --max_new_tokens=64 --eval_every=65 --save_every=50)
   evaluate+=(--max_new_tokens=64)
+fi
+if [ -n "${SMOKE:-}" ]; then  # every stage for real, a few steps of each: is this machine ready for the long run?
+  data+=(--train_size=64 --val_size=14 --test_size=14 --max_prompt_tokens=256)
+  sft+=(--max_steps=2 --batch_size=4 --micro_batch_size=4 --max_length=512 --max_new_tokens=32 --check_rows=4 --check_samples=2)
+  grpo+=(--max_steps=2 --num_iterations=2 --batch_size=2 --max_prompt_tokens=256 --max_new_tokens=32 --eval_rows=4 --force)
+  evaluate+=(--limit=14 --max_new_tokens=32)
 fi
 
 # --- the stages -----------------------------------------------------------------------------------------------------------
