@@ -196,3 +196,16 @@ def test_labelled_answers():
     assert [r[key] for r in reliable if rewards.is_correct("math", r[key] or "", r["gold"]) != r["label"]] == []
   other = [r for r in rows if not r["set"].startswith("openai")]  # whose grader often refuses right answers
   assert [r["final"] for r in other if r["label"] and not rewards.is_correct("math", r["final"], r["gold"])] == []
+
+
+def test_the_same_code_runs_once(monkeypatch):
+  jobs = []
+  box = rewards.code_box()
+  monkeypatch.setattr(rewards, "VERDICTS", {})
+  monkeypatch.setattr(rewards, "code_box", lambda: type("Box", (), {"run": lambda self, new: jobs.extend(new) or box.run(new)})())
+  truth, wrong = "def f(x):\n  return x * x", "def f(x):\n  return 9"
+  columns = (["coding"] * 4, [truth, wrong, truth, wrong], [truth] * 4, [TESTS] * 3 + [{"test_cases": ["assert f(3) == 9"]}])
+  assert rewards.grade(*columns) == [1.0, 0.25, 1.0, 1.0] and len(jobs) == 3  # the same answer to other tests is another job
+  assert rewards.is_correct_batch(*columns) == [True, False, True, True] and len(jobs) == 3
+  monkeypatch.setattr(rewards, "MAX_VERDICTS", 2)
+  assert rewards.is_correct("coding", "def f(x): pass", truth, TESTS) is False and len(rewards.VERDICTS) == 2
