@@ -60,8 +60,8 @@ def plain_logps(model, prompts, completions, temperature: float):
 
 
 # ------------------------------------------------------------------------------------------------------------------ log-probs
-@pytest.mark.parametrize("remat", [False, True])
-@pytest.mark.parametrize("generations,length,chunk", [(1, 9, 256), (3, 9, 27), (3, 9, 7), (3, 5, 8), (2, 260, 256)])
+@pytest.mark.parametrize("generations,length,chunk,remat", [
+    (1, 9, 256, False), (3, 9, 81, True), (3, 9, 7, False), (3, 5, 8, False), (2, 260, 256, True)])
 def test_token_logps_equal_plain_log_softmax(policy, monkeypatch, generations, length, chunk, remat):
   """Value and gradient, packed (groups inside the sliding window) and repeated (2 × 260 tokens do not fit beside the prompt in
   the window of 512), chunk sizes that divide the positions, do not, and hold all of them."""
@@ -196,7 +196,7 @@ def test_draw_fits_the_distribution_of_a_real_vocabulary(temperature):
   """262,144 words: chi-square on 64 coarse bins, and a word of probability zero is never drawn."""
   rng = np.random.default_rng(0)
   size, draws, rows = 262_144, 4096, 64
-  logits = rng.normal(0, 1.5, size).astype(np.float32)
+  logits = rng.normal(0, 1.0, size).astype(np.float32)
   impossible = rng.random(size) < 0.5
   logits[impossible] = -np.inf
   p = np.exp((logits - logits.max()) / temperature, dtype=np.float64)
