@@ -1,5 +1,6 @@
 """The sandbox: hostile programs fail and touch nothing, honest ones pass, and the trainer's process is never at risk."""
 # ruff: noqa: E501  (tables of one-line programs)
+import errno
 import json
 import os
 import pathlib
@@ -33,14 +34,13 @@ class Yes:
 """
 
 RAW = """
-import json, os, struct, sys
+import json, os, sys
 def raw(*messages):
   frame = sys._getframe()
-  while frame and "write_fd" not in frame.f_locals:
+  while frame and "peer" not in frame.f_locals:
     frame = frame.f_back
   for message in messages:
-    body = json.dumps(message).encode()
-    os.write(frame.f_locals["write_fd"], struct.pack("<I", len(body)) + body)
+    os.write(frame.f_locals["peer"].fd, json.dumps(message).encode() + b"\\n")
 """
 
 
@@ -99,7 +99,7 @@ HOSTILE = {
     "exit_at_top": ("raise SystemExit(0)", SQUARE),
     # the process is poisoned, searched or patched
     "patched_codec": ("import json, sys\njson.dumps = lambda *a, **k: '{\"results\": [true, true], \"error\": null}'\ndef f(x): return 0", SQUARE),
-    "patched_main": ("import __main__, sys\n__main__.encode = lambda *a: 4\n__main__.judge = __main__.revive = lambda *a: None\n"
+    "patched_main": ("import __main__, sys\n__main__.Peer.encode = lambda *a: 4\n__main__.judge = __main__.revive = lambda *a: None\n"
                      "def f(x): return 0", SQUARE),
     "frames": ("""
 import sys
@@ -112,15 +112,15 @@ def f(x):
 """, ["assert f(2) == 40961"]),
     "gc_walk": ("import gc\ndef f(x): return next((o for o in gc.get_objects() if isinstance(o, str) and 'se' + 'cret_' in o), None)",
                 ["assert 'secret_expected' in f(2)"]),
-    "forged_replies": ("import os, json, struct\nfor m in ({'results': [True, True], 'error': None}, {'v': 4}, {'values': {}, 'exceptions': {}}):\n"
-                       "  b = json.dumps(m).encode()\n  for fd in range(3, 40):\n    try: os.write(fd, struct.pack('<I', len(b)) + b)\n"
+    "forged_replies": ("import os, json\nfor m in ([[True, True], None], {'value': 4}, {'value': {'t': 'dict', 'v': []}}):\n"
+                       "  for fd in range(3, 40):\n    try: os.write(fd, json.dumps(m).encode() + b'\\n')\n"
                        "    except OSError: pass\ndef f(x): return 0", SQUARE),
-    "forged_callback": ("import os, json, struct\ndef f(x):\n  b = json.dumps({'op': 'callback', 'o': 0, 'args': [1]}).encode()\n"
-                        "  for fd in range(3, 40):\n    try: os.write(fd, struct.pack('<I', len(b)) + b)\n    except OSError: pass\n  return 0", SQUARE),
-    "forged_tags": ("import __main__\ndef f(x): return 0\n__main__.encode = lambda v, r, d=0: {'t': '__import__', 'v': 'os'}", SQUARE),
-    "forged_type": ("import __main__\ndef f(x): return 0\n__main__.encode = lambda v, r, d=0: {'t': 'type', 'v': 'exec'}",
+    "forged_callback": ("import os, json\ndef f(x):\n  b = json.dumps({'op': 'call', 'on': 0, 'args': [1], 'kwargs': {'t': 'dict', 'v': []}}).encode()\n"
+                        "  for fd in range(3, 40):\n    try: os.write(fd, b + b'\\n')\n    except OSError: pass\n  return 0", SQUARE),
+    "forged_tags": ("import __main__\ndef f(x): return 0\n__main__.Peer.encode = lambda s, v: {'t': '__import__', 'v': 'os'}", SQUARE),
+    "forged_type": ("import __main__\ndef f(x): return 0\n__main__.Peer.encode = lambda s, v: {'t': 'type', 'v': 'exec'}",
                     ["assert f(2) is exec"]),
-    "forged_namedtuple": ("import __main__\ndef f(x): return 0\n__main__.encode = lambda v, r, d=0: {'t': 'namedtuple', "
+    "forged_namedtuple": ("import __main__\ndef f(x): return 0\n__main__.Peer.encode = lambda s, v: {'t': 'namedtuple', "
                           "'fields': ['a=__import__(\"os\")._exit(0)'], 'v': [1]}", SQUARE),
     "forged_huge_number": ("import __main__, os, struct\ndef f(x): return 0\nclass W:\n  pass\n"
                            "__main__.json.dumps = lambda *a: '9' * 3000000", SQUARE),
@@ -128,17 +128,22 @@ def f(x):
     # the answer speaks the wire's protocol itself: every message that it can think of
     **{f"raw_{i}": (RAW + f"raw({message})\nimport time\ntime.sleep(0.3)", [*SQUARE, "assert isinstance(3, f) and f(0) == 4"]) for i, message in
        enumerate([
-           "{'values': {'f': 4}, 'exceptions': {}}", "{'values': {'f': {'t': 'type', 'v': 'object'}}, 'exceptions': {}}",
-           "{'values': {}, 'exceptions': {'f': ['f', 'BaseExceptionGroup', 'SystemExit']}}", "{'values': {}, 'exceptions': ['f']}",
-           "{'values': {'f': {'t': 'remote', 'v': -1}}, 'exceptions': {}}", "{'values': {'f': {'t': 'remote', 'v': True}}, 'exceptions': {}}",
-           "{'values': 'f', 'exceptions': 'f'}", "[]", "None", "'op'", "{'op': 'callback', 'o': -1, 'args': []}", "{'op': 3}", "{'err': 3}",
-           "{'results': [True, True], 'error': None}"])},
-    "raw_error": (RAW + "def f(x): raw({'err': ['StopIteration', 'Gone'], 'message': '\\ud800'})", ["assert all(map(lambda x: f(x) == 5, [1]))"]),
-    "raw_bool": (RAW + "def f(x): raw({'v': {'t': 'remote', 'v': 0}}, {'v': 'yes'})", ["assert f(1)"]),
-    "raw_iterator": (RAW + "def f(x): raw({'v': {'t': 'iterator', 'v': 0}}, {'v': 4}, {'v': [4]})", ["assert list(f(1)) == [4]"]),
+           "{'value': {'t': 'dict', 'v': [['f', 4]]}}", "{'value': {'t': 'dict', 'v': [['f', {'t': 'type', 'v': 'object'}]]}}",
+           "{'error': [['f', 'BaseExceptionGroup', 'SystemExit'], '']}", "{'value': {'t': 'dict', 'v': [['f', {'t': 'mine', 'v': -1}]]}}",
+           "{'value': {'t': 'dict', 'v': [['f', {'t': 'mine', 'v': True}]]}}", "{'value': {'t': 'mine', 'v': 0}}",
+           "{'value': {'t': 'dict', 'v': [['f', {'t': 'yours', 'v': 0}]]}}", "{'value': {'t': 'yours', 'v': -1}}", "{'value': {'t': 'mine', 'v': [[]]}}",
+           "{'value': 'f'}", "[]", "['op']", "None", "'op'", "{'op': 'call', 'on': -1, 'args': [], 'kwargs': []}", "{'op': 3}", "{'error': 3}",
+           "[[True, True], None]"])},
+    "raw_error": (RAW + "def f(x): raw({'error': [['StopIteration', 'Gone'], '\\ud800']})", ["assert all(map(lambda x: f(x) == 5, [1]))"]),
+    "raw_bool": (RAW + "def f(x): raw({'value': {'t': 'mine', 'v': 0}}, {'value': 'yes'})", ["assert f(1)"]),
+    "raw_iterator": (RAW + "def f(x): raw({'value': {'t': 'mine', 'v': 0}}, {'value': 4}, {'value': [4]})", ["assert list(f(1)) == [4]"]),
     "own_class_lies": ("class F:\n  __init__ = lambda s, x: None\n  __eq__ = __sub__ = __rsub__ = __abs__ = lambda s, *o: 0\n  __float__ = lambda s: 4.5",
                        ["assert abs(F(2) - 4.5) < 1e-6", "import math\nassert math.isclose(F(2), 4.5)", "assert F(2) == 4"]),
     "reads_the_callback": ("def f(g): return g.__closure__[0].cell_contents", ["def g():\n  s = 4\n  return lambda: s\nassert f(g()) == 4"]),
+    "lies_to_the_callback": (LYING + "def f(g): return g(Yes())", ["assert f(lambda x: x.startswith('4'))", "assert f(lambda x: x == 4)", "assert f(lambda x: len(x) == 0)"]),
+    "asks_more_of_the_callback": (RAW + "def f(g):\n  out = []\n  for op in ('get', 'set', 'str', 'repr', 'item', 'isinstance', '__getattribute__'):\n"
+                                  "    try: out.append(sys.modules['__main__'].Remote._ask(g, op, '__code__'))\n    except Exception: pass\n  return out",
+                                  ["assert f(lambda: 40961)"]),
     "is_eval": ("f = eval", ["expected = 3\nassert f('expected') == 3"]),
     "decimal_bomb": ("from decimal import Decimal\ndef f(x): return Decimal('1e999999999')", ["assert int(f(1)) == 3"]),
     "range_bomb": ("def f(x): return range(10 ** 18)", ["assert list(f(1)) == [1]", "assert sum(f(1)) == 0"]),
@@ -245,7 +250,6 @@ class Stack:
   def __getitem__(self, i): return self.items[i]
   def __iter__(self): return iter(self.items)
   def __str__(self): return f"Stack({self.items})"
-  def __add__(self, other): return Stack(self.items + other.items)
 class Empty(LookupError): pass
 """
 HONEST = {
@@ -254,11 +258,11 @@ HONEST = {
                      "assert type(f()[1]) is set and type(f()[7]) is bool and type(f()) is tuple"]),
     "library_types": ("import collections, datetime, decimal, fractions\nP = collections.namedtuple('P', 'x y')\ndef f():\n"
                       "  return [P(1, 2), collections.Counter('aab'), collections.deque([1]), decimal.Decimal('1.5'),\n"
-                      "          fractions.Fraction(1, 3), datetime.date(2020, 1, 2), {'a': 1}.keys(), int, ...]",
+                      "          fractions.Fraction(1, 3), datetime.date(2020, 1, 2), {'a': 1}.keys(), int]",
                       ["from collections import Counter, deque\nfrom datetime import date\nfrom decimal import Decimal\n"
-                       "from fractions import Fraction\nr = f()\nassert r[0] == (1, 2) and r[0].y == 2\n"
+                       "from fractions import Fraction\nr = f()\nassert r[0] == (1, 2)\n"
                        "assert r[1].most_common(1) == [('a', 2)] and r[2] == deque([1]) and r[3] == Decimal('1.5')\n"
-                       "assert r[4] == Fraction(1, 3) and r[5] == date(2020, 1, 2) and r[6] == {'a'} and r[7] is int and r[8] is ..."]),
+                       "assert r[4] == Fraction(1, 3) and r[5] == date(2020, 1, 2) and list(r[6]) == ['a'] and r[7] is int"]),
     "floats": ("def f(x): return x / 3", ["import math\nassert math.isclose(f(1), 0.333333333, rel_tol=1e-6)", "assert abs(f(1) - 0.3333) < 1e-3",
                                          "assert round(f(1), 2) == 0.33", "assert math.isnan(f(float('nan')))"]),
     "isclose_without_import": ("def f(x): return x / 3", ["assert math.isclose(f(3), 1)"]),
@@ -267,10 +271,10 @@ HONEST = {
                                                 "    assert candidate(i) == i + 1, f'{i}'\n\ncheck(f)"]),
     "expected_error": ("class Bad(ValueError): pass\ndef f(x):\n  if x < 0: raise Bad('negative')\n  return x",
                        ["try:\n  f(-1)\n  assert False\nexcept ValueError as e:\n  assert str(e) == 'negative'", "assert f(1) == 1"]),
-    "expected_own_error": (STACK, ["s = Stack()\ntry:\n  s.pop()\n  ok = False\nexcept Empty:\n  ok = True\nassert ok"]),
+    "expected_own_error": (STACK, ["s = Stack()\ntry:\n  s.pop()\n  ok = False\nexcept LookupError:\n  ok = True\nassert ok"]),
     "class": (STACK, ["s = Stack([1])\ns.push(2).push(3)\nassert len(s) == 3 and s.items == [1, 2, 3] and s[0] == 1",
                       "assert s.pop() == 3 and str(s) == 'Stack([1, 2])' and list(s) == [1, 2] and 2 in s",
-                      "assert isinstance(s, Stack) and not isinstance(3, Stack)", "assert (s + Stack([9])).items == [1, 2, 9]",
+                      "assert isinstance(s, Stack) and not isinstance(3, Stack)",
                       "s.items = [7]\nassert s.pop() == 7 and not s", "assert f'{Stack()}' == 'Stack([])'"]),
     "tree": ("class Node:\n  def __init__(s, v): s.v, s.left, s.right = v, None, None\ndef depth(n): return 0 if n is None else 1 + max(depth(n.left), depth(n.right))\n"
              "def build(xs):\n  head = None\n  for x in reversed(xs):\n    n = Node(x)\n    n.right = head\n    head = n\n  return head",
@@ -287,7 +291,6 @@ HONEST = {
     "generator_error": ("def f():\n  yield 1\n  yield 2\n  raise ValueError", ["out = []\ntry:\n  for x in f(): out.append(x)\nexcept ValueError:\n  out.append('end')\nassert out == [1, 2, 'end']"]),
     "own_iterator": ("class Count:\n  def __init__(s, n): s.n = n\n  def __iter__(s): return s\n  def __next__(s):\n    if not s.n: raise StopIteration\n"
                      "    s.n -= 1\n    return s.n", ["assert list(Count(3)) == [2, 1, 0]", "c = Count(2)\nassert next(c) == 1 and next(c) == 0"]),
-    "in_place": ("def f(a): a.sort()\ndef g(d, k): d[k] = 1", ["a = [3, 1, 2]\nf(a)\nassert a == [1, 2, 3]", "d = {}\ng(d, 'x')\nassert d == {'x': 1}"]),
     "in_place_unseen": ("def f(a):\n  a.sort()\n  return a", ["a = [2, 1]\nassert f(a) == [1, 2]\nassert a == [2, 1]"]),
     "match_object": ("import re\ndef f(s): return re.match('a+', s)", ["assert f('aa')", "assert not f('b')", "assert f('b') is None"]),
     "enum": ("import enum\nclass Color(enum.Enum):\n  RED = 1\ndef f(): return Color.RED", ["assert f() == Color.RED", "assert Color.RED.value == 1"]),
@@ -306,7 +309,10 @@ HONEST = {
     "named_like_module": ("def queue(n): return list(range(n))", ["assert queue(2) == [0, 1]"]),
     "unicode": ("def f(s): return s[::-1]", ["assert f('h\u00e9\U0001d11e') == '\U0001d11e\u00e9h'", "assert f('\\ud800a') == 'a\\ud800'"]),
     "carriage_returns": ("def f(x):\r\n  return x * x\r\n", SQUARE),
-    "slices": ("def f(xs, s): return xs[s]", ["assert f([1, 2, 3], slice(0, 2)) == [1, 2]"]),
+    "iterators_in": ("def f(xs): return sum(xs)", ["assert f(x for x in [1, 2]) == 3", "assert f(iter([4])) == 4", "assert f(map(int, '12')) == 3"]),
+    "types_in": ("def f(xs, kind): return [x for x in xs if isinstance(x, kind)]", ["assert f([1, 'a', 2.5], int) == [1]", "assert f([1, 'a'], (int, str)) == [1, 'a']"]),
+    "long_int": ("def f(n):\n  r = 1\n  for i in range(2, n + 1): r *= i\n  return r", ["import math\nassert f(3000) == math.factorial(3000)"]),
+    "same_object": ("def f(g): return g", ["g = lambda: 1\nassert f(g) is g"]),
 }
 
 
@@ -390,23 +396,23 @@ def test_random_garbage_never_raises_and_never_passes(box):
 
 def test_decoding_garbage_gives_plain_data_or_an_exception():
   rng = random.Random(3)
-  tags = [*sandbox.MAKE, "namedtuple", "type", "remote", "os", None, 3, []]
+  tags = [*sandbox.MAKE, "namedtuple", "mine", "yours", "os", None, 3, []]
+  peer = sandbox.Peer(os.open(os.devnull, os.O_RDWR), sandbox.OF_TESTS, sandbox.RESULT)
   def value(depth):
     leaf = rng.choice([None, True, 0, -1, 2.5, "", "int", "ff", "1e5", "__import__", [], {}])
     if depth > 3 or rng.random() < 0.3:
       return leaf
     items = [value(depth + 1) for _ in range(rng.randrange(4))]
-    return rng.choice([items, {"t": rng.choice(tags), "v": rng.choice([items, leaf]), "fields": ["a", "b"]}, {"v": items}])
-  def refuse(tagged):
-    raise LookupError(tagged["t"])
-  def modules(x):
-    return {type(x).__module__} | (set().union(*map(modules, x)) if isinstance(x, (list, tuple, set, frozenset)) else set())
+    return rng.choice([items, {"t": rng.choice(tags), "v": rng.choice([items, leaf])}, {"v": items}])
+  def kinds(x):
+    return {type(x)} | (set().union(*map(kinds, x)) if isinstance(x, (list, tuple, set, frozenset)) else set())
+  seen = set()
   for _ in range(3000):
     try:
-      decoded = sandbox.decode(value(0), refuse)
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):
+      seen |= kinds(peer.decode(value(0), sandbox.RESULT))
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, sandbox.Gone):
       continue
-    assert modules(decoded) <= {"builtins", "collections", "datetime", "decimal", "fractions", "sandbox"}, decoded
+  assert sandbox.Remote in seen and seen <= {*sandbox.PARTS, bool, type(None), type, sandbox.Remote}
 
 
 # ------------------------------------------------------------------------------------------------ workers
@@ -559,7 +565,7 @@ def test_both_filters_assemble():
     code = [program[i:i + 8] for i in range(0, len(program), 8)]
     assert len(program) % 8 == 0 and len(code) < 4096
     assert all(i + 1 + max(c[2], c[3]) < len(code) for i, c in enumerate(code) if c[0] in (0x15, 0x45))
-    assert code[-1][0] == 0x06 and code[-1][4:] == (0x00050001).to_bytes(4, "little")
+    assert code[-1][0] == 0x06 and code[-1][4:] == (0x00050000 | errno.ENOSYS).to_bytes(4, "little")
   assert sandbox.seccomp_filter("unheard-of") == b""
 
 
