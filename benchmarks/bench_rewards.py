@@ -56,8 +56,7 @@ def mixed_batch() -> float:
   texts = []
   for n, domain in enumerate(domains):
     question, truth, metadata, right, honest, *_ = rewards.TASKS[domain]
-    texts.append(rewards.format_response(f"Row {n}: " + rewards.REASONINGS.get(domain, rewards.CREATIVE_REASONING),
-                                         (right, honest)[n % 2]))
+    texts.append(rewards.format_response(f"Row {n}: " + rewards.REASONING.format(question), (right, honest)[n % 2]))
     for name, value in zip(columns, (domain, question, truth, json.dumps(metadata))):
       columns[name].append(value)
   functions = rewards.make_rewards("multi_domain")

@@ -392,7 +392,7 @@ def test_command_line(tmp_path):
   assert "r1" not in run(f"--explain={path}", "--limit=1").stdout
   for arguments, message in ((["--explain=missing.jsonl"], "missing.jsonl does not exist"), ([], "nothing to do"),
                              ([f"--explain={path}", "--weights=format=0.9"], "expected none below 0 and a sum of 1"),
-                             ([f"--explain={path}", "--weights=form=1"], "--weights names form; valid: format")):
+                             ([f"--explain={path}", "--weights=form=1"], "--weights has 'form=1'; expected name=number, with the names format")):
     result = run(*arguments)
     assert result.returncode == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
     assert "Traceback" not in result.stderr
