@@ -1,0 +1,214 @@
+"""One SFT update: ours beside google-tunix's PeftTrainer with its own loss and TRL's SFTTrainer, on the same rows and LoRA.
+
+Reads   a model folder, and data_dir/train.jsonl of prepare_data.py (rows with a target).
+Writes  nothing; prints a table a case: median s/step, rows/s, tokens/s (padding not counted), CPU seconds, peak memory, ratios.
+
+  python benchmarks/bench_sft.py --model=artifacts/gemma-3-270m --data_dir=artifacts/gsm8k/data --peer_python=peer/bin/python
+  python benchmarks/bench_sft.py --model=artifacts/gemma-3-270m --data_dir=artifacts/gsm8k/data --only=ours --lengths=2048
+  python benchmarks/bench_sft.py --model=tiny --data_dir=artifacts/run/data --batch_size=32 --loss_check
+
+Two kinds of rows: `real` are as prepared, up to the length limit; `full` are made exactly that long by joining rows' targets,
+so that nobody pads and only the arithmetic differs. Each contestant batches as it does by itself: ours sorts by length inside
+windows and pads to two widths, Tunix pads all to the limit as the seeds do, TRL pads to the longest row of the batch.
+--loss_check trains twice from the same start, with our batches and with the same rows in random order, and prints both held-out
+losses. Processes, turns and CPU seconds as in bench_grpo.py.
+"""
+import json
+import pathlib
+import sys
+import time
+
+from absl import flags
+
+sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), str(pathlib.Path(__file__).resolve().parent)]
+import rewards
+from bench_grpo import Clock, choose, machine_line, print_table, race
+
+FLAGS = flags.FlagValues()
+# Inputs.
+flags.DEFINE_string("data_dir", "artifacts/run/data", "Folder that prepare_data.py wrote.", flag_values=FLAGS)
+flags.DEFINE_string("model", "tiny", "tiny, gemma-3-270m-it, gemma-3-1b-it, or a Hugging Face folder of a Gemma 3 text model.",
+                    flag_values=FLAGS)
+flags.DEFINE_string("peer_python", "", "Python of the environment that benchmarks/requirements.txt describes; empty: no TRL.",
+                    flag_values=FLAGS)
+# Size.
+flags.DEFINE_list("only", [], "Contestants among ours, tunix, trl; empty: all there are.", flag_values=FLAGS)
+flags.DEFINE_list("lengths", ["512"], "Longest prompt + target, in tokens; one case each.", flag_values=FLAGS)
+flags.DEFINE_list("rows", ["full", "real"], "Rows of a case: full, real or both.", flag_values=FLAGS)
+flags.DEFINE_integer("batch_size", 4, "Rows per optimizer update.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("micro_batch_size", 0, "Rows whose activations are in memory at once; 0: batch_size.", lower_bound=0,
+                     flag_values=FLAGS)
+flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass: less memory, a third more work.",
+                  flag_values=FLAGS)
+flags.DEFINE_integer("lora_rank", 16, "Rank of the LoRA adapters; 0 trains all parameters (ours alone).", lower_bound=0,
+                     flag_values=FLAGS)
+flags.DEFINE_float("lora_alpha", 32.0, "LoRA scale: the update is alpha / rank times A·B.", flag_values=FLAGS)
+# Running.
+flags.DEFINE_integer("steps", 3, "Timed steps a process, after one that compiles.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("rounds", 2, "Processes a contestant.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_bool("loss_check", False, "Instead: held-out loss with our batches and with random ones.", flag_values=FLAGS)
+flags.DEFINE_integer("check_steps", 120, "Updates of each run of --loss_check.", flag_values=FLAGS)
+flags.DEFINE_float("learning_rate", 3e-3, "Peak learning rate of --loss_check.", flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Seed of every random choice.", flag_values=FLAGS)
+flags.DEFINE_string("dtype", "float32", "Base weights: float32 or bfloat16.", flag_values=FLAGS)
+flags.DEFINE_string("worker", "", "Set by this script for the processes it starts: contestant:job file.", flag_values=FLAGS)
+
+
+# -------------------------------------------------------------------------------------------------------------------- rows
+def make_pairs(rows: list[dict], tokenizer, length: int, kind: str, count: int) -> list[tuple[str, str]]:
+  """`count` (prompt, target) texts of at most (real) or exactly (full) `length` tokens, <bos> and stop token included.
+
+  full: a row's prompt, then the targets of as many rows as it takes, cut at the limit where the cut text reads back as just
+  as many tokens.
+  """
+  import model as gemma
+  size = lambda prompt, target: len(gemma.encode(tokenizer, prompt)) + len(gemma.encode_target(tokenizer, target))
+  if kind == "real":
+    return [(row["prompt"], row["target"]) for row in rows if size(row["prompt"], row["target"]) <= length][:count]
+  pairs, at = [], 0
+  while len(pairs) < count:
+    prompt, target = rows[at % len(rows)]["prompt"], ""
+    while size(prompt, target) < length:
+      target += rows[at % len(rows)]["target"] + "\n"
+      at += 1
+    ids = tokenizer.EncodeAsIds(target)
+    text = tokenizer.DecodeIds(ids[:length - size(prompt, "")])
+    if size(prompt, text) == length:
+      pairs.append((prompt, text))
+  return pairs
+
+
+# ------------------------------------------------------------------------------------------------------------- contestants
+def optimizer(steps: int, learning_rate: float = 2e-4):
+  import model as gemma
+  return gemma.make_optimizer(learning_rate, steps, final_ratio=0.1, b1=0.9, b2=0.999, weight_decay=0.01, max_grad_norm=1.0)[0]
+
+
+def run_ours(job: dict, clock: Clock):
+  """train_sft.py's own batches and update, without its logging and saving."""
+  import model as gemma
+  import train_sft
+  gemma.enable_compilation_cache()
+  policy = train_sft.build(job["model"], job["data_dir"], "auto", job["dtype"], job["lora_rank"], job["lora_alpha"], 0)
+  pairs = [(gemma.encode(policy.tokenizer, p), gemma.encode_target(policy.tokenizer, t)) for p, t in job["pairs"]]
+  trainer = train_sft.make_trainer(policy.model, optimizer(100), job["remat"])
+  update = gemma.make_update(trainer, policy.mesh)
+  batches = train_sft.make_batches(pairs, job["batch_size"], 0)
+  widths = [gemma.choose_widths([len(pair[side]) for pair in pairs], job["max_length"]) for side in (0, 1)]
+  stacks = [train_sft.stack(batches[i], job["micro_batch_size"], widths) for i in range(1 + job["steps"])]
+  shapes = set()
+  for i, stack in enumerate(stacks):
+    shape = (stack["prompts"].shape[-1], stack["targets"].shape[-1])
+    if i and shape not in shapes:  # another pair of widths: compiled once a run, not timed
+      update(stack)
+      clock.restart()
+    shapes.add(shape)
+    update(stack)
+    clock.step(rows=job["batch_size"], tokens=sum(len(p) + len(t) for p, t in batches[i]), padded_to=sum(shape))
+
+
+def run_tunix(job: dict, clock: Clock):
+  """Tunix's PeftTrainer with its default loss, every row padded to the limit, as the seeds call it."""
+  import jax
+  import qwix
+  from flax import nnx
+  from tunix.sft import peft_trainer
+  from tunix.sft import utils as sft_utils
+
+  import model as gemma
+  gemma.enable_compilation_cache()
+  start = gemma.load_policy(job["model"], "", job["data_dir"], "auto", job["dtype"])
+  provider = qwix.LoraProvider(module_path=gemma.LORA_MODULES, rank=job["lora_rank"], alpha=job["lora_alpha"])
+  lora = qwix.apply_lora_to_model(start.model, provider, **start.model.get_model_input(), rngs=nnx.Rngs(0))
+  size, micro, length = job["batch_size"], job["micro_batch_size"], job["max_length"]
+  config = peft_trainer.TrainingConfig(eval_every_n_steps=10**6, max_steps=1 + job["steps"],
+                                       gradient_accumulation_steps=size // micro if size > micro else None)
+  trainer = peft_trainer.PeftTrainer(lora, optimizer(100), config)
+
+  def model_input(batch):
+    real = batch.input_tokens != gemma.PAD_ID
+    return {"input_tokens": batch.input_tokens, "input_mask": batch.input_mask,
+            "positions": sft_utils.build_positions_from_mask(real), "attention_mask": sft_utils.make_causal_attn_mask(real)}
+  trainer.with_gen_model_input_fn(model_input)
+  pairs = [(gemma.encode(start.tokenizer, p), gemma.encode_target(start.tokenizer, t)) for p, t in job["pairs"]]
+
+  def micro_batches():
+    for i in range(0, (1 + job["steps"]) * size, micro):
+      part = [pairs[j % len(pairs)] for j in range(i, i + micro)]
+      mask = [[0] * len(p) + [1] * len(t) for p, t in part]
+      yield peft_trainer.TrainingInput(input_tokens=gemma.pad_right([p + t for p, t in part], length),
+                                       input_mask=gemma.pad_right(mask, length))
+      if (i + micro) % size == 0:  # the trainer asks for more: it has done the step
+        jax.block_until_ready(nnx.state(trainer.model, nnx.LoRAParam))
+        step = [pairs[j % len(pairs)] for j in range(i + micro - size, i + micro)]
+        clock.step(rows=size, tokens=sum(len(p) + len(t) for p, t in step), padded_to=length)
+  with start.mesh:
+    trainer.train(micro_batches())
+
+
+CONTESTANTS = {"ours": run_ours, "tunix": run_tunix}
+
+
+# ------------------------------------------------------------------------------------------------------------ loss equality
+def loss_check(flag):
+  """Held-out loss after the same number of updates on the same rows, in our batches and in random ones, and their padding."""
+  import grain
+  import numpy as np
+
+  import model as gemma
+  import train_sft
+  gemma.enable_compilation_cache()
+  _, rows, val, _ = train_sft.load_rows(flag.data_dir, False)
+  limit, micro = int(flag.lengths[0]), flag.micro_batch_size or flag.batch_size
+  for name in ("sorted in windows", "random order"):
+    policy = train_sft.build(flag.model, flag.data_dir, "auto", flag.dtype, flag.lora_rank, flag.lora_alpha, flag.seed)
+    pairs, held_out = (train_sft.tokenize(part, policy.tokenizer, limit)[0] for part in (rows, val))
+    widths = [gemma.choose_widths([len(pair[side]) for pair in pairs + held_out], limit) for side in (0, 1)]
+    batches = train_sft.make_batches(pairs, flag.batch_size, flag.seed)
+    if name == "random order":
+      rng = np.random.default_rng(flag.seed)
+      drawn = [rng.permutation(len(pairs))[:flag.batch_size] for _ in range(flag.check_steps)]
+      batches = grain.MapDataset.source(drawn).map(lambda index, pairs=pairs: [pairs[i] for i in index])
+    trainer = train_sft.make_trainer(policy.model, optimizer(flag.check_steps, flag.learning_rate), flag.remat)
+    update, real, padded, cpu = gemma.make_update(trainer, policy.mesh), 0, 0, time.process_time()
+    for step in range(flag.check_steps):
+      stack = train_sft.stack(batches[step], micro, widths)
+      update(stack)
+      real += sum(len(p) + len(t) for p, t in batches[step])
+      padded += flag.batch_size * (stack["prompts"].shape[-1] + stack["targets"].shape[-1])
+    loss = train_sft.held_out_loss(trainer.model, held_out, micro, widths, policy.mesh)
+    print(f"{name}: held-out loss {loss:.4f} after {flag.check_steps} updates, {1 - real / padded:.0%} of the positions are "
+          f"padding, CPU {time.process_time() - cpu:.0f} s with compilation", flush=True)
+
+
+# ------------------------------------------------------------------------------------------------------------------ main
+def main():
+  flag = FLAGS
+  if flag.worker:
+    name, _, path = flag.worker.partition(":")
+    job = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    return CONTESTANTS[name](job, Clock(job["steps_path"]))
+  print(machine_line(), flush=True)
+  if flag.loss_check:
+    return loss_check(flag)
+  import model as gemma
+  tokenizer = gemma.load_tokenizer(gemma.resolve_model(flag.model), flag.data_dir)
+  contestants = choose(flag.only, flag.peer_python)
+  rows = [row for row in rewards.read_rows(pathlib.Path(flag.data_dir) / "train.jsonl") if row.get("target")]
+  job = {"model": flag.model, "data_dir": flag.data_dir, "lora_rank": flag.lora_rank, "lora_alpha": flag.lora_alpha,
+         "dtype": flag.dtype, "steps": flag.steps, "remat": flag.remat, "batch_size": flag.batch_size,
+         "micro_batch_size": flag.micro_batch_size or flag.batch_size}
+  for length in map(int, flag.lengths):
+    for kind in flag.rows:
+      pairs = make_pairs(rows, tokenizer, length, kind, 4 * flag.batch_size)
+      if len(pairs) < flag.batch_size:
+        raise rewards.InputError(f"{flag.data_dir} has {len(pairs)} rows with a target within {length} tokens, --batch_size is "
+                                 f"{flag.batch_size}; prepare more")
+      found = race(__file__, contestants, job | {"pairs": pairs, "max_length": length}, flag.rounds, flag.peer_python)
+      print_table(f"SFT {flag.batch_size} {kind} rows, limit {length} tokens, micro-batch {job['micro_batch_size']}, "
+                  f"{f'LoRA {flag.lora_rank}' if flag.lora_rank else 'all parameters'}, {flag.dtype}"
+                  f"{', rematerialised' if flag.remat else ''}", found, "rows")
+
+
+if __name__ == "__main__":
+  rewards.launch(main, FLAGS, __doc__)
