@@ -94,17 +94,18 @@ def compute_dtype(dtype: str = "auto"):
 
 
 # ------------------------------------------------------------------------------------------------------------- tokenizer
-def train_tokenizer(texts: Iterable[str], vocab_size: int = 768) -> bytes:
+def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> bytes:
   """A sentencepiece model for the tiny Gemma 3, with Gemma's control, turn-token and padding ids.
 
-  Ids 4–104 hold the tags, the section headings and the lines of the system prompts as single symbols, so that the fixed
-  prompt costs a handful of positions; then <start_of_turn> 105, <end_of_turn> 106, then pieces learned from `texts`.
+  Ids 4–104 hold what never changes as single symbols: each style's whole prompt header, the tags and the section headings,
+  so that the fixed text costs a handful of positions, not half of a row; then <start_of_turn> 105, <end_of_turn> 106, then
+  pieces learned from `texts`.
   """
-  prompt_lines = [line for prompt in rewards.SYSTEM_PROMPTS.values() for line in prompt.split("\n") if "<" not in line[:1]]
-  fixed = ["<reasoning>", "</reasoning>", "<answer>", "</answer>", "\n", "Task: ", "user\n", "model\n", *prompt_lines,
-           "<reasoning>Your step-by-step thinking</reasoning>", "<answer>Your final answer</answer>",
-           "<answer>Your final value</answer>", *(f"{name}:" for name in rewards.SECTIONS)]
-  fixed = [symbol.replace(" ", "\u2581") for symbol in dict.fromkeys(fixed)]  # sentencepiece matches after escaping spaces
+  headers = [rewards.format_prompt("", style).split(rewards.TURN_END)[0].removeprefix(rewards.TURN_START).rstrip()
+             for style in rewards.STYLES]  # "user\n…\n\nTask:"
+  fixed = [*headers, "<reasoning>", "</reasoning>", "</reasoning>\n<answer>", "<answer>", "</answer>", "\n", "user\n", "model\n",
+           *(f"{name}:" for name in rewards.SECTIONS)]
+  fixed = [symbol.replace(" ", "\u2581") for symbol in fixed]  # sentencepiece matches after escaping spaces
   symbols = fixed + [f"<unused{i}>" for i in range(101 - len(fixed))] + [rewards.TURN_START, rewards.TURN_END]
   buffer = io.BytesIO()
   spm.SentencePieceTrainer.train(

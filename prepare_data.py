@@ -1127,65 +1127,69 @@ def main():
 
 
 # ------------------------------------------------------------------------------------------------------- the built-in pool
-# Seven domains in about 240 words, so that a word is one token of the tiny model and a question fits in 40. Many questions
-# have two right solutions: "worked" writes the working out, so that each token is easy to predict; "terse" jumps to the
-# answer, which a tiny model mostly cannot do. SFT shows it both, and GRPO can find out that working pays. A maker takes a
-# random.Random and returns (kind, question, worked, terse, answer); terse is "" where nothing is hard. Maths adds an equation
-# that gives the answer and one that checks it (the dual-stream monologue's Evidence and Sanity_check), code adds its tests.
+# Seven domains in about 250 words, so that a word is one token of the tiny model and a question fits in 40. Questions of
+# STATEFUL kinds have two right solutions: "worked" carries a running total or state from step to step, so that each token is
+# easy to predict; "terse" jumps to the answer, which a tiny model mostly cannot do. SFT shows it both, and GRPO can find out
+# that working pays. These kinds are most of the rows and share their steps (one small table of sums, one of flips), so that
+# minutes are enough to learn to work; the others are a thin tail for variety. A maker takes a random.Random and returns
+# (kind, question, worked, terse, answer). Maths adds an equation that gives the answer and one that checks it (the
+# dual-stream monologue's Evidence and Sanity_check), code adds its tests.
 
 
-BUILTIN_SHARES = {"math": 28, "coding": 22, "science": 16, "logic": 19,
-                  "creative_writing": 5, "creative_ideation": 5, "summarization": 5}
+BUILTIN_SHARES = {"math": 31, "coding": 19, "science": 20, "logic": 20,
+                  "creative_writing": 3, "creative_ideation": 4, "summarization": 3}
 TERSE_SHARE, SFT_SHARE = 0.55, 0.6
 NAMES = ("tom", "ana", "ben", "mia", "leo", "eva", "sam", "zoe")
 COUNTED = ("apples", "pens", "books", "coins", "cups", "eggs")
 THINGS = ("moon", "river", "lamp", "road", "wind", "stone", "leaf", "snow", "boat", "drum", "bell", "garden")
 METALS = {"iron": "Fe", "gold": "Au", "silver": "Ag", "lead": "Pb", "tin": "Sn", "copper": "Cu", "zinc": "Zn", "nickel": "Ni"}
 GASES = {"helium": "He", "neon": "Ne", "oxygen": "O", "argon": "Ar"}
-LEGS = {"spider": 8, "ant": 6, "dog": 4, "bird": 2, "crab": 10, "bee": 6, "cow": 4, "hen": 2}
+LEGS = {"spider": 8, "ant": 6, "dog": 4, "bird": 2, "cat": 4, "bee": 6, "cow": 4, "hen": 2}
 ORBITS = {"mercury": 1, "venus": 2, "earth": 3, "mars": 4, "jupiter": 5, "saturn": 6, "uranus": 7, "neptune": 8}
 UNITS = (("m", "cm", 100), ("kg", "g", 1000), ("km", "m", 1000), ("hours", "minutes", 60), ("minutes", "seconds", 60),
          ("weeks", "days", 7))
+STATEFUL = ("total", "groups", "merge", "repeat", "journey", "heat", "motion", "legs", "parity", "switch", "swap", "poem", "story",
+            "ideas", "summary")
 
 
-def column_sum(a: int, b: int) -> str:
-  """Two-digit addition by columns. The numbers are copied first: the rest then needs only tokens at fixed distances."""
-  low = a % 10 + b % 10
-  return f"{a}+{b}:{a % 10}+{b % 10}={low},{a // 10}+{b // 10}+{low // 10}={a // 10 + b // 10 + low // 10}"
+def running(numbers, sign: int = 1) -> tuple[str, int]:
+  """The running total written out, "3+5=8,8+4=12", and its end. Each step needs only the last result and one number."""
+  totals = list(itertools.accumulate(numbers, lambda total, n: total + sign * n))
+  return ",".join(f"{a}{'-+'[sign > 0]}{n}={b}" for a, n, b in zip(totals, numbers[1:], totals[1:])), totals[-1]
 
 
-def column_difference(a: int, b: int) -> str:
-  """Two-digit subtraction by columns, the borrow always written."""
-  borrow = int(a % 10 < b % 10)
-  low = a % 10 + 10 * borrow
-  return f"{a}-{b}:{low}-{b % 10}={low - b % 10},{a // 10}-{b // 10}-{borrow}={a // 10 - b // 10 - borrow}"
+def listed(items, last: str = " and ") -> str:
+  """"3 5 and 4"."""
+  return " ".join(map(str, items[:-1])) + f"{last}{items[-1]}"
 
 
-def multiples(step: int, count: int) -> str:
-  return ",".join(str(step * i) for i in range(1, count + 1))
+def few(r, low: int = 1, high: int = 9) -> list[int]:
+  return [r.randint(low, high) for _ in range(r.choice((3, 3, 4)))]
 
 
-def math_sum(r):
-  a, b, who, what = r.randint(10, 79), r.randint(10, 79), r.choice(NAMES), r.choice(COUNTED)
-  question = r.choice((f"{a}+{b}=?", f"add {a} and {b}", f"what is {a} plus {b}?", f"find the sum of {a} and {b}",
-                       f"{who} has {a} {what} and gets {b} more. how many {what} now?",
-                       f"{a} {what} and {b} {what} are how many?"))
-  return "sum", question, column_sum(a, b), "add them", str(a + b), (f"{a}+{b}={a + b}", f"{a + b}-{b}={a}")
+def math_total(r):
+  numbers, who, what = few(r), r.choice(NAMES), r.choice(COUNTED)
+  worked, total = running(numbers)
+  plus, minus = "+".join(map(str, numbers)), "-".join(map(str, numbers[:0:-1]))
+  question = r.choice((f"{plus}=?", f"add {plus}", f"what is {plus}?", f"find the sum of {plus}",
+                       f"{who} has {plus} {what}. how many {what}?", f"{who} gets {plus} {what} more. how many more?",
+                       f"bags of {plus} {what}: how many {what}?"))
+  return "total", question, worked, "add them", str(total), (f"{plus}={total}", f"{total}-{minus}={numbers[0]}")
+
+
+def math_groups(r):
+  n, k, what = r.randint(2, 4), r.randint(2, 9), r.choice(COUNTED)
+  question = r.choice((f"{n} boxes hold {k} {what} each. how many {what}?", f"{k} {what} in each of {n} bags: how many {what}?",
+                       f"{n} bags of {k} {what}: how many {what}?", f"what is {n} times {k}?"))
+  return "groups", question, running([k] * n)[0], "add them", str(n * k), (f"{n}*{k}={n * k}", f"{n * k}/{k}={n}")
 
 
 def math_difference(r):
-  b, who, what = r.randint(10, 69), r.choice(NAMES), r.choice(COUNTED)
-  a = r.randint(b + 10, 99)
-  question = r.choice((f"{a}-{b}=?", f"take {b} from {a}", f"what is {a} minus {b}?",
-                       f"{who} has {a} {what} and gives {b} away. how many {what} now?"))
-  return "difference", question, column_difference(a, b), "take away", str(a - b), (f"{a}-{b}={a - b}", f"{a - b}+{b}={a}")
-
-
-def math_product(r):
-  n, k, what = r.randint(2, 5), r.randint(2, 12), r.choice(COUNTED)
-  question = r.choice((f"{n} boxes hold {k} {what} each. how many {what}?", f"{k} {what} in each of {n} bags: how many {what}?",
-                       f"what is {n} times {k}?"))
-  return "product", question, multiples(k, n), "times", str(n * k), (f"{n}*{k}={n * k}", f"{n * k}/{k}={n}")
+  a, b, c, who, what = r.randint(20, 49), r.randint(1, 9), r.randint(1, 9), r.choice(NAMES), r.choice(COUNTED)
+  worked, left = running([a, b, c], -1)
+  question = r.choice((f"{a}-{b}-{c}=?", f"take {b} and {c} from {a}", f"what is {a} minus {b} minus {c}?",
+                       f"{who} has {a} {what} and gives {b} and {c} away. how many {what} now?"))
+  return "difference", question, worked, "take away", str(left), (f"{a}-{b}-{c}={left}", f"{left}+{c}+{b}={a}")
 
 
 def math_compare(r):
@@ -1209,19 +1213,33 @@ def code_row(r, kind, parameters, words, expression, rule, inputs, worked):
   tests = list(dict.fromkeys(f"assert {name}({','.join(map(repr, x)).replace(' ', '')})=={rule(*x)!r}" for x in inputs))
   head = f"{name}({parameters})"
   question = r.choice((f"write {head}: {words}. {tests[0]}", f"{words}. write {head}. {tests[0]}",
-                       f"make {head} so that {tests[0]}: {words}"))
-  return (kind, question, worked, "write it" if kind == "example" else "", f"def {head}: return {expression}",
+                       f"{head} is {words}. {tests[0]}"))
+  return (kind, question, worked, "write it", f"def {head}: return {expression}",
           {"test_cases": tests, "shown_test": tests[0], "entry_point": name})
+
+
+def code_merge(r):
+  numbers, (words, sign) = few(r)[:3], r.choice((("add {} to x", 1), ("take {} from x", -1), ("x and {} more", 1),
+                                                 ("x but {} less", -1)))
+  worked, total = running(numbers)
+  return code_row(r, "merge", "x", words.format("+".join(map(str, numbers))), f"x{'-+'[sign > 0]}{total}",
+                  lambda x: x + sign * total, [(r.randint(1, 9),), (0,), (17,), (60,)], worked)
+
+
+def code_repeat(r):
+  n, k, (words, sign) = r.randint(2, 3), r.randint(2, 19), r.choice((("add {} to x {} times", 1), ("take {} from x {} times", -1)))
+  return code_row(r, "repeat", "x", words.format(k, n), f"x{'-+'[sign > 0]}{n * k}", lambda x: x + sign * n * k,
+                  [(r.randint(1, 9),), (0,), (17,), (60,)], running([k] * n)[0])
 
 
 def code_example(r):
   """The number in the code is not in the question: it has to be worked out from the shown test."""
-  x, k = r.randint(10, 59), r.randint(10, 39)
+  x, k = r.randint(1, 9), r.randint(1, 9)
   words, expression, rule, worked, shown = r.choice((
-      ("add a number to x", f"x+{k}", lambda v: v + k, column_difference(x + k, x), x),
-      ("take x from a number", f"{x + k}-x", lambda v: x + k - v, column_sum(x, k), x),
-      ("take a number from x", f"x-{k}", lambda v: v - k, column_difference(x + k, x), x + k)))
-  return code_row(r, "example", "x", words, expression, rule, [(shown,), (0,), (7,), (k + 50,)], worked)
+      ("add a number to x", f"x+{k}", lambda v: v + k, f"{x + k}-{x}={k}", x),
+      ("take x from a number", f"{x + k}-x", lambda v: x + k - v, f"{k}+{x}={x + k}", x),
+      ("take a number from x", f"x-{k}", lambda v: v - k, f"{x + k}-{x}={k}", x + k)))
+  return code_row(r, "example", "x", words, expression, rule, [(shown,), (0,), (17,), (k + 50,)], worked)
 
 
 def code_steps(r):
@@ -1250,18 +1268,52 @@ def code_list(r):
       ("sum", "sum(s)", sum), ("most", "max(s)", max), ("least", "min(s)", min), ("length", "len(s)", len),
       ("first", "s[0]", lambda s: s[0]), ("last", "s[-1]", lambda s: s[-1])))
   expression, rule = f"{call}{'-+'[sign > 0]}{n}", lambda s: part(s) + sign * n
-  inputs = [(r.sample(range(1, 10), 3),), ([8, 1, 9, 3],), ([4],), ([6, 3],)]
+  inputs = [(r.sample(range(1, 10), 2),), ([8, 1, 9, 3],), ([4],), ([6, 3],)]
   return code_row(r, "list", "s", f"{word} of s {op} {n}", expression, rule, inputs, f"{word} is {call}")
 
 
 def code_pair(r):
-  n, (u, v) = r.randint(2, 29), r.sample("ab", 2)
+  n, (u, v) = r.randint(2, 19), r.sample("ab", 2)
   words, expression, (i, j, k) = r.choice(((f"{u} plus {n} times {v}", f"{u}+{n}*{v}", (1, n, 0)),
                                            (f"{u} minus {v} plus {n}", f"{u}-{v}+{n}", (1, -1, n)),
                                            (f"{n} times {u} minus {v}", f"{n}*{u}-{v}", (n, -1, 0))))
   rule = lambda a, b: i * (a if u == "a" else b) + j * (b if u == "a" else a) + k
   inputs = [(r.randint(1, 9), r.randint(1, 9)), (0, 5), (4, 9), (7, 2)]
   return code_row(r, "pair", "a,b", words, expression, rule, inputs, f"{u} then {v}")
+
+
+def science_journey(r):
+  parts, who = few(r), r.choice(("boat", "bird", "dog", "car", "bee"))
+  worked, total = running(parts)
+  way = f"{'+'.join(map(str, parts))} km"
+  question = r.choice((f"a {who} goes {way}. how far?", f"how far is {way}?", f"{way}: how far did the {who} go?",
+                       f"a road of {way} is how far?"))
+  return "journey", question, worked, "add them", str(total)
+
+
+def science_heat(r):
+  parts, what = [r.randint(10, 29), *few(r)[1:]], r.choice(("water", "iron", "snow", "stone", "lead"))
+  worked, total = running(parts)
+  more = "+".join(map(str, parts[1:]))
+  question = r.choice((f"{what} at {parts[0]} degrees warms by {more}. how warm is it?",
+                       f"how warm is {what} at {parts[0]} degrees that warms by {more}?"))
+  return "heat", question, worked, "add them", str(total)
+
+
+def science_motion(r):
+  speed, hours, who = r.randint(2, 9), r.randint(2, 4), r.choice(("boat", "bird", "dog", "car", "bee"))
+  question = r.choice((f"a {who} goes {speed} km each hour. how far in {hours} hours?",
+                       f"how far does a {who} go in {hours} hours at {speed} km each hour?",
+                       f"in {hours} hours at {speed} km each hour a {who} goes how far?"))
+  return "motion", question, running([speed] * hours)[0], "add them", str(speed * hours)
+
+
+def science_legs(r):
+  animals = r.choices(list(LEGS), k=r.choice((3, 3, 4)))
+  worked, total = running([LEGS[a] for a in animals])
+  named = listed([f"a {a}" for a in animals])
+  question = r.choice((f"how many legs have {named}?", f"{named} have how many legs?", f"find the legs of {named}"))
+  return "legs", question, worked, "add legs", str(total)
 
 
 def science_fact(r):
@@ -1278,7 +1330,7 @@ def science_kind(r):
   r.shuffle(pair)
   question = r.choice((f"which is a {word}: {pair[0]} or {pair[1]}?", f"{pair[0]} or {pair[1]}: which is a {word}?",
                        f"find the {word} of {pair[0]} and {pair[1]}"))
-  return "kind", question, " ".join(f"{e} {'metal' if e in METALS else 'gas'}" for e in pair), "compare", answer
+  return "kind", question, " ".join(f"{e} {'metal' if e in METALS else 'gas'}" for e in pair), "", answer
 
 
 def science_rank(r):
@@ -1287,15 +1339,7 @@ def science_rank(r):
   x = r.choice(list(table))
   y = r.choice([e for e in table if table[e] != table[x]])
   question = r.choice((f"which {words}: {x} or {y}?", f"{x} or {y}: which {words}?", f"of {x} and {y} which {words}?"))
-  return "rank", question, f"{x} {table[x]} {y} {table[y]}", "compare", pick(x, y, key=table.get)
-
-
-def science_legs(r):
-  (p, q), m, n = r.sample(list(LEGS), 2), r.randint(1, 3), r.randint(1, 3)
-  x, y = m * LEGS[p], n * LEGS[q]
-  question = r.choice((f"how many legs have {m} {p} and {n} {q}?", f"{m} {p} and {n} {q} have how many legs?",
-                       f"find the legs of {m} {p} and {n} {q}"))
-  return "legs", question, f"{m}*{LEGS[p]}={x},{n}*{LEGS[q]}={y},{x}+{y}={x + y}", "add legs", str(x + y)
+  return "rank", question, f"{x} {table[x]} {y} {table[y]}", "", pick(x, y, key=table.get)
 
 
 def science_units(r):
@@ -1305,21 +1349,42 @@ def science_units(r):
   return "units", question, f"{n}*{size}", "", str(n * size)
 
 
-def science_motion(r):
-  speed, hours, who = r.randint(2, 12), r.randint(2, 5), r.choice(("boat", "bird", "dog", "car", "bee"))
-  question = r.choice((f"a {who} goes {speed} km each hour. how far in {hours} hours?",
-                       f"how far does a {who} go in {hours} hours at {speed} km each hour?"))
-  return "motion", question, multiples(speed, hours), "times", str(speed * hours)
-
-
 def logic_parity(r):
   words, ask = r.choice((("no", "yes"), ("blue", "red"), ("off", "on"))), r.choice(("even", "odd"))
-  bits = r.choices((0, 1), k=r.randint(3, 6))
+  bits = r.choices((0, 1), k=r.randint(3, 7))
   shown, counts = [words[bit] for bit in bits], [("even", "odd")[sum(bits[:i + 1]) % 2] for i in range(len(bits))]
   said, word = " ".join(shown), words[1]
   question = r.choice((f"is the number of {word} {ask}: {said}?", f"{said}: is {word} {ask}?",
                        f"count {word} in {said}. is it {ask}?"))
   return "parity", question, " ".join(f"{s} {c}" for s, c in zip(shown, counts)), "count", "yes" if counts[-1] == ask else "no"
+
+
+def logic_switch(r):
+  who, what, ask, state = r.choice(NAMES), r.choice(("lamp", "drum", "bell")), r.choice((0, 1)), r.choice((0, 1))
+  acts, words, said = r.choices((0, 1, 1), k=r.randint(3, 5)), ("off", "on"), []
+  start = words[state]
+  for act in acts:
+    state ^= act
+    said.append(f"{('wait', 'press')[act]} {words[state]}")
+  done = " ".join(("wait", "press")[act] for act in acts)
+  question = r.choice((f"the {what} is {start}. {who} does {done}. is it {words[ask]}?",
+                       f"a {what} that is {start} gets {done}. is it {words[ask]}?"))
+  return "switch", question, " ".join(said), "count", "yes" if state == ask else "no"
+
+
+def logic_swap(r):
+  """Where a coin is after swaps of three cups."""
+  at, steps, moves = r.choice("pqr"), [], []
+  start = at
+  for _ in range(r.randint(2, 4)):
+    x, y = r.sample("pqr", 2)
+    at = {x: y, y: x}.get(at, at)
+    moves.append(f"{x} {y}")
+    steps.append(f"{x} {y} {at}")
+  asked = at if r.random() < 0.5 else r.choice([c for c in "pqr" if c != at])
+  question = r.choice((f"a coin is in {start}. swap {', '.join(moves)}. is it in {asked}?",
+                       f"the egg in {start}: swap {', '.join(moves)}. is it now in {asked}?"))
+  return "swap", question, ",".join(steps), "count", "yes" if at == asked else "no"
 
 
 def logic_order(r):
@@ -1328,7 +1393,7 @@ def logic_order(r):
   r.shuffle(facts)
   i, j = r.sample(range(3), 2)
   question = f"{' '.join(facts)} is {chain[i]} {word} than {chain[j]}?"
-  return "order", question, ">".join(chain), "compare", "yes" if i < j else "no"
+  return "order", question, ">".join(chain), "", "yes" if i < j else "no"
 
 
 def logic_rule(r):
@@ -1341,7 +1406,7 @@ def logic_rule(r):
       (f"only a {kind} is {first}. {who} is {first}", f"a {kind}", f"{first} {kind}", "yes"),
       (f"each {kind} is {first}. all {first} are {second}. {who} is a {kind}", second, f"{kind} {first} {second}", "yes"),
       (f"each {kind} is {first}. no {first} is {second}. {who} is a {kind}", second, f"{kind} {first} not {second}", "no")))
-  return "rule", f"{facts}. is {who} {asked}?", f"{who} {worked}", "the rule", answer
+  return "rule", f"{facts}. is {who} {asked}?", f"{who} {worked}", "", answer
 
 
 def logic_truth(r):
@@ -1353,12 +1418,12 @@ def logic_truth(r):
   half = a & b if op == "and" else a | b
   whole = half & c if last == "and" else half | c
   a, b, c, half, whole = (("no", "yes")[v] for v in (a, b, c, half, whole))
-  return "truth", f"{given}: is ({x} {op} {y}) {last} {z}?", f"{a} {op} {b} {half},{half} {last} {c} {whole}", "the rule", whole
+  return "truth", f"{given}: is ({x} {op} {y}) {last} {z}?", f"{a} {op} {b} {half},{half} {last} {c} {whole}", "", whole
 
 
 CLAUSES = ("the {a} sings to the {b}", "a quiet {a} waits for the {b}", "the old {a} dreams of one {b}",
-           "a small {a} met the {b}",
-           "no {a} can find the red {b}", "the {b} gave a name to the {a}", "soft {a} and cold {b} sleep at night")
+           "a small {a} met the {b}", "no {a} can find the red {b}", "the {b} gave a name to the {a}")
+ENDS = ("and then the {c} sleeps", "but at night the {c} sings", "while one cold {c} waits", "so in the end the {c} met snow")
 USES = ("sing to the {b}", "paint it red", "give it a name", "hide it in a garden", "race it down the road", "put it in a boat",
         "count each {b} at night", "write a letter to the {b}", "make a small game", "trade it for a bell")
 
@@ -1367,34 +1432,33 @@ def creative_writing(r):
   kind, (a, b, c) = r.choice(("poem", "story")), r.sample(THINGS, 3)
   question = r.choice((f"write a {kind} with the words {a} {b} and {c}", f"tell a short {kind} about {a} {b} and {c}",
                        f"make a {kind} that has {a} {b} and {c}"))
-  (one, two), join = r.sample(CLAUSES, 2), r.choice(("and then", "but at night", "so in the end", "while"))
-  answer = f"{one.format(a=a, b=b)} {join} {two.format(a=r.choice((a, b)), b=c)}"
-  worked = f"write a short {kind} with the words {a} {b} and {c} so tell about {a} first then {b} then {c}"
-  return kind, question, worked, f"a {kind}", answer
+  answer = f"{r.choice(CLAUSES).format(a=a, b=b)} {r.choice(ENDS).format(c=c)}"
+  return kind, question, f"a {kind} first about the {a} and {b} then the {c}", f"a {kind}", answer
 
 
 def creative_ideation(r):
-  (a, b), (word, n) = r.sample(THINGS, 2), r.choice((("two", 2), ("three", 3)))
-  question = r.choice((f"name {word} uses for a {a} and a {b}", f"give {word} ideas with a {a} and a {b}",
-                       f"list {word} new games for a {a} and a {b}"))
-  worked = f"name {word} new ideas for a {a} and a {b} so list uses with the {a} first and the {b} last"
-  return "ideas", question, worked, f"{word} ideas", f"with the {a} " + ", ".join(use.format(b=b) for use in r.sample(USES, n))
+  a, b = r.sample(THINGS, 2)
+  question = r.choice((f"name two uses for a {a} and a {b}", f"give two ideas with a {a} and a {b}",
+                       f"list two new games for a {a} and a {b}", f"what can one do with a {a} and a {b}? name two ideas"))
+  uses = ", ".join(use.format(b=b) for use in r.sample(USES, 2))
+  return "ideas", question, f"find two small games for the {a} first then with the {b}", "two ideas", f"with the {a} {uses}"
 
 
 def summarization(r):
   who, what, place = r.choice(NAMES), r.choice(("lamp", "boat", "drum", "leaf")), r.choice(("river", "road", "garden", "bell"))
   mood, verb = r.choice(("cold", "quiet", "old", "red")), r.choice(("lost", "found", "saw", "sold", "hid"))
-  end = r.choice(("went home", "told a story", "gets a new one", "sleeps there"))
+  end = r.choice(("went home", "told a story", "sleeps there", "was cold"))
   facts = f"{who} went to the {mood} {place}. there {who} {verb} a {what}. then {who} {end}."
   question = r.choice((f"sum up: {facts}", f"tell this in short: {facts}", f"give the main point: {facts}"))
-  worked = f"{who} went to the {mood} {place} and there {who} {verb} a {what} then {who} {end} so tell the main point in short"
+  worked = f"main point: at the {place} {who} {verb} a {what} then {end}"
   return "summary", question, worked, f"about {who}", f"{who} {verb} the {what} at the {mood} {place} and then {end}"
 
 
-MAKERS = {"math": (math_sum, math_sum, math_difference, math_difference, math_product, math_compare, math_sequence),
-          "coding": (code_example, code_example, code_steps, code_check, code_list, code_pair),
-          "science": (science_fact, science_kind, science_rank, science_legs, science_units, science_motion),
-          "logic": (logic_parity, logic_parity, logic_order, logic_rule, logic_truth),
+MAKERS = {"math": (math_total,) * 8 + (math_groups, math_difference, math_compare, math_sequence),
+          "coding": (code_merge,) * 7 + (code_repeat, code_example, code_steps, code_check, code_list, code_pair),
+          "science": (science_journey,) * 7 + (science_heat, science_legs, science_motion, science_fact, science_kind,
+                                               science_rank, science_units),
+          "logic": (logic_parity,) * 6 + (logic_switch,) * 2 + (logic_swap, logic_order, logic_rule, logic_truth),
           "creative_writing": (creative_writing,), "creative_ideation": (creative_ideation,), "summarization": (summarization,)}
 
 
@@ -1415,7 +1479,7 @@ def builtin_pool(seed: int = 0, size: int = 12000) -> list[dict]:
       continue
     asked.add(question)
     coin, flip = (zlib.crc32((word + question).encode()) / 2**32 for word in ("use ", "style "))
-    style = "terse" if terse and flip < TERSE_SHARE else "worked"
+    style = "terse" if kind in STATEFUL and flip < TERSE_SHARE else "worked"
     metadata = {"source": "builtin", "id": f"builtin-{seed}-{len(rows):05d}", "kind": kind, "style_of_solution": style,
                 "use": "sft" if coin < SFT_SHARE else "grpo", **(extra[0] if domain == "coding" else {})}
     reasoning = terse if style == "terse" else worked

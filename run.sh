@@ -100,12 +100,20 @@ case $RECIPE in
   *) fail "RECIPE=$RECIPE is unknown; valid: multi_domain curriculum dual_stream four_component" ;;
 esac
 if [ "$MODEL" = tiny ]; then  # the same stages at the size of a two-core machine
-  data+=(--max_prompt_tokens=128 --train_size=4000 --val_size=200 --test_size=400)
-  sft+=(--lora_rank=0 --learning_rate=3e-3 --max_steps=400 --batch_size=64 --micro_batch_size=64 --max_length=192 --max_new_tokens=64
-        --eval_every=100 --save_every=100)
-  grpo+=(--lora_rank=0 --learning_rate=1e-4 --max_grad_norm=1.0 --weight_decay=0 --max_steps=130 --batch_size=16 --num_generations=8
-         --num_iterations=1 --temperature=1.0 --beta=0.02 --max_prompt_tokens=128 --max_new_tokens=64 --eval_every=65 --save_every=50)
-  evaluate+=(--max_new_tokens=64)
+  answer=64; data+=(--max_prompt_tokens=128 --train_size=4000 --val_size=100 --test_size=400)
+  if [ -z "${POOL:-}" ] && [ "$RECIPE" != dual_stream ]; then  # the built-in pool: 12,000 rows, about 3,700 of them maths
+    answer=32; data+=(--train_size=10000 --test_size=450)
+  elif [ -z "${POOL:-}" ]; then
+    data+=(--train_size=3100)
+  fi
+  sft+=(--lora_rank=0 --learning_rate=2e-3 --max_steps=1600 --batch_size=16 --micro_batch_size=16 --max_length=192
+        --max_new_tokens=$answer --eval_every=400 --save_every=400)
+  grpo+=(--lora_rank=0 --learning_rate=2e-4 --max_grad_norm=1.0 --weight_decay=0 --max_steps=100 --batch_size=16
+         --num_generations=8 --num_iterations=1 --temperature=1.0 --beta=0.02 --max_prompt_tokens=128
+         --max_new_tokens=$answer --eval_every=50 --save_every=50)
+  evaluate+=(--max_new_tokens=$answer)
+  # glibc gives freed memory back and faults it in anew at every step, a third of the processor time; keep it instead.
+  export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=67108864
 fi
 if [ -n "${SMOKE:-}" ]; then  # every stage for real, a few steps of each: is this machine ready for the long run?
   data+=(--train_size=64 --val_size=14 --test_size=14 --max_prompt_tokens=256)

@@ -84,11 +84,12 @@ def tokenize(rows: list[dict], tokenizer, max_length: int) -> tuple[list[tuple[l
   return kept, len(pairs) - len(kept)
 
 
-def make_batches(pairs, batch_size: int, seed: int) -> grain.MapDataset:
+def make_batches(pairs, batch_size: int, seed: int, widths=((), ())) -> grain.MapDataset:
   """An endless dataset of batches (lists of pairs), addressed by step: a pure function of (seed, step).
 
   Each epoch is shuffled, then sorted by length inside windows of 4 batches, then its batches are shuffled: like lengths
   share a batch, while a batch still mixes domains (wider windows pad less but give batches of one domain, and a higher loss).
+  widths: what `stack` pads prompts and targets to; rows that pad alike stay in random order, as sorting them saves nothing.
   """
   if len(pairs) < batch_size:
     pairs = list(itertools.islice(itertools.cycle(pairs), batch_size))
@@ -98,7 +99,8 @@ def make_batches(pairs, batch_size: int, seed: int) -> grain.MapDataset:
   def epoch_order(epoch: int) -> list[np.ndarray]:
     rng = np.random.default_rng((seed, epoch))
     order = rng.permutation(len(pairs))[:per_epoch * batch_size]
-    lengths = np.array([len(pairs[i][0]) + len(pairs[i][1]) for i in order])
+    lengths = np.array([sum(gemma.fit(len(ids), sizes) if sizes else len(ids) for ids, sizes in zip(pairs[i], widths))
+                        for i in order])
     window = 4 * batch_size
     order = np.concatenate([order[s:s + window][np.argsort(lengths[s:s + window], kind="stable")]
                             for s in range(0, len(order), window)])
@@ -323,8 +325,8 @@ def main():
   rate = flag.learning_rate or (2e-4 if flag.lora_rank else 2e-5)
   optimizer = functools.partial(gemma.make_optimizer, rate, final_ratio=0.1, b1=0.9, b2=0.999,
                                 weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
-  batches = make_batches(pairs, flag.batch_size, flag.seed)
   widths = [gemma.choose_widths([len(pair[side]) for pair in pairs + val_pairs], flag.max_length) for side in (0, 1)]
+  batches = make_batches(pairs, flag.batch_size, flag.seed, widths)
   check = dict(max_new_tokens=flag.max_new_tokens, samples=flag.check_samples, seed=flag.seed)
   checked = held_out[:flag.check_rows]
   if "before" not in started:

@@ -9,7 +9,7 @@ import pytest
 import prepare_data
 import rewards
 
-LEGS = {"spider": 8, "ant": 6, "dog": 4, "bird": 2, "crab": 10, "bee": 6, "cow": 4, "hen": 2}
+LEGS = {"spider": 8, "ant": 6, "dog": 4, "bird": 2, "cat": 4, "bee": 6, "cow": 4, "hen": 2}
 PLANETS = ["mercury", "venus", "earth", "mars", "jupiter", "saturn", "uranus", "neptune"]
 SYMBOLS = {"iron": "Fe", "gold": "Au", "silver": "Ag", "lead": "Pb", "tin": "Sn", "copper": "Cu", "zinc": "Zn", "nickel": "Ni",
            "helium": "He", "neon": "Ne", "oxygen": "O", "argon": "Ar"}
@@ -61,19 +61,35 @@ def solve_parity(question):
   return "yes" if (listed.count(word) % 2 == 1) == ("odd" in question) else "no"
 
 
+def solve_switch(question):
+  presses, start, asked = question.count("press"), *re.search(r" is (on|off)\b.*is it (on|off)\?", question).groups()
+  return "yes" if (start == asked) == (presses % 2 == 0) else "no"
+
+
+def solve_swap(question):
+  cups = ["x" if c == re.search(r"in ([pqr])", question).group(1) else "" for c in "pqr"]
+  for x, y in re.findall(r"\b([pqr]) ([pqr])\b", question):
+    i, j = "pqr".index(x), "pqr".index(y)
+    cups[i], cups[j] = cups[j], cups[i]
+  return "yes" if cups["pqr".index(question[-2])] else "no"
+
+
 def solve(row):
   """The answer of one verifiable row that is not code, from the question's text alone."""
   question, kind = row["prompt"], row["metadata"]["kind"]
   numbers, words = [int(n) for n in re.findall(r"\d+", question)], re.findall(r"[a-z]+", question)
-  if kind in ("sum", "difference", "product", "motion"):
-    return str({"sum": sum(numbers), "difference": max(numbers) - min(numbers)}.get(kind, math.prod(numbers)))
+  if kind in ("total", "journey", "heat"):
+    return str(sum(numbers))
+  if kind in ("groups", "motion"):
+    return str(math.prod(numbers))
+  if kind == "difference":
+    return str(2 * max(numbers) - sum(numbers))
   if kind == "compare":
     return str(max(numbers) if "more" in question else min(numbers))
   if kind == "sequence":
     return str(2 * numbers[2] - numbers[1])
   if kind == "legs":
-    animals = [w for w in words if w in LEGS]
-    return str(sum(n * LEGS[a] for n, a in zip(numbers, animals)))
+    return str(sum(LEGS.get(w, 0) for w in words))
   if kind == "units":
     named = {w for w in words if any(w in pair for pair in UNIT_SIZES)}
     return str(numbers[0] * next(size for pair, size in UNIT_SIZES.items() if set(pair) == named))
@@ -87,7 +103,8 @@ def solve(row):
   if kind == "fact":
     thing = next(w for w in words if w in LEGS or w in PLANETS or w in SYMBOLS)
     return str(LEGS[thing] if "legs" in words else PLANETS.index(thing) + 1 if "orbit" in words else SYMBOLS[thing])
-  return {"order": solve_order, "truth": solve_truth, "rule": solve_rule, "parity": solve_parity}[kind](question)
+  return {"order": solve_order, "truth": solve_truth, "rule": solve_rule, "parity": solve_parity, "switch": solve_switch,
+          "swap": solve_swap}[kind](question)
 
 
 def test_same_seed_same_rows_other_seed_other_rows(pool):
@@ -112,9 +129,22 @@ def test_worked_arithmetic_holds_and_ends_in_the_answer(pool):
   for row in pool:
     for left, right in re.findall(r"([\d+*-]+)=(\d+)", row["reasoning"]):
       assert eval(re.sub(r"\b0+(\d)", r"\1", left)) == int(right), row
-    counted = row["metadata"]["kind"] in ("product", "motion", "legs", "sequence")
-    if counted and row["metadata"]["style_of_solution"] == "worked":
-      assert re.split(r"[,=]", row["reasoning"])[-1] == row["answer"], row
+    counted = row["domain"] in ("math", "science") and row["metadata"]["kind"] in (*prepare_data.STATEFUL, "sequence", "difference")
+    if row["metadata"]["style_of_solution"] == "worked" and (counted or row["metadata"]["kind"] in ("merge", "repeat")):
+      assert re.search(r"\d+$", row["reasoning"]).group() == re.search(r"\d+$", row["answer"]).group(), row
+
+
+def test_terse_rows_jump_and_worked_ones_write_every_state(pool):
+  """The two styles that GRPO chooses between: both are there in number for every kind that has them."""
+  styles = collections.defaultdict(collections.Counter)
+  for row in pool:
+    styles[row["metadata"]["kind"]][row["metadata"]["style_of_solution"]] += 1
+    if row["metadata"]["style_of_solution"] == "terse":
+      assert not re.search(r"\d|=", row["reasoning"]), row
+  assert {kind for kind, n in styles.items() if n["terse"]} == set(prepare_data.STATEFUL)
+  assert all(0.4 < styles[kind]["terse"] / styles[kind].total() < 0.7 for kind in prepare_data.STATEFUL)
+  verifiable = [row for row in pool if row["domain"] in rewards.VERIFIABLE_DOMAINS]
+  assert sum(row["metadata"]["kind"] in prepare_data.STATEFUL for row in verifiable) > len(verifiable) / 2
 
 
 def test_maths_rows_carry_a_true_equation_for_the_answer_and_one_that_checks_it(pool):
