@@ -83,7 +83,7 @@ class Worker:
     except (OSError, ValueError) as error:
       self.stop()
       raise SandboxUnavailable(f"cannot start {sys.executable!r} as a worker ({error}); expected a Python to run") from None
-    self.control.settimeout(GRACE_SECONDS)
+    self.control.settimeout(self.wall_seconds + GRACE_SECONDS)
     if not (self.layers["seccomp"] or self.layers["uid"] and self.layers["chroot"]):
       self.stop()
       raise SandboxUnavailable("cannot isolate code: no seccomp filter here, and not root; expected either one; "
