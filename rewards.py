@@ -1190,6 +1190,7 @@ def judge(rows: list[dict], url: str, model: str, *, workers: int = 8, timeout_s
         return verdict, "" if verdict else "judge_malformed", attempt
       except urllib.error.HTTPError as error:
         absent, wait = False, error.headers.get("Retry-After", "")
+        error.close()
         if error.code not in RETRY_STATUS:
           break
       except (OSError, http.client.HTTPException) as error:  # slow, refused, unknown host, cut off
@@ -1213,10 +1214,9 @@ def ask_judge(url: str, body: bytes, timeout_seconds: float) -> str:
   request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
   if os.environ.get("JUDGE_API_KEY"):
     request.add_unredirected_header("Authorization", "Bearer " + os.environ["JUDGE_API_KEY"])
-  with urllib.request.urlopen(request, timeout=timeout_seconds) as response:
-    reply = response.read(1 << 20)
   try:
-    return str(json.loads(reply)["choices"][0]["message"]["content"])
+    with urllib.request.urlopen(request, timeout=timeout_seconds) as response:
+      return str(json.loads(response.read(1 << 20))["choices"][0]["message"]["content"])
   except (KeyError, IndexError, TypeError, ValueError):
     return ""
 

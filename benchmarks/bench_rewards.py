@@ -56,11 +56,16 @@ def mixed_batch() -> float:
   texts = []
   for n, domain in enumerate(domains):
     question, truth, metadata, right, honest, *_ = rewards.TASKS[domain]
-    texts.append(rewards.format_response(f"Row {n}: " + rewards.REASONING.format(question), (right, honest)[n % 2]))
+    answer = (right, honest)[n % 2] + (f"\n# {n}" if domain == "coding" else "")  # no two alike, as in training
+    texts.append(rewards.format_response(f"Row {n}: " + rewards.REASONING.format(question), answer))
     for name, value in zip(columns, (domain, question, truth, json.dumps(metadata))):
       columns[name].append(value)
   functions = rewards.make_rewards("multi_domain")
-  batch = lambda: [f(columns["question"], texts, **columns) for f in functions]
+
+  def batch():
+    rewards.VERDICTS.clear()  # the code runs every time
+    return [f(columns["question"], texts, **columns) for f in functions]
+
   batch()  # starts the sandbox
   return best_of(5, batch)
 

@@ -56,7 +56,8 @@ RIGHT = [  # answer, truth
     ("After 3 days she will have 12 coins.", "12"), ("In 2020, he was 30 years old.", "30"), ("7 = 4 + 3", "7"), ("~42", "42"),
     ("twenty-one", "21"), ("Six apples", "6"), ("minus 5", "-5"), ("−5°C", "-5"), ("５", "5"), ("`5`", "5"), ("#### -3", "-3"),
     ("10 \\text{ m/s}^2", "10"), ("6 pi", "6\\pi"), ("x=2, y=3", "2, 3"), ("2 and 3", "2, 3"), ("yes", "Yes"),
-    ("12:30", "12:30"),
+    ("12:30", "12:30"), ("She can start at 6 - 4 = 2:00 am", "2"), ("As a percentage it is 19/20 * 100 = %95.", "95"),
+    ("The ratio is 3:4.", "3:4"),
     ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"), ("\\binom{5}{2}", "10"),
     ("1:2", "1 : 2"), ("$1 : 2$", "1:2"), ("1/2", "1:2"), ("(3, 4)", "(3,4)"), ("89, 88, 85", "89,88,85"), ("x^2", "x^{2}"),
     ("(1/2, 3)", "(0.5, 3)"), ("\\{3, 1, 2\\}", "\\{1,2,3\\}"), ("Tuesday", "\\text{Tuesday}"), ("\\text{(B)}", "(B)"),
@@ -87,7 +88,9 @@ WRONG = [
     ("3,5", "3.5"),
     ("2 hours 30 minutes", "2"), ("2 hours 30 minutes", "150"), ("1/0", "0"), ("0/0", "0"), ("NaN", "0"), ("inf", "42"),
     ("The answer is 42.\nWait, the answer is 43.", "42"), ("#### 41", "42"), ("42\n#### 41", "42"), ("answer here", "42"),
-    ("the question mentions 42 apples and 12 pears", "42"), ("1100 \\text{ cents}", "\\$ 1.06"), ("106", "$1060"),
+    ("the question mentions 42 apples and 12 pears", "42"), ("We meet at 7:30 pm", "7"), ("The ratio is 3:4", "3"),
+    ("Thus we get 5-6 in the end.", "5"),
+    ("The total is then 32768 feet * 2 =", "2"), ("1100 \\text{ cents}", "\\$ 1.06"), ("106", "$1060"),
 ]
 
 
@@ -179,11 +182,11 @@ def test_coding_runs_the_tests():
 
 def test_partial_credit_is_small_and_single():
   grade = lambda answer, truth, domain="math": rewards.grade([domain], [answer], [truth])[0]
-  assert grade("100", "100") == 1.0 and grade("105", "100") == pytest.approx(1 / 6) and grade("117",
-                                                                                              "100") == pytest.approx(1 / 12)
+  assert grade("100", "100") == 1.0
+  assert grade("105", "100") == pytest.approx(1 / 6) and grade("117", "100") == pytest.approx(1 / 12)
   assert grade("150", "100") == grade("90, 95, 100, 105", "100") == grade("", "100") == grade("1", "0") == 0.0
-  assert grade("osmosis of water", "osmosis", "science") == 0.5 and grade("so many words before osmosis comes at last",
-                                                                          "osmosis", "science") == 0.0
+  assert grade("osmosis of water", "osmosis", "science") == 0.5
+  assert grade("so many words before osmosis comes at last", "osmosis", "science") == 0.0
   assert rewards.grade(["math", "math", "poetry"], [None, "1", "x"], ["1", "1", "x"]) == [0.0, 1.0, 0.0]
 
 

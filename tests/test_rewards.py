@@ -22,17 +22,16 @@ DUAL = ("<reasoning>\nPlan: add both.\nReasoning: 2 and 2 make 4.\nEvidence: 2 +
         "<answer>4</answer>")
 
 WELL_FORMED = [
-    GOOD, " \n" + GOOD + "\n\n", "\ufeff" + GOOD, GOOD.replace("\n", "\r\n"), GOOD.replace("\n", ""), GOOD.replace("\n",
-                                                                                                                   "\n\n\t"),
+    GOOD, " \n" + GOOD + "\n\n", "\ufeff" + GOOD, GOOD.replace("\n", "\r\n"), GOOD.replace("\n", ""),
+    GOOD.replace("\n", "\n\n\t"),
     "<reasoning>\nif a < b and b > c\n</reasoning><answer>x < 3</answer>",
     "<reasoning>the tag <think> is fine</reasoning><answer>1</answer>",
     "<reasoning>∴</reasoning><answer>∞</answer>", "<reasoning>r</reasoning><answer>line 1\nline 2</answer>",
 ]
 MALFORMED = [
     "", " ", "4", "<answer>4</answer>", "<reasoning>r</reasoning>", GOOD + "x", "x" + GOOD, GOOD + GOOD,
-    GOOD.replace("\n", "so"),
-    GOOD.removesuffix("</answer>"), GOOD.replace("</reasoning>",
-                                                 ""), GOOD + "</answer>", "<reasoning>" + GOOD, GOOD + "<answer>5</answer>",
+    GOOD.replace("\n", "so"), GOOD.removesuffix("</answer>"), GOOD.replace("</reasoning>", ""), GOOD + "</answer>",
+    "<reasoning>" + GOOD, GOOD + "<answer>5</answer>",
     "<answer>4</answer><reasoning>r</reasoning>", "<reasoning></reasoning><answer>4</answer>",
     "<reasoning>r</reasoning><answer></answer>",
     "<reasoning> \n</reasoning><answer>4</answer>", "<reasoning>...</reasoning><answer>4</answer>",
@@ -89,8 +88,8 @@ def test_lenient_reading():
 
 def total(system, text, domain="math", answer="4", question="What is 2 + 2?", metadata=None, **options):
   columns = dict(domain=[domain], answer=[answer], question=[question], metadata=[json.dumps(metadata or {})])
-  return {f.__name__: f([rewards.format_prompt(question)], [text], **columns)[0] for f in rewards.make_rewards(system,
-                                                                                                               **options)}
+  functions = rewards.make_rewards(system, **options)
+  return {f.__name__: f([rewards.format_prompt(question)], [text], **columns)[0] for f in functions}
 
 
 def test_multi_domain_keeps_the_seeds_constants():
@@ -133,7 +132,7 @@ def test_curriculum_phases_follow_the_run():
 
 @pytest.mark.parametrize("answer, punished",
                          [("4", 0), ("I cannot help with that.", -3), ("I'm sorry, but no.", -3), ("As an AI, no", -3),
-                                              ("I can help: 4", 0), ("He was sorry", 0), ("", -3)])
+                          ("I can help: 4", 0), ("He was sorry", 0), ("", -3)])
 def test_refusals(answer, punished):
   assert total("curriculum", f"<reasoning>r</reasoning><answer>{answer}</answer>")["punish_refusal"] == punished
 
@@ -144,14 +143,14 @@ def test_dual_stream_sizes():
        "reward_cast_math_and_completeness": 0.25 + 0.75 * (2 + 4 + 2 + 4) / 20 + 3.0}, abs=0.2)
   wrong, near, right = (sum(total("dual_stream", DUAL, answer=a).values()) for a in ("9", "4.3", "4"))
   assert wrong < near < right and right - wrong == pytest.approx(3.0)
-  assert total("dual_stream", "")["reward_format_soft"] == -0.5 and total("dual_stream",
-                                                                          DUAL * 2)["reward_format_soft"] == -0.75
+  assert total("dual_stream", "")["reward_format_soft"] == -0.5
+  assert total("dual_stream", DUAL * 2)["reward_format_soft"] == -0.75
 
 
 def test_four_component_weights():
   default = total("four_component", GOOD)
-  assert list(default) == ["format", "coherence", "correctness",
-                           "efficiency"] and default["format"] == 0.25 and default["efficiency"] == 0.0
+  assert list(default) == list(rewards.WEIGHTS) == ["format", "coherence", "correctness", "efficiency"]
+  assert default["format"] == 0.25 and default["efficiency"] == 0.0
   only = total("four_component", GOOD, format_weight=0.0, coherence_weight=0.0, correctness_weight=0.0, efficiency_weight=1.0)
   assert only["efficiency"] > 0.0 and sum(only.values()) == only["efficiency"]
   with pytest.raises(rewards.InputError, match="0.5, 0.2, 0.55, 0 sum to 1.25; expected none below 0 and a sum of 1"):
@@ -165,8 +164,8 @@ def test_batches_survive_bad_rows():
   rewards.failed_rows(reset=True)
   texts = [GOOD, None, GOOD, GOOD, 7, GOOD, GOOD]
   columns = dict(domain=["math", "math", "math", "coding", "math", None, "math"], answer=["4", "4", None, "x", "4", "4", "4"],
-                 metadata=["{}", "{}", "not json", '{"test_cases": 5}', "{}", "[]",
-                           None], question=["?"] * 7, mode="train", step=3)
+                 metadata=["{}", "{}", "not json", '{"test_cases": 5}', "{}", "[]", None], question=["?"] * 7, mode="train",
+                 step=3)
   for system in rewards.SYSTEMS:
     for function in rewards.make_rewards(system):
       values = function(["p"] * 7, texts, **columns)
@@ -194,8 +193,8 @@ def test_any_text_gets_a_finite_reward_inside_the_range(text, domain, truth):
     for function in rewards.make_rewards(system):
       value, = function([text], [text], **columns)
       assert math.isfinite(value) and function.range[0] <= value <= function.range[1]
-  assert sum(rewards.failed_rows().values()) - rewards.failed_rows().get("math_over_limit",
-                                                                         0) == before  # and nothing was caught on the way
+  after = sum(rewards.failed_rows().values()) - rewards.failed_rows().get("math_over_limit", 0)
+  assert after == before  # and nothing was caught on the way
 
 
 @settings(max_examples=300, deadline=None)
@@ -320,8 +319,8 @@ def test_judge_retries_and_counts(server):
     server.script = [reply]
     assert rewards.judge([row], server.url, "m") == [None] and rewards.failed_rows(reset=True) == {"judge_malformed": 1}
   server.script = [401]
-  assert rewards.judge([row], server.url,
-                       "m") == [None] and rewards.failed_rows(reset=True) == {"judge_failed": 1}  # not asked again
+  assert rewards.judge([row], server.url, "m") == [None]
+  assert rewards.failed_rows(reset=True) == {"judge_failed": 1}  # not asked again
   server.script = [1.0, 1.0]
   assert rewards.judge([row], server.url, "m", timeout_seconds=0.2, attempts=2, backoff_seconds=0.01) == [None]
   assert rewards.failed_rows(reset=True) == {"judge_failed": 1, "judge_retried": 1}
@@ -363,16 +362,17 @@ def test_judge_as_the_reward_of_creative_domains(server):
 def test_explain_says_what_is_wrong():
   row = {"domain": "math", "question": "What is 2 + 2?", "answer": "4", "metadata": {}}
   best = rewards.explain(GOOD, row)
-  assert best["correct"] and best["problems"] == [] and best["total"] == pytest.approx(sum(total("four_component",
-                                                                                                 GOOD).values()))
+  assert best["correct"] and best["problems"] == []
+  assert best["total"] == pytest.approx(sum(total("four_component", GOOD).values()))
   worse = rewards.explain("<reasoning>r</reasoning><answer>5 or 6</answer> bye", row)
   assert worse["correct"] is False and "after" in worse["problems"][0] and "None" in worse["problems"][1]
   assert worse["total"] < best["total"]
   assert worse["advice"][0].startswith("correctness: up to 0.55 more")
   code = {"domain": "coding", "question": "?", "answer": "def f(x): return x",
           "metadata": {"test_cases": ["assert f(1) == 1", "assert f(2) == 2"]}}
-  assert "1 of 2 tests pass" in rewards.explain("<reasoning>r</reasoning><answer>def f(x): return 1</answer>",
-                                                code)["problems"][0]
+  constant = "<reasoning>r</reasoning><answer>def f(x): return 1</answer>"
+  assert "1 of 2 tests pass" in rewards.explain(constant, code)["problems"][0]
+  assert rewards.explain(constant, code, code_rewards="off")["problems"] == []  # off runs no code, here either
   assert rewards.explain(GOOD, {"domain": "creative_writing", "question": "?"})["correct"] is None
 
 
@@ -392,7 +392,7 @@ def test_command_line(tmp_path):
   assert "r1" not in run(f"--explain={path}", "--limit=1").stdout
   for arguments, message in ((["--explain=missing.jsonl"], "missing.jsonl does not exist"), ([], "nothing to do"),
                              ([f"--explain={path}", "--weights=format=0.9"], "expected none below 0 and a sum of 1"),
-                             ([f"--explain={path}", "--weights=form=1"], "--weights has 'form=1'; expected name=number, with the names format")):
+                             ([f"--explain={path}", "--weights=form=1"], "--weights has 'form=1'; expected name=number")):
     result = run(*arguments)
     assert result.returncode == 2 and message in result.stderr and len(result.stderr.splitlines()) == 1
     assert "Traceback" not in result.stderr
