@@ -144,6 +144,7 @@ class Settings(NamedTuple):
   remat: bool
   style: str
   system: str
+  packed: bool = True  # the answers of a prompt share its sequence (see model.packed_hidden); False: a sequence each
 
 
 # ------------------------------------------------------------------------------------------------------------ rows → tokens
@@ -331,7 +332,8 @@ def make_batch(rollout: Rollout, advantages: np.ndarray, settings: Settings) -> 
   weights = token_weights(rollout.lengths, counted, size, settings.algorithm, settings.max_new_tokens)
   beta = np.repeat([settings.domain_beta.get(row["domain"], settings.beta) for row in rollout.rows], settings.num_generations)
   zeros = np.zeros(weights.shape, np.float32)
-  batch = Batch(rollout.prompts, rollout.completions[:, :size], weights.astype(np.float32), advantages.astype(np.float32),
+  prompts = rollout.prompts if settings.packed else np.repeat(rollout.prompts, settings.num_generations, 0)
+  batch = Batch(prompts, rollout.completions[:, :size], weights.astype(np.float32), advantages.astype(np.float32),
                 beta.astype(np.float32), zeros, zeros, np.ones(len(advantages), bool))
   count = len(rollout.rows) // settings.micro_batch_size
   return Batch(*(x.reshape(count, -1, *x.shape[1:]) for x in batch))
@@ -424,7 +426,7 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     if "reference" in self.rl_cluster.inference_worker._models:
       reference = self.rl_cluster.inference_worker.get_model("reference")
       with self.mesh:
-        logps = [reference_logps(reference, p, c, temperature=settings.temperature, generations=settings.num_generations)
+        logps = [reference_logps(reference, p, c, temperature=settings.temperature, generations=len(c) // len(p))
                  for p, c in zip(batch.prompts, batch.completions)]
       batch = batch._replace(ref_logps=np.stack(jax.tree.map(np.asarray, logps)))
     return advantages, batch
@@ -759,9 +761,9 @@ def read_settings(flag, prompt_widths, style: str, fsdp: int) -> Settings:
   for name, size in (("micro_batch_size", micro), ("rollout_batch_size", at_once)):
     if flag.batch_size % size:
       raise InputError(f"--batch_size={flag.batch_size} is not a multiple of --{name}={size}; choose a divisor")
-  if micro % fsdp:
-    raise InputError(f"--micro_batch_size={micro} prompts do not divide over {fsdp} fsdp devices; use a multiple of {fsdp}, or "
-                     "--mesh with fewer")
+  if micro * flag.num_generations % fsdp:
+    raise InputError(f"--micro_batch_size={micro} prompts × {flag.num_generations} answers do not divide over {fsdp} fsdp devices; "
+                     f"make their product a multiple of {fsdp}, or use --mesh with fewer")
   if not 0 <= flag.overlong_buffer <= flag.max_new_tokens:
     raise InputError(f"--overlong_buffer={flag.overlong_buffer} is not within 0 and --max_new_tokens={flag.max_new_tokens}")
   if flag.temperature <= 0:
@@ -772,7 +774,8 @@ def read_settings(flag, prompt_widths, style: str, fsdp: int) -> Settings:
       parse_pairs(flag.domain_beta, "domain_beta", rewards.DOMAINS), flag.epsilon,
       flag.epsilon_high or (0.28 if dapo else flag.epsilon),
       flag.dynamic_sampling if flag.dynamic_sampling >= 0 else 3 * dapo, flag.mask_truncated, flag.overlong_buffer,
-      flag.anneal_domains, flag.temperature, flag.max_new_tokens, prompt_widths, flag.seed, flag.remat, style, flag.rewards)
+      flag.anneal_domains, flag.temperature, flag.max_new_tokens, prompt_widths, flag.seed, flag.remat, style, flag.rewards,
+      packed=micro % fsdp == 0)
 
 
 def read_thresholds(flag, held_out: list[dict]) -> list[float]:
