@@ -13,7 +13,6 @@
 # POOL     JSONL files in the unified schema, comma-separated; EVAL_POOL: the same for val and test; empty: the built-in pool
 # OUT      where the stages write; SEED; MAX_HOURS: one time budget for all stages, 0 for none
 # DATA_FLAGS, SFT_FLAGS, GRPO_FLAGS, EVAL_FLAGS, EXPORT_FLAGS: further flags for a stage; they win over the recipe's
-# On several hosts start the same line on each with one shared OUT: see docs/scale.md.
 set -euo pipefail
 cd "$(dirname "$0")"
 {  # read whole before it runs: an update of this file cannot break a run that is under way
@@ -80,7 +79,8 @@ MAX_HOURS=${MAX_HOURS:-0}
 STAGES=${STAGES:-data eval_base sft eval_sft grpo eval_grpo export}
 
 # --- the four recipes: what their seeds ran with on Gemma 3 1B --------------------------------------------------------------
-data=(--max_prompt_tokens=1024 --train_size=10000 --val_size=500 --test_size=500 --mixing=disco --disco_temperature=0.5)
+data=(--max_prompt_tokens=1024 --mixing=disco --disco_temperature=0.5)
+if [ -n "${POOL:-}" ]; then data+=(--train_size=10000 --val_size=500 --test_size=500); fi  # the built-in pool has its own sizes
 sft=(--lora_rank=16 --lora_alpha=32 --max_steps=200 --batch_size=32 --micro_batch_size=8 --max_length=2048 --max_new_tokens=512)
 grpo=(--num_generations=4 --num_iterations=4 --epsilon=0.2 --learning_rate=3e-6 --lora_rank=16 --lora_alpha=32 --temperature=0.7
       --max_prompt_tokens=1024 --max_new_tokens=512 --batch_size=2 --max_steps=20000 --beta=0.04 --rewards="$RECIPE")
@@ -91,8 +91,9 @@ case $RECIPE in
     data+=(--mixing=weights --domain_weights=math=0.35,coding=0.30,science=0.20,logic=0.15)
     grpo+=(--beta=0.08 --temperature=0.9 --max_steps=2000) ;;
   dual_stream)
-    data+=(--style=dual_stream --mixing=weights --domain_weights=math=1)
-    sft+=(--lora_rank=0 --learning_rate=2e-5 --batch_size=4 --micro_batch_size=2)
+    data+=(--style=dual_stream --mixing=weights --domain_weights=math=1)  # GSM8K has 7,473 training rows, the built-in pool 3,700
+    if [ -n "${POOL:-}" ]; then data+=(--train_size=6000); else data+=(--train_size=3100 --val_size=100); fi
+    sft+=(--lora_rank=0 --learning_rate=2e-5)
     grpo+=(--lora_rank=0 --max_steps=2000) ;;
   four_component)
     sft+=(--lora_rank=8 --lora_alpha=16)
@@ -100,12 +101,9 @@ case $RECIPE in
   *) fail "RECIPE=$RECIPE is unknown; valid: multi_domain curriculum dual_stream four_component" ;;
 esac
 if [ "$MODEL" = tiny ]; then  # the same stages at the size of a two-core machine
-  answer=64; data+=(--max_prompt_tokens=128 --train_size=4000 --val_size=100 --test_size=400)
-  if [ -z "${POOL:-}" ] && [ "$RECIPE" != dual_stream ]; then  # the built-in pool: 12,000 rows, about 3,700 of them maths
-    answer=32; data+=(--train_size=10000 --test_size=450)
-  elif [ -z "${POOL:-}" ]; then
-    data+=(--train_size=3100)
-  fi
+  answer=64; data+=(--max_prompt_tokens=128)
+  if [ -n "${POOL:-}" ]; then data+=(--train_size=4000 --val_size=100 --test_size=400); fi
+  if [ -z "${POOL:-}" ] && [ "$RECIPE" != dual_stream ]; then answer=32; data+=(--train_size=10000 --val_size=100 --test_size=450); fi
   sft+=(--lora_rank=0 --learning_rate=2e-3 --max_steps=1600 --batch_size=16 --micro_batch_size=16 --max_length=192
         --max_new_tokens=$answer --eval_every=400 --save_every=400)
   grpo+=(--lora_rank=0 --learning_rate=2e-4 --max_grad_norm=1.0 --weight_decay=0 --max_steps=100 --batch_size=16
@@ -116,6 +114,7 @@ if [ "$MODEL" = tiny ]; then  # the same stages at the size of a two-core machin
   # glibc gives freed memory back and faults it in anew at every step, a third of the processor time; keep it instead.
   export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=67108864
 fi
+if [ "$MAX_HOURS" != 0 ]; then grpo+=(--max_steps=auto); fi  # as many as fit; schedule and phases follow
 if [ -n "${SMOKE:-}" ]; then  # every stage for real, a few steps of each: is this machine ready for the long run?
   data+=(--train_size=64 --val_size=14 --test_size=14 --max_prompt_tokens=256)
   sft+=(--max_steps=2 --batch_size=4 --micro_batch_size=4 --max_length=512 --max_new_tokens=32 --check_rows=4 --check_samples=2)
