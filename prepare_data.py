@@ -54,8 +54,8 @@ flags.DEFINE_float("disco_temperature", 0.5, "T in share ~ p^T: 1 keeps the natu
                    lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_list("domain_weights", ["math=0.35", "coding=0.30", "science=0.20", "logic=0.15"],
                   "Shares under --mixing=weights; a domain that is not named gets none.", flag_values=FLAGS)
-flags.DEFINE_string("tokenizer", "auto", "Measures prompts: tiny (trained here), a folder with tokenizer.model, empty for "
-                    "none; auto: tiny for the built-in pool, else none.", flag_values=FLAGS)
+flags.DEFINE_string("tokenizer", "auto", "Measures prompts: tiny (trained here), gemma-3-270m-it, gemma-3-1b-it, a folder with "
+                    "tokenizer.model, empty for none; auto: tiny for the built-in pool, else none.", flag_values=FLAGS)
 flags.DEFINE_integer("max_prompt_tokens", 1024, "Longest prompt, in tokens, <bos> included.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_enum("overlong", "cut", ["cut", "drop"], "A longer prompt is cut at a sentence and marked, or dropped.",
                   flag_values=FLAGS)
@@ -779,10 +779,13 @@ def is_tiny(flag_values) -> bool:
 
 
 def open_tokenizer(folder: str):
-  """A folder's SentencePieceProcessor; None for no folder."""
+  """The SentencePieceProcessor of a folder, or of a model by its name; None for neither."""
   if not folder:
     return None
   import sentencepiece
+  if not pathlib.Path(folder).is_dir():
+    import model  # here and not above: it imports JAX, 3 s that a folder does not need
+    folder = model.resolve_model(folder)
   path = pathlib.Path(folder) / "tokenizer.model"
   if not path.is_file():
     raise InputError(f"{path} does not exist; --tokenizer takes tiny, nothing, or a folder that holds tokenizer.model")
