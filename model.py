@@ -52,7 +52,7 @@ KAGGLE_HANDLES = {name: f"google/gemma-3/transformers/{name}" for name in ("gemm
 LORA_MODULES = ".*q_einsum|.*kv_einsum|.*gate_proj|.*down_proj|.*up_proj|.*attn_vec_einsum"  # the seeds' choice: all of them
 LENGTH_BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 LOCKS = {}  # folder → the open file that holds it
-HEAD_CHUNK = 256  # positions whose logits exist at once: 256 × 262,144 float32 = 268 MB
+HEAD_CHUNK = 128  # positions whose logits exist at once: 128 × 262,144 float32 = 134 MB, and as much for their probabilities
 
 
 # --------------------------------------------------------------------------------------------------------------- devices
@@ -663,12 +663,39 @@ def completion_hidden(view, sliding_window: int, prompts, completions, generatio
   return h[:, width - 1:-1]
 
 
+def head_logps(h, ids, head, temperature: float):
+  """h (C, D), ids (C,), head (V, D) -> log p(id) and entropy (C,), and p (C, V) without its gradient."""
+  logits = jnp.einsum("cd,vd->cv", h, head, preferred_element_type=jnp.float32) / temperature
+  log_z = jax.nn.logsumexp(logits, -1)
+  free, free_z = jax.lax.stop_gradient((logits, log_z))
+  p = jnp.exp(free - free_z[:, None])
+  return jnp.take_along_axis(logits, ids[:, None], -1)[:, 0] - log_z, free_z - jnp.sum(p * free, -1), p
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def frozen_head(h, ids, head, temperature: float):
+  """`head_logps` without p, for a head that does not train: the forward pass finds d log p / d h = (head[id] − p · head) / T
+  while it has the logits, so the backward pass needs neither them nor the head."""
+  return head_logps(h, ids, head, temperature)[:2]
+
+
+def frozen_head_forward(h, ids, head, temperature):
+  logps, entropy, p = head_logps(h, ids, head, temperature)
+  expected = jnp.einsum("cv,vd->cd", p.astype(head.dtype), head, preferred_element_type=jnp.float32)
+  return (logps, entropy), ((head[ids] - expected) / temperature).astype(h.dtype)
+
+
+frozen_head.defvjp(frozen_head_forward, lambda temperature, slope, cotangent: (
+    (cotangent[0][:, None] * slope).astype(slope.dtype), None, None))
+
+
 def token_logps(model: nnx.Module, prompts, completions, *, temperature: float = 1.0, generations: int = 1,
                 remat: bool = False):
   """log p(token) of each completion token at `temperature` and the entropy there, both (N, L) float32.
 
   The one log-prob function of this project: SFT loss, old, reference and current policy. The vocabulary head runs only on
-  completion positions, HEAD_CHUNK at a time, and the backward pass rebuilds a chunk's logits instead of keeping all.
+  completion positions, HEAD_CHUNK at a time, and no chunk's logits are kept: where the head trains, the backward pass rebuilds
+  them (with LoRA it needs none).
   prompts (N / G, P) left-padded, each followed by its G rows of completions (N, L).
   """
   view = compute_view(model)
@@ -679,16 +706,10 @@ def token_logps(model: nnx.Module, prompts, completions, *, temperature: float =
   chunk = min(HEAD_CHUNK, rows * length)
   fill = -len(flat_ids) % chunk
   flat_h, flat_ids = jnp.pad(flat_h, ((0, fill), (0, 0))), jnp.pad(flat_ids, (0, fill))
-
-  @jax.checkpoint
-  def body(h, ids):
-    logits = jnp.einsum("cd,vd->cv", h, head, preferred_element_type=jnp.float32) / temperature
-    log_z = jax.nn.logsumexp(logits, -1)
-    free = jax.lax.stop_gradient(logits)
-    entropy = jax.lax.stop_gradient(log_z) - jnp.sum(jnp.exp(free - jax.lax.stop_gradient(log_z)[:, None]) * free, -1)
-    return jnp.take_along_axis(logits, ids[:, None], -1)[:, 0] - log_z, entropy
-
-  parts = jax.lax.map(lambda x: body(*x), (flat_h.reshape(-1, chunk, h.shape[-1]), flat_ids.reshape(-1, chunk)))
+  frozen = trainable(model) is nnx.LoRAParam
+  body = frozen_head if frozen else jax.checkpoint(lambda *x: head_logps(*x)[:2], static_argnums=3)
+  parts = jax.lax.map(lambda x: body(*x, head, temperature),
+                      (flat_h.reshape(-1, chunk, h.shape[-1]), flat_ids.reshape(-1, chunk)))
   return tuple(p.reshape(-1)[:rows * length].reshape(rows, length) for p in parts)
 
 

@@ -20,9 +20,10 @@ import time
 
 from absl import flags
 
-sys.path[:0] = [str(pathlib.Path(__file__).resolve().parents[1]), str(pathlib.Path(__file__).resolve().parent)]
-import rewards
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from bench_grpo import Clock, choose, machine_line, print_table, race
+
+import rewards
 
 FLAGS = flags.FlagValues()
 # Inputs.
