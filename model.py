@@ -107,7 +107,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> bytes:
            *(f"{name}:" for name in rewards.SECTIONS)]
   fixed = [symbol.replace(" ", "\u2581") for symbol in fixed]  # sentencepiece matches after escaping spaces
   symbols = fixed + [f"<unused{i}>" for i in range(101 - len(fixed))] + [rewards.TURN_START, rewards.TURN_END]
-  buffer = io.BytesIO()
+  texts, buffer = list(texts), io.BytesIO()
+  vocab_size = max(vocab_size, 512 + len(set().union(*texts)))  # every character of a pool, beside the symbols and 256 bytes
   spm.SentencePieceTrainer.train(
       sentence_iterator=iter(texts), model_writer=buffer, vocab_size=vocab_size, model_type="bpe", byte_fallback=True,
       pad_id=PAD_ID, eos_id=EOS_ID, bos_id=BOS_ID, unk_id=3, user_defined_symbols=symbols, split_digits=True,
@@ -737,6 +738,9 @@ def make_update(trainer: peft_trainer.PeftTrainer, mesh):
   """
   kind = trainable(trainer.model)
   graph, _, _ = nnx.split(trainer.model, kind, ...)
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  lay = lambda x: x if isinstance(x.sharding, jax.sharding.NamedSharding) else jax.device_put(x, everywhere)
+  nnx.update(trainer.optimizer, jax.tree.map(lay, nnx.state(trainer.optimizer)))  # as the step returns it: else it compiles twice
   optimizer_graph, _ = nnx.split(trainer.optimizer)
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
