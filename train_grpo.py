@@ -727,17 +727,30 @@ def build_learner(policy: gemma.Policy, reference, tx, reward_fns, settings: Set
 
 
 def open_log(out_dir: str, use_wandb: bool) -> Callable[[dict], None]:
-  """TensorBoard under out_dir/tensorboard, and Weights & Biases only when asked (Tunix would start it unasked)."""
-  from metrax.logging import TensorboardBackend, WandbBackend
-  backends = [TensorboardBackend(log_dir=os.path.join(out_dir, "tensorboard"), flush_every_n_steps=20)]
+  """TensorBoard events under out_dir/tensorboard, and Weights & Biases only when asked (Tunix would start it unasked).
+
+  The events are written by this thread: TensorBoard's own writer thread dies on a full disk, and the run then waits for ever.
+  """
+  from tensorboardX.event_file_writer import EventsWriter
+  from tensorboardX.proto.event_pb2 import Event
+  from tensorboardX.summary import scalar
+  folder = os.path.join(out_dir, "tensorboard")
+  os.makedirs(folder, exist_ok=True)
+  writer, wandb_run = EventsWriter(os.path.join(folder, "events")), None
   if use_wandb:
-    backends.append(WandbBackend(project="gemma-reasoning", name=os.path.basename(os.path.abspath(out_dir))))
+    try:
+      import wandb
+    except ImportError as error:
+      raise InputError("--wandb needs the wandb package: pip install wandb, or leave the flag out") from error
+    wandb_run = wandb.init(project="gemma-reasoning", name=os.path.basename(os.path.abspath(out_dir)))
 
   def log(row: dict):
-    for name, value in row.items():
-      if isinstance(value, float | int) and name != "step":
-        for backend in backends:
-          backend.log_scalar(f"grpo/{name}", value, step=row["step"])
+    numbers = {name: value for name, value in row.items() if isinstance(value, float | int) and name != "step"}
+    for name, value in numbers.items():
+      writer.write_event(Event(wall_time=time.time(), step=row["step"], summary=scalar(f"grpo/{name}", value)))
+    writer.flush()
+    if wandb_run:
+      wandb_run.log(numbers, step=row["step"])
   return log
 
 
