@@ -117,10 +117,10 @@ def summary(processes: list[list[dict]], unit: str) -> dict | None:
   timed = [step for process in processes for step in process[1:]]
   if not timed:
     return None
-  median = lambda get: statistics.median(map(get, timed))
-  return {"s/step": median(lambda s: s["seconds"]), "CPU s/step": median(lambda s: s["cpu"]),
-          f"{unit}/s": median(lambda s: s[unit] / s["seconds"]), "tokens/s": median(lambda s: s["tokens"] / s["seconds"]),
-          "tokens/CPU s": median(lambda s: s["tokens"] / s["cpu"]),
+  median = lambda key: statistics.median(step[key] for step in timed)
+  seconds, cpu, tokens = median("seconds"), median("cpu"), statistics.mean(step["tokens"] for step in timed)
+  return {"s/step": seconds, "CPU s/step": cpu, f"{unit}/s": timed[0][unit] / seconds, "tokens/s": tokens / seconds,
+          "tokens/CPU s": tokens / cpu,
           "first step s": statistics.median(process[0]["seconds"] for process in processes if process),
           "peak GiB": max(step["peak"] for process in processes for step in process)}
 

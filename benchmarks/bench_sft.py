@@ -66,8 +66,9 @@ def make_pairs(rows: list[dict], tokenizer, length: int, kind: str, count: int) 
   size = lambda prompt, target: len(gemma.encode(tokenizer, prompt)) + len(gemma.encode_target(tokenizer, target))
   if kind == "real":
     return [(row["prompt"], row["target"]) for row in rows if size(row["prompt"], row["target"]) <= length][:count]
+  rows = [row for row in rows if size(row["prompt"], "") <= length // 2]
   pairs, at = [], 0
-  while len(pairs) < count:
+  while len(pairs) < count and at < 100 * count and rows:
     prompt, target = rows[at % len(rows)]["prompt"], ""
     while size(prompt, target) < length:
       target += rows[at % len(rows)]["target"] + "\n"
