@@ -169,7 +169,9 @@ def loss_check(flag):
     batches = train_sft.make_batches(pairs, flag.batch_size, flag.seed)
     if name == "random order":
       rng = np.random.default_rng(flag.seed)
-      drawn = [rng.permutation(len(pairs))[:flag.batch_size] for _ in range(flag.check_steps)]
+      epochs = -(-flag.check_steps * flag.batch_size // len(pairs))
+      drawn = np.concatenate([rng.permutation(len(pairs)) for _ in range(epochs)])[:flag.check_steps * flag.batch_size]
+      drawn = drawn.reshape(-1, flag.batch_size)
       batches = grain.MapDataset.source(drawn).map(lambda index, pairs=pairs: [pairs[i] for i in index])
     trainer = train_sft.make_trainer(policy.model, optimizer(flag.check_steps, flag.learning_rate), flag.remat)
     update, real, padded, cpu = gemma.make_update(trainer, policy.mesh), 0, 0, time.process_time()
