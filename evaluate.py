@@ -36,7 +36,7 @@ flags.DEFINE_string("checkpoint", "", "SFT, GRPO or PEFT adapter folder to put o
                     flag_values=FLAGS)
 flags.DEFINE_string("compare", "", "results.json of another model on the same rows; empty: no comparison.", flag_values=FLAGS)
 flags.DEFINE_string("out_dir", "artifacts/run/eval", "Folder to write.", flag_values=FLAGS)
-flags.DEFINE_boolean("overwrite", False, "Start again although out_dir holds responses made with other flags.",
+flags.DEFINE_boolean("overwrite", False, "Replace what out_dir holds from an earlier run.",
                      flag_values=FLAGS)
 flags.DEFINE_integer("limit", 0, "Rows to evaluate, from the top of the file; 0: all.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", 0, "Responses sampled together; 0: what fits in memory.", lower_bound=0, flag_values=FLAGS)

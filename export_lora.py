@@ -48,7 +48,7 @@ flags.DEFINE_boolean("verify", False, "Reload the export with transformers and P
                      flag_values=FLAGS)
 flags.DEFINE_string("verify_python", "", "Python that has requirements-parity.txt; empty: .venv-parity beside this script "
                     "where it exists, else this Python.", flag_values=FLAGS)
-flags.DEFINE_boolean("overwrite", False, "Replace an export that is already in out_dir.", flag_values=FLAGS)
+flags.DEFINE_boolean("overwrite", False, "Replace what out_dir holds from an earlier run.", flag_values=FLAGS)
 
 FORMATS = ("peft", "merged", "orbax", "zip")
 LOGIT_TOLERANCE, GREEDY_STEPS = 1e-3, 64  # float32 on both sides

@@ -206,7 +206,7 @@ def untokenise(text: str) -> str:
   text = re.sub(r" (n't|'(?:s|m|d|ll|re|ve))\b", r"\1", text, flags=re.I)
   text = re.sub(r"[ \t]+([.,!?;:%)\]])", r"\1", re.sub(r"([(\[])[ \t]+", r"\1", text))
   text = re.sub(r'"[ \t]*([^"\n]*?)[ \t]*"', r'"\1"', text)
-  text = re.sub(r"\b(got|gon|wan|can|gim|lem) (ta|na|not|me)\b", r"\1\2", text)
+  text = re.sub(r"\b(?:got ta|gon na|wan na|can not|gim me|lem me)\b", lambda match: match[0].replace(" ", ""), text)
   return re.sub(r"[ \t]*\n[ \t\n]*", "\n", re.sub(r"[ \t]+", " ", text)).strip()
 
 
@@ -395,7 +395,7 @@ def read_source(name: str, raw_dir: str, limit: int, digests: dict) -> list[dict
         rows[metadata["id"]] = unified(row, place)  # MBPP: the sanitized record, read later, replaces the full one
         if len(rows) >= limit:
           break
-    except (KeyError, TypeError, ValueError, csv.Error, zipfile.BadZipFile, OSError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, csv.Error, zipfile.BadZipFile, OSError) as error:
       raise InputError(f"{place}: not a {name} record as published ({type(error).__name__}: {error}); expected what "
                        f"{source.hubs[0]} ships; repair the file or take it away") from error
   say(f"{name}: {len(rows):,} rows" + "".join(f"; {n:,} left out: {reason}" for reason, n in sorted(left_out.items())))
@@ -750,12 +750,13 @@ def verify_code(rows: list[dict]) -> dict[int, str]:
   Up to 16 references with no name in common share a job, eight times as fast; a row that fails there is run again alone.
   """
   import sandbox  # here, because most pools of text need none
-  packs = []  # (names, rows)
+  packs = []  # (names, rows, may take another row)
   for row in rows:
     names = top_level_names(row["answer"])
-    pack = next((p for p in packs if len(p[1]) < 16 and not p[0] & names), None)
-    if pack is None or row["metadata"]["test_setup_code"]:
-      packs.append(pack := (set(), []))
+    shared = not row["metadata"]["test_setup_code"] and not re.search(r"^(?:import|from)\b", row["answer"], re.M)
+    pack = next((p for p in packs if p[2] and len(p[1]) < 16 and not p[0] & names), None) if shared else None
+    if pack is None:  # an import stays alone: it must not serve a neighbour that forgot its own
+      packs.append(pack := (set(), [], shared))
     pack[0].update(names)
     pack[1].append(row)
 
@@ -765,8 +766,8 @@ def verify_code(rows: list[dict]) -> dict[int, str]:
             "reference": code}
   try:
     with sandbox.Sandbox() as box:
-      together = box.run([job(group) for _, group in packs])
-      doubtful = [r for (_, group), verdict in zip(packs, together) if not verdict.passed for r in group]
+      together = box.run([job(group) for _, group, _ in packs])
+      doubtful = [r for (_, group, _), verdict in zip(packs, together) if not verdict.passed for r in group]
       alone = box.run([job([r]) for r in doubtful])
   except sandbox.SandboxUnavailable as error:
     raise InputError(f"coding rows cannot be verified: {error}; or --verify_code=off keeps them unverified") from error
@@ -863,6 +864,9 @@ def calculate(text: str) -> Calculation | None:
   text = re.sub(r"[$€£,]", "", text).translate(str.maketrans("×÷−–", "*/--"))
   text = re.sub(r"(?<=[\d)\s.])[xX](?=[\s\d(.])", "*", text)
   text = re.sub(r"(\d*\.?\d+)\s*%", r"(\1/100)", text).strip()
+
+  if re.search(r"\d[eE]|\d{30}", text):  # an exponent can make a number that fills the memory
+    return None
 
   def value(node):
     if isinstance(node, ast.BinOp) and type(node.op) in OPERATORS:

@@ -12,7 +12,6 @@ import orbax.checkpoint as ocp
 import pytest
 from conftest import one_line_error, run, run_well
 from flax import nnx
-from tunix.models.gemma3 import model as gemma3
 from tunix.rl import algo_core, common
 from tunix.rl.grpo import grpo_learner
 from tunix.sft import utils as sft_utils
@@ -62,7 +61,7 @@ def textbook(xp, logps, old, ref, lengths, counted, advantages, beta, *, algorit
 @pytest.fixture(scope="module")
 def small():
   """One-layer Gemma 3 models that compile fast: {lora: model}."""
-  config = gemma3.ModelConfig(num_layers=1, num_embed=512, embed_dim=32, hidden_dim=48, num_heads=2, head_dim=16, num_kv_heads=1,
+  config = gemma.ModelConfig(num_layers=1, num_embed=512, embed_dim=32, hidden_dim=48, num_heads=2, head_dim=16, num_kv_heads=1,
                               sliding_window_size=128, local_base_frequency=10_000, global_base_frequency=10_000,
                               param_dtype=jnp.float32)
   base, mesh = gemma.create_tiny(config), gemma.make_mesh("1x1")
@@ -210,7 +209,7 @@ def test_token_weights():
 
 def test_completions_are_trimmed_to_their_bucket():
   rollout = make_rollout(length=12)
-  for limit, longest, size in ((1024, 12, 256), (512, 200, 256), (512, 300, 512), (100, 12, 32), (12, 12, 12)):
+  for limit, longest, size in ((1024, 12, 512), (512, 200, 256), (512, 300, 512), (100, 12, 64), (12, 12, 12)):
     wide = np.pad(rollout.completions, ((0, 0), (0, limit - 12)))
     lengths = np.minimum(rollout.lengths, longest) if longest <= 12 else np.append(rollout.lengths[:-1], longest)
     batch = train_grpo.make_batch(rollout._replace(completions=wide, lengths=lengths), np.zeros(8),
