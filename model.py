@@ -259,12 +259,13 @@ def create_tiny(config: ModelConfig) -> nnx.Module:
 
 
 def load_base(model: str, tokenizer, mesh, dtype: str = "auto") -> nnx.Module:
-  """The pretrained (or tiny) model, sharded over `mesh`."""
+  """The pretrained (or tiny) model, sharded over `mesh`; the tiny one is float32 always."""
+  dtype = compute_dtype(dtype)
   if model == "tiny":
     with mesh:
       base = nnx.jit(lambda: create_tiny(tiny_config(tokenizer.GetPieceSize())))()
       return shard(base)
-  config = gemma_config(model, compute_dtype(dtype))
+  config = gemma_config(model, dtype)
   if not glob.glob(os.path.join(model, "*.safetensors")):
     raise InputError(f"{model} has no *.safetensors; --model must be a Hugging Face folder of a Gemma 3 text model")
   if tokenizer.GetPieceSize() > config.num_embed:
@@ -311,13 +312,13 @@ def float32_masters(base: nnx.Module) -> nnx.Module:
 
 
 def merge_lora(model: nnx.Module, base: nnx.Module, alpha: float) -> nnx.Module:
-  """A float32 copy of `base` with the adapters of `model` added: W + (alpha / rank) · A·B, per projection."""
+  """A float32 model without adapters: the weights of `base` plus those of `model`'s, W + (alpha / rank) · A·B per projection."""
   flat, adapters = flat_params(base, nnx.Param), flat_params(model, nnx.LoRAParam)
-  merged = {name: x.astype(jnp.float32) for name, x in flat.items()}
+  merged = {name: x.astype(jnp.float32) for name, x in flat.items() if "_lora_" not in name}
   for name in [n.removesuffix("_lora_a") for n in adapters if n.endswith("_lora_a")]:
     a, b = adapters[name + "_lora_a"], adapters[name + "_lora_b"]
     merged[name] = merged[name] + lora_delta(name, a, b) * (alpha / a.shape[-1])
-  return with_params(base, merged)
+  return with_params(nnx.eval_shape(lambda: gemma3.Gemma3(base.config, rngs=nnx.Rngs(0))), merged)
 
 
 def lora_delta(name: str, a, b):
