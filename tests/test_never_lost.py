@@ -405,7 +405,7 @@ rewards.launch(stage.main, stage.FLAGS)
 """
 
 
-@pytest.mark.parametrize("what", ["save_checkpoint"])
+@pytest.mark.parametrize("what", ["save_checkpoint", "append_rows"])
 def test_disk_full(flag, whole, tmp_path, what):
   """The last good checkpoint survives a save onto a full disk; the run says so in a line and goes on once there is space."""
   disk = tmp_path / "disk"
