@@ -333,6 +333,20 @@ print(json.dumps(found))
 """
 
 
+def test_meshes_give_the_single_device_losses(data_dir, tmp_path):
+  """Two GRPO updates and one of SFT, LoRA and full, on five meshes of 8 forced devices; parameters move between meshes."""
+  env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+  ran = subprocess.run([sys.executable, "-c", MESHES, str(REPO), data_dir, str(tmp_path)], capture_output=True, text=True,
+                       env=env, timeout=600)
+  assert ran.returncode == 0, ran.stderr[-3000:]
+  found = json.loads(ran.stdout.strip().split("\n")[-1])
+  one, drawn = found["1x1"]
+  assert np.isfinite(one).all() and np.ptp(one) > 1
+  for mesh, (losses, samples) in found.items():
+    np.testing.assert_allclose(losses, one, atol=1e-4, rtol=1e-4, err_msg=mesh)
+    assert np.mean(np.array(samples) == np.array(drawn)) > 0.9, mesh  # a near-tie may fall the other way
+
+
 # ------------------------------------------------------------------------------------------------------------------- bad input
 def test_bad_meshes_and_dtypes():
   for spec, words in (("9", "is not FSDPxTP"), ("0x1", "is not FSDPxTP"), ("axb", "is not FSDPxTP"), ("64x2", "needs 128 devices")):
