@@ -218,7 +218,6 @@ def test_answers_satisfy_the_projects_own_check(pool):
 
 
 def test_more_rows_than_there_are_questions_is_an_error(monkeypatch):
-  monkeypatch.setattr(prepare_data, "BUILTIN_SHARES", {"math": 1})
-  monkeypatch.setattr(prepare_data, "MAKERS", {"math": (prepare_data.math_sequence,)})
+  monkeypatch.setattr(prepare_data, "BUILTIN", {"math": (1, prepare_data.math_row, ["sequence"])})
   with pytest.raises(ValueError, match="distinct questions"):
     prepare_data.builtin_pool(size=5000)

@@ -195,9 +195,7 @@ def test_eval_pool_and_official_marks(tmp_path):
 def cleaned(questions, answers=None, domain="science"):
   rows = [data.unified({"domain": domain, "prompt": q, "answer": (answers or ["a"] * 99)[i], "metadata": {"id": i}}, "here")
           for i, q in enumerate(questions)]
-  reasons = {}
-  data.clean(rows, data.read_words(rows), reasons.setdefault)
-  return reasons
+  return data.clean(rows, data.read_words(rows))
 
 
 LONG = ("A gardener carries water from the old well to the beds behind the house every morning before breakfast, "
