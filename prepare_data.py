@@ -108,20 +108,20 @@ def records(path: pathlib.Path, file=None):
           yield from records(path / member, archive.open(member))
     return
   with file or open(path, "rb") as file:
-    found = None
+    found, first = None, 1
     if path.suffix == ".parquet":
       import pyarrow.parquet
       found = (row for batch in pyarrow.parquet.ParquetFile(file).iter_batches(2048) for row in batch.to_pylist())
     elif path.suffix == ".csv":
       csv.field_size_limit(MAX_LINE)
-      found = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline=""))
+      found, first = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline="")), 2
     elif path.suffix == ".json":
       with contextlib.suppress(ValueError):  # JSON lines go by the name .json too
         found = json.load(file)
       if isinstance(found, dict):
         found = next((v for v in found.values() if isinstance(v, list) and v and isinstance(v[0], dict)), [found])
       file.seek(0)
-    yield from json_lines(path, file) if found is None else ((f"{path}:{i}", row) for i, row in enumerate(found, 1))
+    yield from json_lines(path, file) if found is None else ((f"{path}:{i}", row) for i, row in enumerate(found, first))
 
 
 def read_file(path: pathlib.Path, convert: Callable, expected: str, digests: dict, label: str = ""):
@@ -141,6 +141,10 @@ def read_file(path: pathlib.Path, convert: Callable, expected: str, digests: dic
     raise InputError(f"{place}: not {expected} ({type(error).__name__}: {error}); repair the file or take it away") from error
 
 
+OPTIONAL = {"reasoning": str, "solution": str, "sections": dict, "facts": list, "test_cases": list, "test_setup_code": str,
+            "entry_point": str}
+
+
 def unified(row, place: str) -> dict:
   """A checked row of the unified schema, as the rest of this file uses it. Raises InputError naming the place."""
   if not isinstance(row, dict):
@@ -156,6 +160,10 @@ def unified(row, place: str) -> dict:
     raise InputError(f'{place}: "answer" is missing or empty ({answer!r:.60}); a {domain} row needs a reference answer as text')
   if not isinstance(metadata, dict):
     raise InputError(f'{place}: "metadata" is {type(metadata).__name__}; expected an object')
+  for name, kind in OPTIONAL.items():
+    found = row.get(name) or metadata.get(name)
+    if found and not isinstance(found, kind):
+      raise InputError(f'{place}: "{name}" is {found!r:.60}; expected a {kind.__name__}, or nothing')
   source, number = str(metadata.get("source") or domain), row.get("id", metadata.get("id"))
   if number is None:
     number = hashlib.blake2b(question.encode(), digest_size=8).hexdigest()
@@ -572,7 +580,7 @@ def place_rows(rows: list[dict], keys: list[bytes], official: bool, separate_eva
   row["side"] is "train" or "eval" where a row may not cross over: rows of --eval_pool and rows that their source marks as
   evaluation never train; beside an --eval_pool the rest never evaluates.
   """
-  salt = seed.to_bytes(8, "little", signed=True)
+  salt = (seed % 2**64).to_bytes(8, "little")
   for row, key in zip(rows, keys):
     marked = official and str(row["metadata"].get("split")).lower() in ("test", "dev", "val", "validation")
     row["side"] = "eval" if marked or row.get("evaluates") else "train" if separate_eval else None
@@ -661,11 +669,16 @@ def complete_code(row: dict) -> str | None:
   return None
 
 
-def verify_code(rows: list[dict]) -> dict[int, str]:
-  """Row index -> reason, for coding rows whose reference fails one of its tests in the sandbox that will score answers.
+def check_code(rows: list[dict], run: bool = True) -> dict[int, str]:
+  """Completes coding rows. Row index -> reason, for those that cannot be, or whose reference fails one of its tests in the
+  sandbox that will score answers.
 
   16 references share a job, each in a scope of its own, which is eight times as fast; where one fails, all run again alone.
   """
+  bad = {row["index"]: reason for row in rows if (reason := complete_code(row))}
+  rows = [row for row in rows if row["index"] not in bad]
+  if not rows or not run:
+    return bad
   import sandbox  # here, because most pools of text need none
   packs, alone = [{}], []
   for row in rows:
@@ -689,7 +702,7 @@ def verify_code(rows: list[dict]) -> dict[int, str]:
       verdicts = box.run([job(row["answer"], [row], row["metadata"]["test_setup_code"]) for row in alone])
   except sandbox.SandboxUnavailable as error:
     raise InputError(f"coding rows cannot be verified: {error}; or --verify_code=off keeps them unverified") from error
-  return {row["index"]: "reference fails its tests" for row, verdict in zip(alone, verdicts) if not verdict.passed}
+  return bad | {row["index"]: "reference fails its tests" for row, verdict in zip(alone, verdicts) if not verdict.passed}
 
 
 def open_tokenizer(folder: str):
@@ -844,7 +857,7 @@ def make_target(row: dict, style: str) -> str | None:
       return None
     solution, sections = text, style == "dual_stream" and monologue(solution, row["answer"])
   elif row["domain"] == "logic" and not solution:
-    solution = " ".join(metadata.get("facts") or [])
+    solution = " ".join(map(str, metadata.get("facts") or []))
   elif row["domain"] == "coding" and not solution and metadata.get("shown_test"):
     solution = f"The function to write is `{metadata['entry_point']}`. It must satisfy: {metadata['shown_test']}"
   if style == "dual_stream":
@@ -991,10 +1004,7 @@ def main():
     drawn = sum(splits.values(), [])
     fresh = [row for row in drawn if row["index"] not in checked]
     checked.update(row["index"] for row in fresh)
-    code = [row for row in fresh if row["domain"] == "coding"]
-    bad = {row["index"]: reason for row in code if (reason := complete_code(row))}
-    if code and FLAGS.verify_code == "on":
-      bad |= verify_code([row for row in code if row["index"] not in bad])
+    bad = check_code([row for row in fresh if row["domain"] == "coding"], FLAGS.verify_code == "on")
     if named == "tiny" and not tokenizer:
       tokenizer = train_tokenizer([row for row in splits["train"] if row["index"] not in bad], style)
     if tokenizer:

@@ -168,9 +168,10 @@ def test_a_row_stays_in_its_split_when_the_pool_grows(tmp_path, train, held):
     assert all(home[0][i] == home[1][i] for i in both)
 
 
-def test_the_seed_changes_the_draw_but_not_the_side(tmp_path):
+@pytest.mark.parametrize("seeds", [(1, 2), (-1, 2**80)])
+def test_the_seed_changes_the_draw_but_not_the_side(seeds, tmp_path):
   pool = write(tmp_path / "p.jsonl", pool_rows({d: 5 * n for d, n in POOL.items()}))
-  one, two = (run(tmp_path / str(s), pool=pool, train_size=200, val_size=20, test_size=20, seed=s) for s in (1, 2))
+  one, two = (run(tmp_path / str(s), pool=pool, train_size=200, val_size=20, test_size=20, seed=s) for s in seeds)
   ids = [{s: {r["id"] for r in splits[s]} for s in data.SPLITS} for splits in (one, two)]
   assert ids[0]["train"] != ids[1]["train"]
   assert not ids[0]["train"] & (ids[1]["val"] | ids[1]["test"]) and not ids[0]["test"] & ids[1]["val"]
@@ -284,9 +285,25 @@ def test_references_that_fail_their_tests_are_found():
   rows.append(code_row(["assert same(1)"], "def same(x):\n  return 1") | {"index": 24})
   rows.append(code_row(["assert same(1)"], "def same(x):\n  return 0") | {"index": 25})  # one name, two meanings: never in one job
   rows.append(code_row(["assert root(4) == k"], "def root(x):\n  return 2", test_setup_code="k = 2") | {"index": 26})
-  for row in rows:
-    assert data.complete_code(row) is None
-  assert data.verify_code(rows) == dict.fromkeys((3, 20, 25), "reference fails its tests")
+  # In one job with the others, `sqrt` must not come from a neighbour's import, nor a name from a neighbour's program.
+  rows.append(code_row(["assert near(4) == 2"], "from math import sqrt\ndef near(x):\n  return sqrt(x)") | {"index": 27})
+  rows.append(code_row(["assert far(4) == 2"], "def far(x):\n  return sqrt(x)") | {"index": 28})
+  rows.append(code_row(["assert again(4) == 5"], "def again(x):\n  return f1(x)") | {"index": 29})
+  rows.append(code_row(["assert count() == 1"], "n = 0\ndef count():\n  global n\n  n += 1\n  return n") | {"index": 30})
+  assert data.check_code(rows) == dict.fromkeys((3, 20, 25, 28, 29), "reference fails its tests")
+
+
+def test_a_pool_in_every_form(pool, prepared, tmp_path):
+  """The same rows from JSON, zip and parquet come out as from JSON lines."""
+  import pyarrow.parquet
+  rows = [json.loads(line) for line in pathlib.Path(pool).read_text().splitlines()]
+  (tmp_path / "pool.json").write_text(json.dumps({"rows": rows}))
+  with zipfile.ZipFile(tmp_path / "pool.zip", "w") as archive:
+    archive.write(pool, "deep/pool.jsonl")
+  pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "pool.parquet")
+  for name in ("pool.json", "pool.zip", "pool.parquet"):
+    run(tmp_path / "out", pool=tmp_path / name, train_size=300, val_size=40, test_size=40)
+    assert [r["id"] for r in rewards.read_rows(tmp_path / "out" / "train.jsonl")] == [r["id"] for r in prepared[0]["train"]], name
 
 
 def test_a_failing_reference_is_replaced(tmp_path):
@@ -492,6 +509,10 @@ BAD_FILES = [
     (GOOD.encode() + b'{"domain": ["math"], "prompt": "?", "answer": "1"}\n', r"p\.jsonl:2: unknown domain"),
     (GOOD.encode() + b'{"domain": "math", "prompt": "?", "answer": "1", "metadata": [1]}\n', r"p\.jsonl:2: \"metadata\" is list"),
     (GOOD.encode() + b"[1, 2]\n", r"p\.jsonl:2: expected a JSON object"),
+    (GOOD.encode() + b'{"domain": "math", "prompt": "?", "answer": "1", "reasoning": 5}\n',
+     r"p\.jsonl:2: \"reasoning\" is 5; expected"),
+    (GOOD.encode() + b'{"domain": "coding", "prompt": "?", "answer": "1", "metadata": {"test_cases": "assert f(1)"}}\n',
+     r"p\.jsonl:2: \"test_cases\" is 'assert f\(1\)'; expected a list"),
     (GOOD.encode() + b"{oops\n", r"p\.jsonl:2 is not a JSON row"),
     (GOOD.encode() + b"[" * 99999 + b"\n", r"p\.jsonl:2 is not a JSON row"),
     (GOOD.encode() + GOOD.replace('"2"', "NaN").encode(), r"p\.jsonl:2 is not a JSON row"),
@@ -508,6 +529,26 @@ def test_bad_files(content, message, tmp_path):
     run(tmp_path / "out", pool=tmp_path / "p.jsonl", train_size=1, val_size=0, test_size=0)
   assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
   assert not (tmp_path / "out" / "config.json").exists()
+
+
+@pytest.mark.parametrize("name, content, message", [
+    ("p.zip", b"PK no zip", "not unified rows .BadZipFile"), ("p.parquet", b"PAR1", "not unified rows"),
+    ("p.csv", b"domain,prompt,answer\nmath,caf\xe9,1\n", "not unified rows .UnicodeDecodeError"),
+    ("p.csv", b'domain,prompt,answer\nmath,one,1\nmaths,"two', r"p\.csv:3: unknown domain"),
+    ("p.json", b'[{"domain": "math"},', r"p\.json:1 is not a JSON row"),
+    ("p.json", b'{"rows": [{"domain": "x"}]}', "p.json:1: unknown")])
+def test_bad_files_of_other_forms(name, content, message, tmp_path):
+  (tmp_path / name).write_bytes(content)
+  with pytest.raises(rewards.InputError, match=message) as caught:
+    run(tmp_path / "out", pool=tmp_path / name, train_size=1, val_size=0, test_size=0)
+  assert "\n" not in str(caught.value) and not (tmp_path / "out" / "config.json").exists()
+
+
+def test_a_record_that_is_not_as_published_is_named(tmp_path):
+  (tmp_path / "gsm8k").mkdir()
+  write(tmp_path / "gsm8k" / "train.jsonl", [RECORDS["gsm8k"][0], {"question": "How many?"}])
+  with pytest.raises(rewards.InputError, match=r"train\.jsonl:2: not a gsm8k record as openai/gsm8k publishes it .KeyError"):
+    data.read_source("gsm8k", str(tmp_path), 10, {})
 
 
 @pytest.mark.parametrize("flags, message", [
