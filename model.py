@@ -535,15 +535,17 @@ def forward(view, tokens, positions, mask, cache=None, remat=False):
   return nnx.pop(model, nnx.Intermediate)["all_hidden_states"].get_value()[-1], cache
 
 
-def jit_reading(static_argnames: tuple[str, ...] = ()):
-  """jax.jit for functions of (model, …) that only read the model.
+def jit_reading(static_argnames: tuple[str, ...] = (), donate: bool = False):
+  """jax.jit for functions of (model, …) that only read the model. donate: they may reuse the memory of their second argument.
 
   nnx.jit returns every variable it was given, for the caller's model to be updated: a copy of all weights with each call.
   """
   def wrap(function):
     compiled = jax.jit(lambda graph, state, *args, **options: function(nnx.merge(graph, state), *args, **options),
-                       static_argnums=0, static_argnames=static_argnames)
-    return lambda model, *args, **options: compiled(*nnx.split(model), *args, **options)
+                       static_argnums=0, static_argnames=static_argnames, donate_argnums=(2,) if donate else ())
+    call = lambda model, *args, **options: compiled(*nnx.split(model), *args, **options)
+    call.lower = lambda model, *args, **options: compiled.lower(*nnx.split(model), *args, **options)  # ahead of time
+    return call
   return wrap
 
 
@@ -568,56 +570,89 @@ def draw(logits, keys, t, temperature: float):
   return block * side + pick(jnp.take_along_axis(weights, block[:, None, None], 1)[:, 0], u[:, 1])
 
 
-@jit_reading(static_argnames=("generations", "new", "temperature"))
-def _sample(model, prompts, keys, *, generations: int, new: int, temperature: float):
-  """prompts (B, P) left-padded, keys (B·G, 2) -> completions (B·G, new): prefill once per prompt, then decode all."""
-  config, width, rows = model.config, prompts.shape[1], len(prompts) * generations
-  view = compute_view(model)
-  real = prompts != PAD_ID
-  kv = lambda: jnp.zeros((len(prompts), width + new, config.num_kv_heads, config.head_dim), config.param_dtype)
-  cache = {f"layer_{i}": {"k": kv(), "v": kv(), "end_index": jnp.zeros((len(prompts),), jnp.int32)}
-           for i in range(config.num_layers)}
-  mask = jnp.pad(sft_utils.make_causal_attn_mask(real), ((0, 0), (0, 0), (0, new)))  # (B, P, P + new)
-  h, cache = forward(view, prompts, sft_utils.build_positions_from_mask(real), mask, cache)
+@jit_reading(static_argnames=("generations", "new"))
+def _prefill(model, prefix, prompts, keys, *, generations: int, new: int) -> dict:
+  """State of `_decode` before the first of `new` tokens, of B·G rows: `prefix` (F, S; equal rows), then a row of `prompts` (B, P).
+
+  The prefix runs once for all. Its keys and values then move behind the left padding of each row, next to the row's own tokens,
+  because Tunix's sliding window counts slots.
+  """
+  view, (rows, width), shared = compute_view(model), prompts.shape, prefix.shape[1]
+  positions, causal = sft_utils.build_positions_from_mask, sft_utils.make_causal_attn_mask
+  kv = lambda: jnp.zeros((len(prefix), shared, model.config.num_kv_heads, model.config.head_dim), model.config.param_dtype)
+  cache = {f"layer_{i}": {"k": kv(), "v": kv(), "end_index": jnp.zeros(len(prefix), jnp.int32)}
+           for i in range(model.config.num_layers)}
+  if shared:
+    everywhere = jnp.ones(prefix.shape, bool)
+    _, cache = forward(view, prefix, positions(everywhere), causal(everywhere), cache)
+  enlarge = lambda x, size: jnp.pad(x, ((0, 0), (0, size), (0, 0), (0, 0))) if x.ndim == 4 else x
+  cache = jax.tree.map(lambda x: enlarge(jnp.repeat(x[:1], rows, 0), width), cache)
+  own = prompts != PAD_ID
+  mask = jnp.pad(causal(own), ((0, 0), (0, 0), (shared, 0)), constant_values=True)  # (B, P, S + P)
+  h, cache = forward(view, prompts, positions(own) + shared, mask, cache)
+  slot, padding = jnp.arange(shared + width), (~own).sum(-1, keepdims=True)
+  if shared:
+    source = jnp.where(slot < shared + padding, jnp.maximum(slot - padding, 0), slot)  # (B, S + P)
+    cache = jax.tree.map(lambda x: jax.vmap(lambda x, i: x[i])(x, source) if x.ndim == 4 else x, cache)
   spread = lambda x: jnp.repeat(x, generations, axis=0)
-  real = jnp.pad(spread(real), ((0, 0), (0, new)))
+  rows *= generations
+  return {"t": 0, "h": spread(h[:, -1]), "cache": jax.tree.map(lambda x: enlarge(spread(x), new), cache), "keys": keys,
+          "real": jnp.pad(spread(slot >= padding), ((0, 0), (0, new))), "out": jnp.full((rows, new), PAD_ID, jnp.int32),
+          "done": jnp.zeros(rows, bool)}
+
+
+@jit_reading(static_argnames=("temperature",), donate=True)
+def _decode(model, state: dict, few, *, temperature: float) -> dict:
+  """`state` at the end of all its rows (N,), or once no more than `few` of them are still writing."""
+  view, new = compute_view(model), state["out"].shape[1]
   head = view[1]["embedder"]["input_embedding"].get_value()  # (V, D)
-  stops, slot = jnp.array(STOP_IDS), jnp.arange(width + new)
+  stops, slot = jnp.array(STOP_IDS), jnp.arange(state["real"].shape[1])
+  keys, real = state.pop("keys"), state.pop("real")
 
-  def step(carry):
-    t, h, cache, out, done = carry
-    logits = jnp.einsum("nd,vd->nv", h, head, preferred_element_type=jnp.float32)
-    token = jnp.where(done, PAD_ID, draw(logits, keys, t, temperature)).astype(jnp.int32)
-    out, done = out.at[:, t].set(token), done | jnp.isin(token, stops)
-    seen = real | ((slot >= width) & (slot <= width + t))  # the real prompt and the completion up to this token
-    h, cache = forward(view, token[:, None], real.sum(-1, keepdims=True) + t, seen[:, None], cache)
-    return t + 1, h[:, 0], cache, out, done
+  def step(s):
+    logits = jnp.einsum("vd,nd->vn", head, s["h"], preferred_element_type=jnp.float32)  # this way round: 1.5 times as fast on a CPU
+    token = jnp.argmax(logits, 0) if temperature == 0 else draw(logits.T, keys, s["t"], temperature)
+    token = jnp.where(s["done"], PAD_ID, token).astype(jnp.int32)
+    seen = real | ((slot >= len(slot) - new) & (slot <= len(slot) - new + s["t"]))  # the prompt, the completion up to this token
+    h, cache = forward(view, token[:, None], real.sum(-1, keepdims=True) + s["t"], seen[:, None], s["cache"])
+    return {"t": s["t"] + 1, "h": h[:, 0], "cache": cache, "out": s["out"].at[:, s["t"]].set(token),
+            "done": s["done"] | jnp.isin(token, stops)}
 
-  start = (0, spread(h[:, -1]), jax.tree.map(spread, cache), jnp.full((rows, new), PAD_ID, jnp.int32), jnp.zeros(rows, bool))
-  return jax.lax.while_loop(lambda c: (c[0] < new) & ~c[4].all(), step, start)[3]
+  return jax.lax.while_loop(lambda s: (s["t"] < new) & ((~s["done"]).sum() > few), step, state) | {"keys": keys, "real": real}
 
 
 def sample(policy: Policy, prompts: list[list[int]], *, width: int, generations: int = 1, max_new_tokens: int,
-           temperature: float, keys=None) -> np.ndarray:
+           temperature: float, keys=None, shared: int = 0) -> np.ndarray:
   """Completions (B·G, max_new_tokens) of B prompts of token ids: the stop token is kept, padding follows it.
 
   width: padded prompt length, at least the longest prompt (use `bucket`). keys: (B, G, 2) uint32, unused when greedy.
-  On several devices the rows are padded to a multiple of the fsdp axis and each generation prefills its own prompt.
+  shared: how many tokens all prompts begin with; those run once. On several devices the rows are padded to a multiple of the
+  fsdp axis and each generation prefills its own prompt. On a CPU, where a step costs by the row, rows that are done leave.
   """
   longest = max(map(len, prompts))
   if longest > width:
     raise InputError(f"a prompt has {longest} tokens, the limit is {width}; prepare the data with --max_prompt_tokens={width}")
+  if width > policy.model.config.sliding_window_size:
+    shared = 0  # Tunix's prefill counts its window from the first slot
   keys = np.zeros((len(prompts), generations, 2), np.uint32) if keys is None else np.asarray(keys)
-  padded, keys = pad_left(prompts, width), keys.reshape(-1, 2)
-  fsdp = policy.mesh.shape["fsdp"]
-  wanted = len(keys)
+  padded, keys = pad_left([row[shared:] for row in prompts], width - shared), keys.reshape(-1, 2)
+  fsdp, wanted = policy.mesh.shape["fsdp"], len(keys)
   if policy.mesh.size > 1:
     padded, generations = np.repeat(padded, generations, 0), 1
     fill = -len(padded) % fsdp
     padded, keys = np.concatenate([padded, padded[:1].repeat(fill, 0)]), np.concatenate([keys, keys[:1].repeat(fill, 0)])
+  prefix, rows = np.array([prompts[0][:shared]] * fsdp, np.int32).reshape(fsdp, shared), np.arange(len(keys))
+  leave, out = jax.default_backend() == "cpu" and policy.mesh.size == 1, np.full((len(rows), max_new_tokens), PAD_ID, np.int32)
   with policy.mesh:
-    out = _sample(policy.model, padded, keys, generations=generations, new=max_new_tokens, temperature=float(temperature))
-  return np.asarray(out)[:wanted]
+    state = _prefill(policy.model, prefix, padded, keys, generations=generations, new=max_new_tokens)
+    while True:
+      few = len(rows) // 2 if leave and len(rows) > 8 else 0
+      state = _decode(policy.model, state, few, temperature=float(temperature))
+      done, out[rows] = np.asarray(state["done"]), np.asarray(state["out"])
+      if done.all() or int(state["t"]) == max_new_tokens:
+        return out[:wanted]
+      stay = np.argsort(done, kind="stable")[:few]  # those still writing, then others to fill up
+      rows, state = rows[stay], jax.tree.map(lambda x, stay=stay: x[stay] if x.ndim else x, state)
 
 
 def is_real(prompts, new: int):
@@ -691,28 +726,53 @@ frozen_head.defvjp(frozen_head_forward, lambda temperature, slope, cotangent: (
     (cotangent[0][:, None] * slope).astype(slope.dtype), None, None))
 
 
+def chunked_head(model, view, h, ids, live, temperature: float):
+  """h (N, L, D), ids and live (N, L) -> log p(id) and entropy (N, L), 0 where not live.
+
+  HEAD_CHUNK live positions at a time, and chunks without one are skipped, so padding costs nothing. No chunk's logits are
+  kept: where the head trains, the backward pass rebuilds them (with LoRA it needs none).
+  """
+  head, shape = view[1]["embedder"]["input_embedding"].get_value(), ids.shape
+  chunk = min(HEAD_CHUNK, ids.size)
+  flat = lambda x: jnp.pad(x.reshape(ids.size, -1), ((0, -ids.size % chunk), (0, 0)))
+  h, ids, live = flat(h), flat(ids)[:, 0], flat(live)[:, 0]
+  order = jnp.argsort(~live)  # stable: live positions first
+  frozen = trainable(model) is nnx.LoRAParam
+  score = frozen_head if frozen else lambda *x: head_logps(*x)[:2]
+
+  def part(x):
+    h, ids, live = x
+    return jax.lax.cond(live.any(), lambda: score(h, ids, head, temperature), lambda: (jnp.zeros(chunk), jnp.zeros(chunk)))
+  split = lambda x: x[order].reshape(-1, chunk, *x.shape[1:])
+  parts = jax.lax.map(part if frozen else jax.checkpoint(part), (split(h), split(ids), split(live)))
+  back = lambda x: jnp.where(live, jnp.zeros(len(order)).at[order].set(x.ravel()), 0)[:math.prod(shape)].reshape(shape)
+  return tuple(map(back, parts))
+
+
 def token_logps(model: nnx.Module, prompts, completions, *, temperature: float = 1.0, generations: int = 1,
-                remat: bool = False):
+                remat: bool = False, live=None):
   """log p(token) of each completion token at `temperature` and the entropy there, both (N, L) float32.
 
-  The one log-prob function of this project: SFT loss, old, reference and current policy. The vocabulary head runs only on
-  completion positions, HEAD_CHUNK at a time, and no chunk's logits are kept: where the head trains, the backward pass rebuilds
-  them (with LoRA it needs none).
-  prompts (N / G, P) left-padded, each followed by its G rows of completions (N, L).
+  For old, reference and current policy alike; the vocabulary head runs on completion positions only.
+  prompts (N / G, P) left-padded, each followed by its G rows of completions (N, L). live (N, L): where the result is wanted,
+  0 elsewhere; None: everywhere.
   """
   view = compute_view(model)
   h = completion_hidden(view, model.config.sliding_window_size, prompts, completions, generations, remat)
-  head = view[1]["embedder"]["input_embedding"].get_value()
-  rows, length = completions.shape
-  flat_h, flat_ids = h.reshape(rows * length, -1), completions.reshape(-1)
-  chunk = min(HEAD_CHUNK, rows * length)
-  fill = -len(flat_ids) % chunk
-  flat_h, flat_ids = jnp.pad(flat_h, ((0, fill), (0, 0))), jnp.pad(flat_ids, (0, fill))
-  frozen = trainable(model) is nnx.LoRAParam
-  body = frozen_head if frozen else jax.checkpoint(lambda *x: head_logps(*x)[:2], static_argnums=3)
-  parts = jax.lax.map(lambda x: body(*x, head, temperature),
-                      (flat_h.reshape(-1, chunk, h.shape[-1]), flat_ids.reshape(-1, chunk)))
-  return tuple(p.reshape(-1)[:rows * length].reshape(rows, length) for p in parts)
+  return chunked_head(model, view, h, completions, jnp.ones(completions.shape, bool) if live is None else live, temperature)
+
+
+def packed_logps(model: nnx.Module, tokens, positions, live, *, remat: bool = False):
+  """log p(token | the tokens of its row before it), (B, T) float32, of rows packed end to end; 0 where `live` is False.
+
+  tokens, positions (B, T): positions restart at 0 with each row and stay 0 on padding; live (B, T) marks the tokens to score,
+  never a row's first. A row sees itself alone, and lies in one piece, so Tunix's sliding window (by index) is exact too.
+  """
+  view = compute_view(model)
+  row = jnp.cumsum(positions == 0, -1)
+  h, _ = forward(view, tokens, positions, jnp.tril(row[:, :, None] == row[:, None]), remat=remat)
+  logps, _ = chunked_head(model, view, h[:, :-1], tokens[:, 1:], live[:, 1:], 1.0)
+  return jnp.pad(logps, ((0, 0), (1, 0)))
 
 
 # ---------------------------------------------------------------------------------------------------------------- update
@@ -730,60 +790,75 @@ def make_optimizer(learning_rate: float, max_steps: int, *, final_ratio: float, 
   return optax.apply_if_finite(optax.chain(optax.clip_by_global_norm(max_grad_norm), adamw), 2**30), schedule
 
 
-def make_update(trainer: peft_trainer.PeftTrainer, mesh):
-  """The update of a Tunix trainer, f(micro-batches (M, rows, …)) -> (loss, aux (M, …), gradient norm); changes its model.
+def make_step(trainer: peft_trainer.PeftTrainer):
+  """The compiled part of an update: f(parameters, optimizer state, frozen weights, micro-batches (M, rows, …), count) ->
+  (parameters, optimizer state, loss, aux (M, …), gradient norm); micro-batches from `count` on are skipped.
 
   Micro-batches are summed inside one compiled step, and old parameters and optimizer state are donated. Tunix's own step
   keeps both and returns a copy of the frozen weights, and its optax.MultiSteps stays NaN for ever after one bad micro-batch.
-  The loss function must give each micro-batch its share of the whole loss.
+  The loss function must give each micro-batch its share of the whole loss. Of `trainer` only the structure is read, so its
+  arrays may be abstract: `make_step(…).lower(…).compile()` says what an update needs before there is a machine for it.
   """
   kind = trainable(trainer.model)
   graph, _, _ = nnx.split(trainer.model, kind, ...)
-  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  lay = lambda x: x if isinstance(x.sharding, jax.sharding.NamedSharding) else jax.device_put(x, everywhere)
-  nnx.update(trainer.optimizer, jax.tree.map(lay, nnx.state(trainer.optimizer)))  # as the step returns it: else it compiles twice
   optimizer_graph, _ = nnx.split(trainer.optimizer)
 
   @functools.partial(jax.jit, donate_argnums=(0, 1))
-  def step(params, optimizer_state, frozen, micro_batches):
+  def step(params, optimizer_state, frozen, micro_batches, count):
     def loss(params, micro_batch):
       return trainer.loss_fn(nnx.merge(graph, params, frozen), **trainer.gen_model_input_fn(micro_batch))
 
-    def add(carry, micro_batch):
-      (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params, micro_batch)
-      return (carry[0] + value, jax.tree.map(jnp.add, carry[1], gradient)), aux
+    def one(i):
+      return jax.value_and_grad(loss, has_aux=True)(params, jax.tree.map(lambda x: x[i], micro_batches))
 
-    if jax.tree.leaves(micro_batches)[0].shape[0] == 1:  # no loop, no accumulator
-      (value, aux), gradient = jax.value_and_grad(loss, has_aux=True)(params, jax.tree.map(lambda x: x[0], micro_batches))
+    def add(i, total):
+      (value, aux), gradient = one(i)
+      aux = jax.tree.map(lambda rows, x: rows.at[i].set(x), total[1], aux)
+      return total[0] + value, aux, jax.tree.map(jnp.add, total[2], gradient)
+
+    size = jax.tree.leaves(micro_batches)[0].shape[0]
+    if size == 1:  # no loop, no accumulator
+      (value, aux), gradient = one(0)
       aux = jax.tree.map(lambda x: x[None], aux)
     else:
-      zero = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, params))
-      (value, gradient), aux = jax.lax.scan(add, zero, micro_batches)
+      (_, aux), _ = jax.eval_shape(one, 0)
+      rows = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), aux)
+      value, aux, gradient = jax.lax.fori_loop(0, count, add, (jnp.zeros(()), rows, jax.tree.map(jnp.zeros_like, params)))
     model, optimizer = nnx.merge(graph, params, frozen), nnx.merge(optimizer_graph, optimizer_state)
     optimizer.update(model, gradient)
     return nnx.state(model, kind), nnx.state(optimizer), value, aux, optax.global_norm(gradient)
+  return step
 
+
+def make_update(trainer: peft_trainer.PeftTrainer, mesh):
+  """The update of a Tunix trainer, f(micro-batches (M, rows, …)) -> (loss, aux (M, …), gradient norm); changes its model."""
+  kind = trainable(trainer.model)
+  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+  lay = lambda x: x if isinstance(x.sharding, jax.sharding.NamedSharding) else jax.device_put(x, everywhere)
+  nnx.update(trainer.optimizer, jax.tree.map(lay, nnx.state(trainer.optimizer)))  # as the step returns it: else it compiles twice
+  step = make_step(trainer)
   rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp"))
 
-  def update(micro_batches):
+  def update(micro_batches, count=None):
     _, params, frozen = nnx.split(trainer.model, kind, ...)
     with mesh:
       params, state, loss, aux, norm = step(params, nnx.state(trainer.optimizer), frozen,
-                                            jax.tree.map(lambda x: jax.device_put(x, rows), micro_batches))
+                                            jax.tree.map(lambda x: jax.device_put(x, rows), micro_batches),
+                                            len(jax.tree.leaves(micro_batches)[0]) if count is None else count)
     nnx.update(trainer.model, params)
     nnx.update(trainer.optimizer, state)
     return float(loss), jax.tree.map(np.asarray, aux), float(norm)
   return update
 
 
-def measure_update(trainer, update, stacks: list) -> float:
-  """Seconds of one update, compilation left out; the trainer's model is put back as it was."""
+def measure_update(trainer, update, batches: list[tuple]) -> float:
+  """Seconds of one update(*batch), compilation left out; the trainer's model is put back as it was."""
   before = {name: jnp.copy(x) for name, x in flat_params(trainer.model, trainable(trainer.model)).items()}
-  update(stacks[0])
+  update(*batches[0])
   start = time.monotonic()
-  for micro_batches in stacks[1:]:
-    update(micro_batches)
-  seconds = (time.monotonic() - start) / len(stacks[1:])
+  for batch in batches[1:]:
+    update(*batch)
+  seconds = (time.monotonic() - start) / len(batches[1:])
   update_flat(trainer.model, before, trainable(trainer.model))
   return seconds
 
@@ -943,6 +1018,32 @@ def begin_run(out_dir: str, resume_from: str, flags: dict, may_change: tuple[str
   return started
 
 
+def read_max_steps(max_steps: str, max_hours: float) -> int | None:
+  """--max_steps as a number; None for auto, which needs --max_hours."""
+  if max_steps.isdigit() and int(max_steps):
+    return int(max_steps)
+  if max_steps != "auto" or not max_hours:
+    raise InputError(f"--max_steps={max_steps}: expected a positive number, or auto together with --max_hours, the time to fill")
+  return None
+
+
+def check_finished(stop, step: int, max_steps: int, out_dir: str):
+  """Ends a run that was stopped early, with its own exit code: the same command goes on."""
+  if stop and step < max_steps:
+    raise rewards.Stopped(f"{stop.reason} after step {step} of {max_steps}; saved in {out_dir}; run the same command to go on")
+
+
+def save_run(policy: Policy, out_dir: str, panels) -> dict:
+  """Final parameters, tokenizer and curves of a training run; the facts of its config.json that every reader needs.
+
+  What `load_policy` reads: after this, config.json (written last) marks the folder complete.
+  """
+  save_params(os.path.join(out_dir, "params"), policy.model)
+  pathlib.Path(out_dir, "tokenizer.model").write_bytes(policy.tokenizer.serialized_model_proto())
+  plot_curves(rewards.read_rows(os.path.join(out_dir, "metrics.jsonl")), panels, os.path.join(out_dir, "curves.png"))
+  return dict(model=policy.name, model_fingerprint=policy.fingerprint, lora_rank=policy.lora_rank, lora_alpha=policy.lora_alpha)
+
+
 def record_run(out_dir: str, **facts):
   """Adds facts (resolved step count, …) to run.json, so that a resume keeps them."""
   path = os.path.join(out_dir, "run.json")
@@ -951,9 +1052,32 @@ def record_run(out_dir: str, **facts):
   rewards.write_text(path, json.dumps(started | facts, indent=1) + "\n")
 
 
+def digest(path: str) -> str:
+  """16 hex digits of the content of a file, or of all files of a folder and their names in it; where it lies does not matter."""
+  files = [path] if os.path.isfile(path) else sorted(glob.glob(os.path.join(glob.escape(path), "**"), recursive=True))
+  total = hashlib.sha256()
+  for name in filter(os.path.isfile, files):
+    with open(name, "rb") as f:
+      total.update(f"{os.path.relpath(name, path)}\n{hashlib.file_digest(f, 'sha256').hexdigest()}\n".encode())
+  return total.hexdigest()[:16]
+
+
+def check_inputs(out_dir: str, started: dict, **inputs: str):
+  """Notes in run.json what the run reads, as flag → `digest`; a resume on other content is refused. started: of `begin_run`."""
+  before = started.get("inputs", inputs)
+  changed = [f"--{name}" for name in inputs if before.get(name) != inputs[name]]
+  if changed:
+    raise InputError(f"{out_dir} holds a run that began with other content in {' and '.join(changed)}; put that back, or start "
+                     "again in another --out_dir")
+  if "inputs" not in started:
+    record_run(out_dir, inputs=inputs)
+
+
 def append_rows(path, rows: list[dict]):
+  """Appends JSON lines; NaN and infinity, which JSON has no word for, become null."""
+  valid = lambda row: json.loads(json.dumps(row), parse_constant=lambda name: None)
   with open(path, "a", encoding="utf-8") as f:
-    f.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    f.write("".join(json.dumps(valid(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows))
 
 
 def trim_rows(path, last_step: int):
@@ -1000,25 +1124,28 @@ class StopSignal:
     return bool(self.reason)
 
 
-def plot_curves(metrics: list[dict], panels: list[tuple[str, tuple[str, ...]]], path: str):
-  """curves.png: one panel per (title, metric names) over the optimizer step, drawn from rows of metrics.jsonl."""
-  import matplotlib
-  matplotlib.use("Agg")
-  import matplotlib.pyplot as plt
-  lines = -(-len(panels) // 3)
-  figure, axes = plt.subplots(lines, 3, figsize=(12, 2.6 * lines), squeeze=False)
+def plot_curves(metrics: list[dict], panels: list[tuple[str, tuple[str, ...]]], path: str, columns: int = 3):
+  """A PNG of one panel per (title, metric names) over the optimizer step, from rows of metrics.jsonl; bold: running means."""
+  from matplotlib.figure import Figure  # not pyplot: a notebook's own backend stays
+  lines = -(-len(panels) // columns)
+  figure = Figure(figsize=(4.8 * columns, 2.2 * lines + 0.3), dpi=200, layout="constrained")
+  axes = figure.subplots(lines, columns, squeeze=False)
   for axis, (title, names) in zip(axes.flat, panels):
-    for name, color in zip(names, ("#0072B2", "#D55E00", "#009E73", "#CC79A7")):  # Okabe-Ito: told apart by every reader
-      points = [(row["step"], row[name]) for row in metrics if row.get(name) is not None]
+    for name, color, dash in zip(names, ("#0072B2", "#D55E00", "#009E73"), ("-", "--", ":")):  # Okabe-Ito: every reader's
+      points = [(row["step"], row[name]) for row in metrics if isinstance(row.get(name), (int, float)) and math.isfinite(row[name])]
       if points:
-        axis.plot(*zip(*points), color=color, label=name, linewidth=1.2, marker="." if len(points) < 40 else None)
-    axis.set_title(title, fontsize=10)
-    axis.grid(alpha=0.3)
+        steps, values = np.array(points, float).T
+        span = max(1, len(values) // 20)
+        smooth = [values[max(0, i + 1 - span):i + 1].mean() for i in range(len(values))]
+        axis.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
+        axis.plot(steps, smooth, dash, color=color, label=name, linewidth=1.6, marker="." if len(values) < 40 else None)
+    axis.set_title(title, fontsize=10, loc="left")
+    axis.tick_params(labelsize=8)
+    axis.grid(color="#dddddd", linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
     if len(names) > 1 and axis.lines:
-      axis.legend(fontsize=7)
+      axis.legend(fontsize=8, frameon=False)
   for axis in list(axes.flat)[len(panels):]:
     axis.axis("off")
   figure.supxlabel("optimizer step", fontsize=9)
-  figure.tight_layout()
-  figure.savefig(path, dpi=110)
-  plt.close(figure)
+  figure.savefig(path)

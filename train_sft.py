@@ -7,11 +7,11 @@ Writes  out_dir/params (trained parameters), best/ (lowest held-out loss), check
   python train_sft.py --data_dir=artifacts/run/data --model=tiny --lora_rank=0 --learning_rate=3e-3 --max_steps=200
 
 The loss is the mean over all target tokens of a batch, stop token included. Departures from Tunix's own SFT: no one-hot of
-the vocabulary (the head runs on target positions only, in chunks), and rows of like length share a batch, so padding is short.
+the vocabulary (the head runs on target positions only, in chunks), and a batch's rows are packed end to end, each seeing only
+itself: almost no padding, and the same loss and gradient as the same rows apart.
 Kill it anywhere and start the same command again: it goes on to the parameters it would have had.
 """
 import functools
-import itertools
 import os
 import time
 
@@ -40,26 +40,28 @@ flags.DEFINE_integer("lora_rank", 16, "Rank of the LoRA adapters; 0 trains all p
 flags.DEFINE_float("lora_alpha", 32.0, "LoRA scale: the update is alpha / rank times A·B.", flag_values=FLAGS)
 flags.DEFINE_string("max_steps", "200", "Optimizer updates, or auto: what fits --max_hours.", flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", 32, "Rows per optimizer update.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_integer("micro_batch_size", 0, "Rows whose activations are in memory at once; 0: batch_size.", lower_bound=0,
-                     flag_values=FLAGS)
+flags.DEFINE_integer("micro_batch_size", 0, "Packed sequences whose activations are in memory at once; 0: one a device, or "
+                     "512 tokens a device where they are shorter.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_integer("max_length", 2048, "Longest prompt + target, in tokens; longer rows are dropped and counted.",
                      flag_values=FLAGS)
 # Algorithm.
-flags.DEFINE_float("learning_rate", 0.0, "Peak learning rate; 0: 2e-4 for LoRA, 2e-5 for all parameters.", flag_values=FLAGS)
+flags.DEFINE_float("learning_rate", 0.0, "Peak learning rate; 0: 2e-4 for LoRA, 2e-5 for all parameters.", lower_bound=0.0,
+                   flag_values=FLAGS)
 flags.DEFINE_float("weight_decay", 0.01, "AdamW weight decay.", flag_values=FLAGS)
 flags.DEFINE_float("max_grad_norm", 1.0, "Gradients are clipped to this global norm.", flag_values=FLAGS)
 flags.DEFINE_integer("patience", 0, "Stop after this many evaluations without a lower held-out loss; 0: never.",
-                     flag_values=FLAGS)
+                     lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass: less memory, a third more work.",
                   flag_values=FLAGS)
 # Sampling (before and after training).
 flags.DEFINE_integer("max_new_tokens", 512, "Longest completion, in tokens.", flag_values=FLAGS)
 flags.DEFINE_integer("check_rows", 64, "Held-out rows answered before and after, to see what SFT costs; 0: none.",
-                     flag_values=FLAGS)
-flags.DEFINE_integer("check_samples", 4, "Samples per checked row for maj@k; 0: greedy only.", flag_values=FLAGS)
+                     lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer("check_samples", 4, "Samples per checked row for maj@k; 0: greedy only.", lower_bound=0, flag_values=FLAGS)
 # Running.
-flags.DEFINE_integer("eval_every", 50, "Updates between held-out evaluations; 0: only at the end.", flag_values=FLAGS)
-flags.DEFINE_integer("save_every", 50, "Updates between checkpoints; 0: only at the end.", flag_values=FLAGS)
+flags.DEFINE_integer("eval_every", 50, "Updates between held-out evaluations; 0: only at the end.", lower_bound=0,
+                     flag_values=FLAGS)
+flags.DEFINE_integer("save_every", 50, "Updates between checkpoints; 0: only at the end.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_float("max_hours", 0.0, "Save and stop after this many hours; 0: no limit.", flag_values=FLAGS)
 # Misc.
 flags.DEFINE_integer("seed", 0, "Seed of every random choice.", flag_values=FLAGS)
@@ -81,54 +83,51 @@ def tokenize(rows: list[dict], tokenizer, max_length: int) -> tuple[list[tuple[l
   """
   pairs = [(gemma.encode(tokenizer, row["prompt"]), gemma.encode_target(tokenizer, row["target"])) for row in rows]
   kept = [pair for pair in pairs if len(pair[0]) + len(pair[1]) <= max_length]
+  if pairs and not kept:
+    raise InputError(f"all {len(pairs)} rows (first: {rows[0]['id']}) are longer than --max_length={max_length} tokens; raise it")
   return kept, len(pairs) - len(kept)
 
 
-def make_batches(pairs, batch_size: int, seed: int, widths=((), ())) -> grain.MapDataset:
-  """An endless dataset of batches (lists of pairs), addressed by step: a pure function of (seed, step).
+def make_batches(pairs, batch_size: int, seed: int) -> grain.MapDataset:
+  """An endless dataset of batches (lists of pairs), addressed by step: a pure function of (seed, step)."""
+  return grain.MapDataset.source(pairs).shuffle(seed=seed).repeat().batch(batch_size, batch_fn=list)
 
-  Each epoch is shuffled, then sorted by length inside windows of 4 batches, then its batches are shuffled: like lengths
-  share a batch, while a batch still mixes domains (wider windows pad less but give batches of one domain, and a higher loss).
-  widths: what `stack` pads prompts and targets to; rows that pad alike stay in random order, as sorting them saves nothing.
+
+def pack(batch, rows: int, width: int) -> tuple[dict[str, np.ndarray], int]:
+  """Pairs → {"tokens", "positions", "weights"} (M, rows, width), and how many of the M micro-batches hold anything.
+
+  Pairs lie end to end, each in one piece, the longest first into the first sequence with room for it; positions restart with
+  each. A target token weighs 1 / (target tokens of the batch), all else 0. M is what `batch` could need at most, so that one
+  shape is compiled.
   """
-  if len(pairs) < batch_size:
-    pairs = list(itertools.islice(itertools.cycle(pairs), batch_size))
-  per_epoch = len(pairs) // batch_size
-
-  @functools.lru_cache(2)
-  def epoch_order(epoch: int) -> list[np.ndarray]:
-    rng = np.random.default_rng((seed, epoch))
-    order = rng.permutation(len(pairs))[:per_epoch * batch_size]
-    lengths = np.array([sum(gemma.fit(len(ids), sizes) if sizes else len(ids) for ids, sizes in zip(pairs[i], widths))
-                        for i in order])
-    window = 4 * batch_size
-    order = np.concatenate([order[s:s + window][np.argsort(lengths[s:s + window], kind="stable")]
-                            for s in range(0, len(order), window)])
-    return list(rng.permutation(order.reshape(per_epoch, batch_size)))
-
-  def at(step: int):
-    return [pairs[i] for i in epoch_order(step // per_epoch)[step % per_epoch]]
-  return grain.MapDataset.range(2**31 - 1).map(at)
+  used, count = [], -(-len(batch) // rows)
+  tokens, positions = np.full((count * rows, width), gemma.PAD_ID, np.int32), np.zeros((count * rows, width), np.int32)
+  weights = np.zeros((count * rows, width), np.float32)
+  for prompt, target in sorted(batch, key=lambda pair: -len(pair[0]) - len(pair[1])):
+    length = len(prompt) + len(target)
+    row = next((i for i, filled in enumerate(used) if filled + length <= width), len(used))
+    used += [0] * (row == len(used))
+    here = slice(used[row], used[row] + length)
+    tokens[row, here], positions[row, here] = prompt + target, np.arange(length)
+    weights[row, here][len(prompt):] = 1
+    used[row] += length
+  arrays = dict(tokens=tokens, positions=positions, weights=weights / weights.sum())
+  return {name: x.reshape(count, rows, width) for name, x in arrays.items()}, -(-len(used) // rows)
 
 
-def stack(batch, micro: int, widths) -> dict[str, np.ndarray]:
-  """Pairs → {"prompts" (M, b, P), "targets" (M, b, L), "weights" (M, b, L)}: each target token weighs 1 / (all of them).
-
-  widths: the padded widths to choose from, of prompts and of targets; each pair of them is compiled once.
-  """
-  prompts = gemma.pad_left([p for p, _ in batch], gemma.fit(max(len(p) for p, _ in batch), widths[0]))
-  targets = gemma.pad_right([t for _, t in batch], gemma.fit(max(len(t) for _, t in batch), widths[1]))
-  lengths = np.array([len(t) for _, t in batch])
-  mask = np.arange(targets.shape[1]) < lengths[:, None]
-  arrays = dict(prompts=prompts, targets=targets, weights=(mask / mask.sum()).astype(np.float32))
-  return {name: x.reshape(len(batch) // micro, micro, *x.shape[1:]) for name, x in arrays.items()}
+def packed_shape(pairs, max_length: int, micro_batch_size: int, fsdp: int) -> tuple[int, int]:
+  """(rows, width) of a micro-batch: a width that holds the longest pair, and --micro_batch_size with its 0 resolved."""
+  width = gemma.bucket(max(len(prompt) + len(target) for prompt, target in pairs), max_length)
+  rows = micro_batch_size or fsdp * max(1, 512 // width)
+  if rows % fsdp:
+    raise InputError(f"--micro_batch_size={rows} does not divide over {fsdp} fsdp devices; see --mesh")
+  return rows, width
 
 
 # ------------------------------------------------------------------------------------------------------------------- update
-def sft_loss(model, prompts, targets, weights, remat: bool):
-  """Cross-entropy of the target tokens, Σ weights · −log p; with the weights of `stack` their mean over the batch."""
-  logps, _ = gemma.token_logps(model, prompts, targets, remat=remat)
-  return -(logps * weights).sum(), {}
+def sft_loss(model, tokens, positions, weights, remat: bool):
+  """Cross-entropy of the target tokens, Σ weights · −log p; with the weights of `pack` their mean over the batch."""
+  return -(gemma.packed_logps(model, tokens, positions, weights != 0, remat=remat) * weights).sum(), {}
 
 
 def make_trainer(model, optimizer, remat: bool) -> peft_trainer.PeftTrainer:
@@ -139,24 +138,15 @@ def make_trainer(model, optimizer, remat: bool) -> peft_trainer.PeftTrainer:
 
 
 @gemma.jit_reading()
-def summed_loss(model, prompts, targets, weights):
-  return sft_loss(model, prompts, targets, weights, remat=False)[0]
+def summed_loss(model, tokens, positions, weights):
+  return sft_loss(model, tokens, positions, weights, remat=False)[0]
 
 
-def held_out_loss(model, pairs, batch_size: int, widths, mesh) -> float:
-  """Mean loss per target token over all of `pairs`, in length-sorted batches."""
-  pairs = sorted(pairs, key=lambda pair: len(pair[0]) + len(pair[1]))
-  total, tokens = 0.0, 0
+def held_out_loss(model, pairs, rows: int, width: int, mesh) -> float:
+  """Mean loss per target token over all of `pairs`."""
+  arrays, count = pack(pairs, rows, width)
   with mesh:
-    for start in range(0, len(pairs), batch_size):
-      batch = pairs[start:start + batch_size]
-      count = sum(len(t) for _, t in batch)
-      batch = batch + batch[:1] * (batch_size - len(batch))  # one compiled shape; the repeats get no weight
-      arrays = {name: x[0] for name, x in stack(batch, batch_size, widths).items()}
-      arrays["weights"] = np.where(np.arange(batch_size)[:, None] < len(pairs) - start, arrays["weights"] > 0, 0.0)
-      total += float(summed_loss(model, **arrays))
-      tokens += count
-  return total / tokens
+    return sum(float(summed_loss(model, **{name: x[i] for name, x in arrays.items()})) for i in range(count))
 
 
 # ----------------------------------------------------------------------------------------------------- what the model says
@@ -201,8 +191,8 @@ def warn_if_damaged(before: dict, after: dict):
 
 
 # ---------------------------------------------------------------------------------------------------------------- the stage
-def train(trainer, schedule, batches, val_pairs, widths, *, out_dir, max_steps, batch_size, micro, eval_every, save_every,
-          patience, stop, mesh) -> tuple[int, dict]:
+def train(trainer, schedule, batches, val_pairs, *, out_dir, max_steps, rows, width, eval_every, save_every, patience, stop,
+          mesh) -> tuple[int, dict]:
   """Updates until max_steps, patience or `stop`; returns the last step and the progress that a resume needs."""
   metrics_path = os.path.join(out_dir, "metrics.jsonl")
   step, progress = gemma.restore_checkpoint(out_dir, trainer.model, trainer.optimizer)
@@ -218,15 +208,15 @@ def train(trainer, schedule, batches, val_pairs, widths, *, out_dir, max_steps, 
       started = time.monotonic()
       if step == first:
         gemma.say("sft: compiling the update (the first step waits for it) …")
-      micros = stack(batches[step], micro, widths)
-      loss, _, norm = update(micros)
+      micros, count = pack(batches[step], rows, width)
+      loss, _, norm = update(micros, count)
       progress["skipped"] = 0 if np.isfinite(loss) and np.isfinite(norm) else progress["skipped"] + 1
       step += 1
       seconds = time.monotonic() - started
       row = {"step": step, "loss": loss, "grad_norm": norm, "learning_rate": float(schedule(step - 1)),
-             "target_tokens": int((micros["weights"] > 0).sum()), "skipped": progress["skipped"]}
+             "target_tokens": int((micros["weights"] != 0).sum()), "skipped": progress["skipped"]}
       if val_pairs and (step == max_steps or eval_every and step % eval_every == 0):
-        row["eval_loss"] = held_out_loss(trainer.model, val_pairs, micro, widths, mesh)
+        row["eval_loss"] = held_out_loss(trainer.model, val_pairs, rows, width, mesh)
         progress["stale"] += 1
         if progress["best_loss"] is None or row["eval_loss"] < progress["best_loss"]:
           progress |= {"best_loss": row["eval_loss"], "stale": 0}
@@ -262,14 +252,9 @@ def load_rows(data_dir: str, allow_mismatch: bool) -> tuple[dict, list[dict], li
   return config, train_rows, [row for row in val if row.get("target")], val
 
 
-def resolve_steps(max_steps: str, max_hours: float, make_probe, batches, micro: int, widths, mesh) -> int:
-  """--max_steps as a number; auto: what fits 90% of --max_hours at the measured speed."""
-  if max_steps.isdigit() and int(max_steps):
-    return int(max_steps)
-  if max_steps != "auto" or not max_hours:
-    raise InputError(f"--max_steps={max_steps}: expected a positive number, or auto together with --max_hours")
-  probe = make_probe()
-  seconds = gemma.measure_update(probe, gemma.make_update(probe, mesh), [stack(batches[i], micro, widths) for i in range(3)])
+def fitting_steps(trainer, micro_batches: list, max_hours: float, mesh) -> int:
+  """--max_steps=auto: how many updates fit 90% of --max_hours, at the speed measured on `micro_batches`."""
+  seconds = gemma.measure_update(trainer, gemma.make_update(trainer, mesh), micro_batches)
   steps = max(1, int(0.9 * max_hours * 3600 / seconds))
   gemma.say(f"sft: {seconds:.2f} s an update; {steps} updates fit {max_hours} h")
   return steps
@@ -301,9 +286,7 @@ def build(flag_model: str, data_dir: str, mesh: str, dtype: str, lora_rank: int,
 
 def main():
   flag, out_dir = FLAGS, FLAGS.out_dir
-  micro = flag.micro_batch_size or flag.batch_size
-  if flag.batch_size % micro:
-    raise InputError(f"--batch_size={flag.batch_size} is not a multiple of --micro_batch_size={micro}")
+  max_steps = gemma.read_max_steps(flag.max_steps, flag.max_hours)
   config, train_rows, val_rows, held_out = load_rows(flag.data_dir, flag.allow_prompt_mismatch)
   _lock = gemma.lock_folder(out_dir)  # held until the process ends
   started = gemma.begin_run(out_dir, flag.resume_from, {name: flag[name].value for name in sorted(flag)}, MAY_CHANGE)
@@ -312,51 +295,47 @@ def main():
   stop = gemma.StopSignal(flag.max_hours)
   gemma.enable_compilation_cache()
   policy = build(flag.model, flag.data_dir, flag.mesh, flag.dtype, flag.lora_rank, flag.lora_alpha, flag.seed)
-  if micro % policy.mesh.shape["fsdp"]:
-    raise InputError(f"--micro_batch_size={micro} does not divide over {policy.mesh.shape['fsdp']} fsdp devices; see --mesh")
+  gemma.check_inputs(out_dir, started, data_dir=gemma.digest(os.path.join(flag.data_dir, "train.jsonl")), model=policy.fingerprint)
   (pairs, dropped), (val_pairs, _) = (tokenize(rows, policy.tokenizer, flag.max_length) for rows in (train_rows, val_rows))
-  if not pairs:
-    raise InputError(f"all {len(train_rows)} rows are longer than --max_length={flag.max_length} tokens; raise it")
+  if flag.patience and not (flag.eval_every and val_pairs):
+    raise InputError(f"--patience={flag.patience} counts held-out evaluations: it needs --eval_every above 0, and rows with a "
+                     f"target in {flag.data_dir}/val.jsonl")
+  rows, width = packed_shape(pairs + val_pairs, flag.max_length, flag.micro_batch_size, policy.mesh.shape["fsdp"])
   count = gemma.count_parameters(policy.model, gemma.trainable(policy.model))
   gemma.check_disk(out_dir, 40 * count)  # two checkpoints of float32 parameters and two moments, params/, best/
   gemma.say(f"sft: {len(pairs)} rows ({dropped} over {flag.max_length} tokens dropped), {count / 1e6:.2f}M trainable "
-            f"parameters, {flag.batch_size} rows an update in micro-batches of {micro}, {gemma.device_line(policy.mesh)}")
+            f"parameters, {flag.batch_size} rows an update, packed into {rows} × {width} tokens at once, "
+            f"{gemma.device_line(policy.mesh)}")
 
   rate = flag.learning_rate or (2e-4 if flag.lora_rank else 2e-5)
   optimizer = functools.partial(gemma.make_optimizer, rate, final_ratio=0.1, b1=0.9, b2=0.999,
                                 weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
-  widths = [gemma.choose_widths([len(pair[side]) for pair in pairs + val_pairs], flag.max_length) for side in (0, 1)]
-  batches = make_batches(pairs, flag.batch_size, flag.seed, widths)
+  batches = make_batches(pairs, flag.batch_size, flag.seed)
   check = dict(max_new_tokens=flag.max_new_tokens, samples=flag.check_samples, seed=flag.seed)
   checked = held_out[:flag.check_rows]
   if "before" not in started:
     started["before"] = compare_before_after(policy, checked, config["style"], started, out_dir, 0, check)
-    gemma.record_run(out_dir, before=started["before"])
+    gemma.record_run(out_dir, before=started["before"], rows=len(pairs), dropped=dropped)
   if "max_steps" not in started:
-    probe = lambda: make_trainer(policy.model, optimizer(1000)[0], flag.remat)
-    started["max_steps"] = resolve_steps(flag.max_steps, flag.max_hours, probe, batches, micro, widths, policy.mesh)
+    started["max_steps"] = max_steps or fitting_steps(
+        make_trainer(policy.model, optimizer(1000)[0], flag.remat), [pack(batches[i], rows, width) for i in range(3)],
+        flag.max_hours, policy.mesh)
     gemma.record_run(out_dir, max_steps=started["max_steps"])
   tx, schedule = optimizer(started["max_steps"])
   trainer = make_trainer(policy.model, tx, flag.remat)
-  step, progress = train(trainer, schedule, batches, val_pairs, widths, out_dir=out_dir, max_steps=started["max_steps"],
-                         batch_size=flag.batch_size, micro=micro, eval_every=flag.eval_every, save_every=flag.save_every,
-                         patience=flag.patience, stop=stop, mesh=policy.mesh)
-  if stop and step < started["max_steps"]:
-    raise rewards.Stopped(f"{stop.reason} after step {step} of {started['max_steps']}; saved in {out_dir}; "
-                          "run the same command to go on")
+  step, progress = train(trainer, schedule, batches, val_pairs, out_dir=out_dir, max_steps=started["max_steps"], rows=rows,
+                         width=width, eval_every=flag.eval_every, save_every=flag.save_every, patience=flag.patience, stop=stop,
+                         mesh=policy.mesh)
+  gemma.check_finished(stop, step, started["max_steps"], out_dir)
   finish(policy, checked, config["style"], started, out_dir, step, progress, check)
 
 
 def finish(policy, checked, style: str, started: dict, out_dir: str, step: int, progress: dict, check: dict):
   """The check after training, the curves, the parameters; config.json, which marks the folder complete, last."""
   after = compare_before_after(policy, checked, style, started, out_dir, step, check)
-  gemma.save_params(os.path.join(out_dir, "params"), policy.model)
-  with open(os.path.join(out_dir, "tokenizer.model"), "wb") as f:
-    f.write(policy.tokenizer.serialized_model_proto())
-  gemma.plot_curves(rewards.read_rows(os.path.join(out_dir, "metrics.jsonl")), PANELS, os.path.join(out_dir, "curves.png"))
-  rewards.write_config(out_dir, "sft", FLAGS, style, model=policy.name, model_fingerprint=policy.fingerprint,
-                       lora_rank=policy.lora_rank, lora_alpha=policy.lora_alpha, steps=step, before=started["before"],
-                       after=after, best_loss=progress["best_loss"], base_checkpoint="")
+  facts = gemma.save_run(policy, out_dir, PANELS)
+  rewards.write_config(out_dir, "sft", FLAGS, style, **facts, steps=step, before=started["before"], after=after,
+                       best_loss=progress["best_loss"], base_checkpoint="")
   gemma.say(f"sft: {step} steps, parameters in {out_dir}/params")
 
 

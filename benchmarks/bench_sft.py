@@ -8,10 +8,10 @@ Writes  nothing; prints a table a case: median s/step, rows/s, tokens/s (padding
   python benchmarks/bench_sft.py --model=tiny --data_dir=artifacts/run/data --batch_size=32 --loss_check
 
 Two kinds of rows: `real` are as prepared, up to the length limit; `full` are made exactly that long by joining rows' targets,
-so that nobody pads and only the arithmetic differs. Each contestant batches as it does by itself: ours sorts by length inside
-windows and pads to two widths, Tunix pads all to the limit as the seeds do, TRL pads to the longest row of the batch.
---loss_check trains twice from the same start, with our batches and with the same rows in random order, and prints both held-out
-losses. Processes, turns and CPU seconds as in bench_grpo.py.
+so that nobody pads and only the arithmetic differs. Each contestant batches as it does by itself: ours packs a batch's rows end
+to end, Tunix pads all to the limit as the seeds do, TRL pads to the longest row of the batch.
+--loss_check trains twice from each seed, on the same batches in the same order: packed as train_sft.py does, and every row
+padded apart; it prints both held-out losses and what each took. Processes, turns and CPU seconds as in bench_grpo.py.
 """
 import json
 import pathlib
@@ -37,8 +37,8 @@ flags.DEFINE_list("only", [], "Contestants among ours, tunix, trl; empty: all th
 flags.DEFINE_list("lengths", ["512"], "Longest prompt + target, in tokens; one case each.", flag_values=FLAGS)
 flags.DEFINE_list("rows", ["full", "real"], "Rows of a case: full, real or both.", flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", 4, "Rows per optimizer update.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_integer("micro_batch_size", 0, "Rows whose activations are in memory at once; 0: batch_size.", lower_bound=0,
-                     flag_values=FLAGS)
+flags.DEFINE_integer("micro_batch_size", 0, "Rows whose activations are in memory at once, packed sequences in ours; 0: "
+                     "batch_size, and what train_sft.py chooses in ours.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass: less memory, a third more work.",
                   flag_values=FLAGS)
 flags.DEFINE_integer("lora_rank", 16, "Rank of the LoRA adapters; 0 trains all parameters (ours alone).", lower_bound=0,
@@ -47,10 +47,10 @@ flags.DEFINE_float("lora_alpha", 32.0, "LoRA scale: the update is alpha / rank t
 # Running.
 flags.DEFINE_integer("steps", 3, "Timed steps a process, after one that compiles.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("rounds", 2, "Processes a contestant.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_bool("loss_check", False, "Instead: held-out loss with our batches and with random ones.", flag_values=FLAGS)
+flags.DEFINE_bool("loss_check", False, "Instead: held-out loss of packed and of padded rows.", flag_values=FLAGS)
 flags.DEFINE_integer("check_steps", 120, "Updates of each run of --loss_check.", flag_values=FLAGS)
 flags.DEFINE_float("learning_rate", 3e-3, "Peak learning rate of --loss_check.", flag_values=FLAGS)
-flags.DEFINE_integer("seed", 0, "Seed of every random choice.", flag_values=FLAGS)
+flags.DEFINE_list("seeds", ["0"], "Seeds of --loss_check.", flag_values=FLAGS)
 flags.DEFINE_string("dtype", "float32", "Base weights: float32 or bfloat16.", flag_values=FLAGS)
 flags.DEFINE_string("worker", "", "Set by this script for the processes it starts: contestant:job file.", flag_values=FLAGS)
 
@@ -87,7 +87,7 @@ def optimizer(steps: int, learning_rate: float = 2e-4):
 
 
 def run_ours(job: dict, clock: Clock):
-  """train_sft.py's own batches and update, without its logging and saving."""
+  """train_sft.py's own packing and update, without its logging and saving."""
   import model as gemma
   import train_sft
   gemma.enable_compilation_cache()
@@ -95,18 +95,13 @@ def run_ours(job: dict, clock: Clock):
   pairs = [(gemma.encode(policy.tokenizer, p), gemma.encode_target(policy.tokenizer, t)) for p, t in job["pairs"]]
   trainer = train_sft.make_trainer(policy.model, optimizer(100), job["remat"])
   update = gemma.make_update(trainer, policy.mesh)
-  batches = train_sft.make_batches(pairs, job["batch_size"], 0)
-  widths = [gemma.choose_widths([len(pair[side]) for pair in pairs], job["max_length"]) for side in (0, 1)]
-  stacks = [train_sft.stack(batches[i], job["micro_batch_size"], widths) for i in range(1 + job["steps"])]
-  shapes = set()
-  for i, stack in enumerate(stacks):
-    shape = (stack["prompts"].shape[-1], stack["targets"].shape[-1])
-    if i and shape not in shapes:  # another pair of widths: compiled once a run, not timed
-      update(stack)
-      clock.restart()
-    shapes.add(shape)
-    update(stack)
-    clock.step(rows=job["batch_size"], tokens=sum(len(p) + len(t) for p, t in batches[i]), padded_to=sum(shape))
+  size = job["batch_size"]
+  shape = train_sft.packed_shape(pairs, job["max_length"], job["own_micro_batch_size"], policy.mesh.shape["fsdp"])
+  for i in range(1 + job["steps"]):
+    batch = [pairs[j % len(pairs)] for j in range(i * size, i * size + size)]
+    micro_batches, count = train_sft.pack(batch, *shape)
+    update(micro_batches, count)
+    clock.step(rows=size, tokens=sum(len(p) + len(t) for p, t in batch), padded_to=count * shape[0] * shape[1])
 
 
 def run_tunix(job: dict, clock: Clock):
@@ -153,36 +148,39 @@ CONTESTANTS = {"ours": run_ours, "tunix": run_tunix}
 
 # ------------------------------------------------------------------------------------------------------------ loss equality
 def loss_check(flag):
-  """Held-out loss after the same number of updates on the same rows, in our batches and in random ones, and their padding."""
-  import grain
+  """Held-out loss after the same updates, rows packed and rows padded apart, their padding and CPU seconds; a line a run."""
   import numpy as np
 
   import model as gemma
   import train_sft
   gemma.enable_compilation_cache()
   _, rows, val, _ = train_sft.load_rows(flag.data_dir, False)
-  limit, micro = int(flag.lengths[0]), flag.micro_batch_size or flag.batch_size
-  for name in ("sorted in windows", "random order"):
-    policy = train_sft.build(flag.model, flag.data_dir, "auto", flag.dtype, flag.lora_rank, flag.lora_alpha, flag.seed)
-    pairs, held_out = (train_sft.tokenize(part, policy.tokenizer, limit)[0] for part in (rows, val))
-    widths = [gemma.choose_widths([len(pair[side]) for pair in pairs + held_out], limit) for side in (0, 1)]
-    batches = train_sft.make_batches(pairs, flag.batch_size, flag.seed)
-    if name == "random order":
-      rng = np.random.default_rng(flag.seed)
-      epochs = -(-flag.check_steps * flag.batch_size // len(pairs))
-      drawn = np.concatenate([rng.permutation(len(pairs)) for _ in range(epochs)])[:flag.check_steps * flag.batch_size]
-      drawn = drawn.reshape(-1, flag.batch_size)
-      batches = grain.MapDataset.source(drawn).map(lambda index, pairs=pairs: [pairs[i] for i in index])
-    trainer = train_sft.make_trainer(policy.model, optimizer(flag.check_steps, flag.learning_rate), flag.remat)
-    update, real, padded, cpu = gemma.make_update(trainer, policy.mesh), 0, 0, time.process_time()
-    for step in range(flag.check_steps):
-      stack = train_sft.stack(batches[step], micro, widths)
-      update(stack)
-      real += sum(len(p) + len(t) for p, t in batches[step])
-      padded += flag.batch_size * (stack["prompts"].shape[-1] + stack["targets"].shape[-1])
-    loss = train_sft.held_out_loss(trainer.model, held_out, micro, widths, policy.mesh)
-    print(f"{name}: held-out loss {loss:.4f} after {flag.check_steps} updates, {1 - real / padded:.0%} of the positions are "
-          f"padding, CPU {time.process_time() - cpu:.0f} s with compilation", flush=True)
+  limit = int(flag.lengths[0])
+
+  def apart(batch, rows, width):
+    """As `train_sft.pack`, each pair a sequence of its own."""
+    parts = [train_sft.pack([pair], 1, width)[0] for pair in batch]
+    stacked = {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
+    real = stacked["weights"] > 0
+    return stacked | {"weights": (real / real.sum()).astype(np.float32)}, 1
+
+  print(f"{flag.check_steps} updates of {flag.batch_size} rows, {flag.model}")
+  for seed in map(int, flag.seeds):
+    for name, layout in (("packed", train_sft.pack), ("padded", apart)):
+      policy = train_sft.build(flag.model, flag.data_dir, "auto", flag.dtype, flag.lora_rank, flag.lora_alpha, seed)
+      pairs, held_out = (train_sft.tokenize(part, policy.tokenizer, limit)[0] for part in (rows, val))
+      shape = train_sft.packed_shape(pairs + held_out, limit, flag.micro_batch_size, policy.mesh.shape["fsdp"])
+      batches = train_sft.make_batches(pairs, flag.batch_size, seed)
+      trainer = train_sft.make_trainer(policy.model, optimizer(flag.check_steps, flag.learning_rate), flag.remat)
+      update, real, padded, cpu = gemma.make_update(trainer, policy.mesh), 0, 0, time.process_time()
+      for step in range(flag.check_steps):
+        micro_batches, count = layout(batches[step], *shape)
+        update(micro_batches, count)
+        real += sum(len(p) + len(t) for p, t in batches[step])
+        padded += count * micro_batches["tokens"][0].size
+      loss = train_sft.held_out_loss(trainer.model, held_out, *shape, policy.mesh)
+      print(f"seed {seed}, {name}: held-out loss {loss:.5f}, {1 - real / padded:.0%} of the positions are padding, CPU "
+            f"{time.process_time() - cpu:.0f} s with compilation", flush=True)
 
 
 # ------------------------------------------------------------------------------------------------------------------ main
@@ -201,7 +199,7 @@ def main():
   rows = [row for row in rewards.read_rows(pathlib.Path(flag.data_dir) / "train.jsonl") if row.get("target")]
   job = {"model": flag.model, "data_dir": flag.data_dir, "lora_rank": flag.lora_rank, "lora_alpha": flag.lora_alpha,
          "dtype": flag.dtype, "steps": flag.steps, "remat": flag.remat, "batch_size": flag.batch_size,
-         "micro_batch_size": flag.micro_batch_size or flag.batch_size}
+         "micro_batch_size": flag.micro_batch_size or flag.batch_size, "own_micro_batch_size": flag.micro_batch_size}
   for length in map(int, flag.lengths):
     for kind in flag.rows:
       pairs = make_pairs(rows, tokenizer, length, kind, 4 * flag.batch_size)

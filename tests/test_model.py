@@ -60,21 +60,23 @@ def plain_logps(model, prompts, completions, temperature: float):
 
 
 # ------------------------------------------------------------------------------------------------------------------ log-probs
-@pytest.mark.parametrize("generations,length,chunk,remat", [
-    (1, 9, 256, False), (3, 9, 81, True), (3, 9, 7, False), (3, 5, 8, False), (2, 260, 256, True)])
-def test_token_logps_equal_plain_log_softmax(policy, monkeypatch, generations, length, chunk, remat):
+@pytest.mark.parametrize("generations,length,chunk,remat,share", [
+    (1, 9, 256, False, 1), (3, 9, 81, True, 1), (3, 9, 7, False, 0.3), (3, 5, 8, False, 1), (2, 260, 256, True, 0.3)])
+def test_token_logps_equal_plain_log_softmax(policy, monkeypatch, generations, length, chunk, remat, share):
   """Value and gradient, packed (groups inside the sliding window) and repeated (2 × 260 tokens do not fit beside the prompt in
-  the window of 512), chunk sizes that divide the positions, do not, and hold all of them."""
+  the window of 512), chunk sizes that divide the positions, do not, and hold all of them; all positions, or a share."""
   monkeypatch.setattr(gemma, "HEAD_CHUNK", chunk)
   model = gemma.with_params(policy.model, {})
   prompts = gemma.pad_left(PROMPTS, WIDTH)
   completions = draw_completions(len(PROMPTS) * generations, length)
-  weights = jnp.asarray(np.random.default_rng(1).normal(size=completions.shape), jnp.float32)
+  rng = np.random.default_rng(1)
+  live = rng.random(completions.shape) < share
+  weights = jnp.asarray(rng.normal(size=completions.shape) * live, jnp.float32)
   graph, params, rest = nnx.split(model, nnx.LoRAParam, ...)
 
   def ours(params):
     logps, entropy = gemma.token_logps(nnx.merge(graph, params, rest), prompts, completions, temperature=0.7,
-                                       generations=generations, remat=remat)
+                                       generations=generations, remat=remat, live=None if share == 1 else live)
     return (weights * logps).sum() / weights.size, (logps, entropy)
 
   def plain(params):
@@ -82,7 +84,8 @@ def test_token_logps_equal_plain_log_softmax(policy, monkeypatch, generations, l
     return (weights * logps).sum() / weights.size, (logps, entropy)
   (_, got), got_gradient = jax.jit(jax.value_and_grad(ours, has_aux=True))(params)
   (_, want), want_gradient = jax.jit(jax.value_and_grad(plain, has_aux=True))(params)
-  seen = np.arange(length) < gemma.completion_lengths(completions)[0][:, None]  # behind the stop token nothing counts
+  seen = live & (np.arange(length) < gemma.completion_lengths(completions)[0][:, None])  # behind the stop token nothing counts
+  assert not got[0][~live].any()
   for a, b in zip(got, want):
     np.testing.assert_allclose(a[seen], b[seen], atol=2e-5, rtol=1e-5)
   for a, b in zip(jax.tree.leaves(got_gradient), jax.tree.leaves(want_gradient)):
@@ -174,6 +177,23 @@ def test_stop_token_is_kept_and_padding_follows(policy, stop):
   for row, n, ended in zip(out, lengths, stopped):
     assert (row[n - 1] in gemma.STOP_IDS) == ended and not np.isin(row[:n - 1], gemma.STOP_IDS).any()
     assert (row[n:] == gemma.PAD_ID).all()
+
+
+def test_a_shared_beginning_changes_nothing(policy):
+  """The beginning that runs once, at two lengths of it, against prompts that run whole; prompts of many lengths."""
+  prompts, keys = [[2, 5, 6, 7, 8, *rest] for rest in ([9], [11, 12], [12, 13, 14], [21, 22, 23, 24, 25, 26, 27])], keys_of(5, 4, 2)
+  for temperature in (0.0, 1.0):
+    whole, *others = [gemma.sample(policy, prompts, width=16, generations=2, max_new_tokens=12, temperature=temperature, keys=keys,
+                                   shared=shared) for shared in (0, 1, 5)]
+    assert all(np.array_equal(other, whole) for other in others)
+
+
+def test_rows_that_are_done_leave_and_the_others_do_not_notice(policy):
+  stops, prompts, keys = biased(policy, gemma.EOS_ID, 0.5), [[2, i, i + 1] for i in range(100, 140)], keys_of(6, 40, 1)
+  draw = lambda rows: gemma.sample(stops, prompts[rows], width=8, max_new_tokens=24, temperature=1.0, keys=keys[rows])
+  together = draw(slice(None))
+  assert len(set(gemma.completion_lengths(together)[0])) > 5
+  assert np.array_equal(together, np.concatenate([draw(slice(i, i + 8)) for i in range(0, 40, 8)]))  # 8 rows stay together
 
 
 def test_a_drawn_padding_id_is_a_token_like_any_other(policy):
@@ -290,12 +310,14 @@ def test_text_survives_the_tokenizer(policy):
 
 # ---------------------------------------------------------------------------------------------------------------------- meshes
 MESHES = """
-import json, os, sys
+import dataclasses, json, os, sys
 sys.path.insert(0, sys.argv[1])
 import jax, jax.numpy as jnp, numpy as np
 import model as gemma, train_grpo, train_sft
 assert jax.device_count() == 8
 gemma.enable_compilation_cache()
+whole = gemma.tiny_config
+gemma.tiny_config = lambda size: dataclasses.replace(whole(size), num_layers=2)  # half the time to compile for eight devices
 data_dir, folder = sys.argv[2:4]
 rng = np.random.default_rng(0)
 prompts = gemma.pad_left([[2, *rng.integers(110, 500, n)] for n in rng.integers(3, 15, 8)], 16)
@@ -305,7 +327,9 @@ weights = np.full((16, 12), 1 / 192, np.float32)
 ref = rng.normal(-6, 1, (16, 12)).astype(np.float32)
 batch = train_grpo.Batch(prompts, completions, weights, advantages, np.full(16, 0.1, np.float32), ref, ref, np.ones(16, bool))
 stacked = train_grpo.Batch(*(x[None] for x in batch))
-sft = dict(prompts=prompts[None], targets=completions[None, ::2], weights=np.full((1, 8, 12), 1 / 96, np.float32))
+tokens = np.concatenate([prompts, completions[::2]], 1)[None]  # (1, 8, 28)
+sft = dict(tokens=tokens, positions=np.broadcast_to(np.arange(28), tokens.shape), weights=(np.arange(28) > 15) / np.float32(96))
+sft["weights"] = np.broadcast_to(sft["weights"], tokens.shape)
 found = {}
 for mesh in ("1x1", "8x1", "4x2", "2x2", "1x4"):
   policy = gemma.load_policy("tiny", data_dir=data_dir, mesh=mesh)
@@ -324,10 +348,11 @@ for mesh in ("1x1", "8x1", "4x2", "2x2", "1x4"):
     trainer = train_sft.make_trainer(learner.trainer.model, tx, False)
     losses.append(gemma.make_update(trainer, policy.mesh)(sft)[0])
     moved = gemma.load_params(f"{folder}/1x1_{lora}", trainer.model)
-    losses.append(float(gemma.token_logps(moved, prompts, completions, generations=2)[0].sum()) / 192)
+    with policy.mesh:
+      losses.append(float(train_grpo.reference_logps(moved, prompts, completions, temperature=1.0, generations=2).sum()) / 192)
   keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), (3, 2))))
   out = gemma.sample(policy, [[2, 130, 140], [2, 200], [2, 300, 310, 320]], width=16, generations=2, max_new_tokens=8,
-                     temperature=1.0, keys=keys)
+                     temperature=1.0, keys=keys, shared=1)
   found[mesh] = [losses, out.tolist()]
 print(json.dumps(found))
 """
@@ -337,7 +362,7 @@ def test_meshes_give_the_single_device_losses(data_dir, tmp_path):
   """Two GRPO updates and one of SFT, LoRA and full, on five meshes of 8 forced devices; parameters move between meshes."""
   env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
   ran = subprocess.run([sys.executable, "-c", MESHES, str(REPO), data_dir, str(tmp_path)], capture_output=True, text=True,
-                       env=env, timeout=600)
+                       env=env, timeout=1200)
   assert ran.returncode == 0, ran.stderr[-3000:]
   found = json.loads(ran.stdout.strip().split("\n")[-1])
   one, drawn = found["1x1"]

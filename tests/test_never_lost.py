@@ -42,7 +42,7 @@ import model, rewards
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 learner = getattr(stage, "LeanGRPOLearner", None)
 owner, name = {"rollout": (model, "sample"), "reward": (stage, "score_rollout"),
-               "update": (learner, "update") if learner else (stage, "stack"), "save": (model, "save_checkpoint"),
+               "update": (learner, "update") if learner else (stage, "pack"), "save": (model, "save_checkpoint"),
                "best": (model, "save_params"),
                "half_row": (model, "append_rows"), "finish": (rewards, "write_config")}[where]
 inner, calls = getattr(owner, name), itertools.count(1)

@@ -34,24 +34,27 @@ def pairs(rows, policy):
   return train_sft.tokenize(rows, policy.tokenizer, 2048)[0]
 
 
-WIDTHS = ((32, 48, 64, 96, 512), (32, 48, 64, 96, 512))
-
-
 # ------------------------------------------------------------------------------------------------------------------- the loss
 @pytest.mark.parametrize("lora", [True, False])
 def test_loss_and_gradient_equal_plain_cross_entropy(policy, pairs, monkeypatch, lora):
-  """Micro-batches add up to optax's mean cross-entropy over all target tokens of the batch, in value and gradient."""
+  """Packed micro-batches add up to optax's mean cross-entropy over all target tokens of the batch, in value and gradient.
+
+  The sliding window is shorter than a row: local attention must cut a packed row where it cuts the row alone.
+  """
   monkeypatch.setattr(gemma, "HEAD_CHUNK", 50)
+  for layer in policy.model.layers:
+    monkeypatch.setattr(layer.attn, "sliding_window_size", 20)
   model = gemma.apply_lora(policy.model, policy.mesh, 4, 8.0) if lora else gemma.float32_masters(policy.model)
   graph, params, rest = nnx.split(model, gemma.trainable(model), ...)
   if lora:
     params = jax.tree.map(lambda x: x + 0.03 * jax.random.normal(jax.random.key(x.size), x.shape), params)
   batch = pairs[:8]
-  micros = train_sft.stack(batch, 4, WIDTHS)
+  micros, count = train_sft.pack(batch, 2, 130)
+  assert 1 < count < len(micros["tokens"]) == 4, "several micro-batches, and one that stays empty"
 
   def ours(params):
     return sum(train_sft.sft_loss(nnx.merge(graph, params, rest), **{k: v[m] for k, v in micros.items()}, remat=False)[0]
-               for m in range(2))
+               for m in range(count))
 
   def plain(params):
     width = max(len(p) + len(t) for p, t in batch)
@@ -70,40 +73,53 @@ def test_loss_and_gradient_equal_plain_cross_entropy(policy, pairs, monkeypatch,
 
 
 def test_boundary_token_by_token(rows, pairs, policy):
-  """Every row: the weights start at the first token of the target and end with its stop token; nothing else has weight."""
+  """Every row of a packed batch: the weights start at the first token of its target and end with its stop token; nothing else
+  has weight, and each row is there once, in one piece, with positions of its own."""
   assert len(pairs) == len(rows)
-  for row, (prompt, target) in zip(rows, pairs):
-    arrays = train_sft.stack([(prompt, target)], 1, WIDTHS)
-    weights, ids = arrays["weights"][0, 0], arrays["targets"][0, 0]
-    counted = np.flatnonzero(weights)
-    assert list(counted) == list(range(len(target)))
-    assert ids[counted[-1]] == gemma.END_OF_TURN_ID and (ids[:counted[-1]] != gemma.END_OF_TURN_ID).all()
-    assert policy.tokenizer.DecodeIds([int(i) for i in ids[counted[:-1]]]) == row["target"]
-    assert prompt[0] == gemma.BOS_ID and policy.tokenizer.DecodeIds(prompt[1:]) == row["prompt"]
-    assert list(arrays["prompts"][0, 0][-len(prompt):]) == prompt
-    np.testing.assert_allclose(weights[counted], 1 / len(target), rtol=1e-6)
+  arrays, count = train_sft.pack(pairs, 2, 256)
+  assert not any(x[count:].any() for x in arrays.values())
+  tokens, positions, weights = (arrays[name].reshape(-1, 256) for name in ("tokens", "positions", "weights"))
+  found = []
+  for line, at in np.argwhere((positions == 0) & (tokens == gemma.BOS_ID)):
+    end = at + 1
+    while end < 256 and positions[line, end] == end - at:
+      end += 1
+    ids, counted = tokens[line, at:end].tolist(), weights[line, at:end] > 0
+    start = int(counted.argmax())
+    assert counted[start:].all() and not counted[:start].any()
+    assert ids[-1] == gemma.END_OF_TURN_ID and gemma.END_OF_TURN_ID not in ids[start:-1]
+    found.append((policy.tokenizer.DecodeIds(ids[1:start]), policy.tokenizer.DecodeIds(ids[start:-1])))
+    tokens[line, at:end] = gemma.PAD_ID
+  assert sorted(found) == sorted((row["prompt"], row["target"]) for row in rows) and not tokens.any()
+  total = sum(len(target) for _, target in pairs)
+  assert (weights > 0).sum() == total
+  np.testing.assert_allclose(weights[weights > 0], 1 / total, rtol=1e-5)
+  assert total + sum(len(prompt) for prompt, _ in pairs) > 0.9 * count * 2 * 256, "hardly any padding"
 
 
 def test_each_target_token_is_learned_from_what_is_before_it(policy, pairs):
-  """−∂loss/∂weight of token t is log p(t | prompt, tokens before t): no shift, no leak from the token itself or behind it."""
-  prompt, target = pairs[0]
-  arrays = {k: v[0] for k, v in train_sft.stack([(prompt, target)], 1, WIDTHS).items()}
-  per_token = -jax.grad(lambda w: train_sft.sft_loss(policy.model, arrays["prompts"], arrays["targets"], w, False)[0])(
+  """−∂loss/∂weight of token t is log p(t | prompt, tokens before t): no shift, no leak from the token itself, from behind it
+  or from the rows packed beside it."""
+  arrays = {k: v[0] for k, v in train_sft.pack(pairs[:6], 1, 512)[0].items()}
+  per_token = -jax.grad(lambda w: train_sft.sft_loss(policy.model, arrays["tokens"], arrays["positions"], w, False)[0])(
       jnp.asarray(arrays["weights"]))[0]
-  ids = prompt + target
-  for t in (0, 1, len(target) // 2, len(target) - 1):
-    tokens = jnp.asarray([ids[:len(prompt) + t]])
-    real = jnp.ones(tokens.shape, bool)
-    logits, _ = policy.model(tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real))
-    assert float(per_token[t]) == pytest.approx(float(jax.nn.log_softmax(logits[0, -1])[target[t]]), abs=2e-5)
+  for prompt, target in pairs[:6]:
+    ids = prompt + target
+    at = next(i for i in range(512) if arrays["tokens"][0, i:i + len(ids)].tolist() == ids)
+    for t in (0, 1, len(target) // 2, len(target) - 1):
+      tokens = jnp.asarray([ids[:len(prompt) + t]])
+      real = jnp.ones(tokens.shape, bool)
+      logits, _ = policy.model(tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real))
+      want = float(jax.nn.log_softmax(logits[0, -1])[target[t]])
+      assert float(per_token[at + len(prompt) + t]) == pytest.approx(want, abs=2e-5)
 
 
 def test_held_out_loss_is_the_mean_over_tokens(policy, pairs):
-  """Batches of unequal token counts and a last one that is not full."""
-  got = train_sft.held_out_loss(policy.model, pairs[:7], 3, WIDTHS, policy.mesh)
+  """Micro-batches of unequal token counts and a last one that is not full."""
+  got = train_sft.held_out_loss(policy.model, pairs[:7], 2, 96, policy.mesh)
   total = tokens = 0
   for pair in pairs[:7]:
-    arrays = {k: v[0] for k, v in train_sft.stack([pair], 1, ((512,), (512,))).items()}
+    arrays = {k: v[0] for k, v in train_sft.pack([pair], 1, 512)[0].items()}
     total += float(train_sft.sft_loss(policy.model, **arrays, remat=False)[0]) * len(pair[1])
     tokens += len(pair[1])
   assert got == pytest.approx(total / tokens, abs=1e-4)
@@ -125,13 +141,10 @@ def test_batches_are_a_function_of_seed_and_step(pairs):
   epoch = len(pairs) // 8
   assert [key(again[i]) for i in (17, 3, 30)] == [key(batches[i]) for i in (17, 3, 30)]
   assert key(other[0]) != key(batches[0])
-  for first in (0, epoch):  # every row at most once an epoch, all but the remainder once
-    seen = collections.Counter(s for i in range(first, first + epoch) for s in key(batches[i]))
-    whole = collections.Counter(map(str, pairs))
-    assert all(seen[s] <= whole[s] for s in seen) and sum(seen.values()) == epoch * 8
-  assert {key(batches[i]) for i in range(epoch)} != {key(batches[i]) for i in range(epoch, 2 * epoch)}
-  spread = lambda batch: np.ptp([len(p) + len(t) for p, t in batch])
-  assert np.mean([spread(batches[i]) for i in range(epoch)]) < spread(pairs), "like lengths share a batch"
+  rows = [row for i in range(2 * epoch) for row in key(batches[i])]
+  for first in (0, len(pairs)):  # every row once an epoch, in another order each time; a batch may reach into the next
+    assert collections.Counter(rows[first:first + len(pairs)]) <= collections.Counter(map(str, pairs))
+  assert rows[:len(pairs)] != rows[len(pairs):2 * len(pairs)]
   few = train_sft.make_batches(pairs[:3], 8, 0)[5]
   assert len(few) == 8 and {str(p) for p in few} == {str(p) for p in pairs[:3]}
 
@@ -155,13 +168,15 @@ def test_logged_learning_rate_is_the_one_used(data_dir, policy, tmp_path):
 def test_run_learns_and_shows_it(data_dir, tmp_path):
   """LoRA, micro-batches, evaluation, best, before and after: one run, all of it on disk; row limits counted in the log."""
   flag = SFT | dict(lora_rank=4, learning_rate=1e-2, max_steps=12, micro_batch_size=4, batch_size=8, eval_every=4, save_every=4,
-                    check_rows=6, check_samples=2, max_length=90)
+                    check_rows=6, check_samples=2, max_length=50)
   out = run_well(train_sft, data_dir=data_dir, out_dir=tmp_path, **flag)
-  assert "over 90 tokens dropped" in out and "in micro-batches of 4" in out
+  assert "over 50 tokens dropped" in out and "(0 over" not in out and "packed into 4 × 50 tokens at once" in out
   metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
   assert [row["step"] for row in metrics] == list(range(1, 13)) and metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
   losses = [row["eval_loss"] for row in metrics if "eval_loss" in row]
   config = json.loads((tmp_path / "config.json").read_text())
+  began = json.loads((tmp_path / "run.json").read_text())
+  assert began["rows"] + began["dropped"] == sum("target" in row for row in rewards.read_rows(f"{data_dir}/train.jsonl"))
   assert len(losses) == 3 and config["best_loss"] == min(losses) and config["steps"] == 12
   assert set(config["before"]) == set(config["after"]) == {"format", "pass@1", "maj@2"}
   samples = rewards.read_rows(tmp_path / "samples.jsonl")
@@ -194,20 +209,19 @@ def test_lost_accuracy_is_said_loudly(capsys):
 @pytest.mark.parametrize("bad,code", [((3,), 0), ((3, 4, 6, 7), 0), ((3, 4, 5), 2)])
 def test_updates_that_are_not_finite(data_dir, tmp_path, monkeypatch, bad, code):
   """They are skipped and counted; three in a row stop the run, the last good checkpoint stays."""
-  inner, seen = train_sft.stack, []
+  inner, seen = train_sft.pack, []
 
-  def poisoned(batch, micro, widths):
-    arrays = inner(batch, micro, widths)
-    if micro == 16:  # an update, not an evaluation
+  def poisoned(batch, rows, width):
+    arrays, count = inner(batch, rows, width)
+    if len(batch) == 16:  # an update, not an evaluation
       seen.append(1)
       if len(seen) in bad:
-        arrays["weights"][0, 0, 0] = np.nan
-    return arrays
-  monkeypatch.setattr(train_sft, "stack", poisoned)
-  result = run(train_sft, data_dir=data_dir, out_dir=tmp_path, **SFT | dict(max_steps=8, save_every=2, micro_batch_size=16,
-                                                                          batch_size=16))
+        arrays["weights"][0, 0, -1] = np.nan
+    return arrays, count
+  monkeypatch.setattr(train_sft, "pack", poisoned)
+  result = run(train_sft, data_dir=data_dir, out_dir=tmp_path, **SFT | dict(max_steps=8, save_every=2))
   metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
-  finite = [bool(np.isfinite(row["loss"])) for row in metrics]
+  finite = [row["loss"] is not None for row in metrics]
   assert finite == [i + 1 not in bad for i in range(len(metrics))]
   if code:
     one_line_error(result, "three updates in a row", "lower --learning_rate")
@@ -227,13 +241,13 @@ def test_dual_stream_targets_are_learned(dual_data_dir, dual_sft_dir):
 
 
 # ------------------------------------------------------------------------------------------------------------------- bad input
-BAD = [(dict(batch_size=10, micro_batch_size=4), "--batch_size=10 is not a multiple of --micro_batch_size=4"),
-       (dict(max_steps=0), "--max_steps=0: expected a positive number"), (dict(max_steps="many"), "--max_steps=many"),
+BAD = [(dict(max_steps=0), "--max_steps=0: expected a positive number"), (dict(max_steps="many"), "--max_steps=many"),
        (dict(max_steps="auto"), "auto together with --max_hours"), (dict(max_length=8), "longer than --max_length=8"),
        (dict(model="gemma-7"), "neither a folder nor one of"), (dict(mesh="3y1"), "is not FSDPxTP"),
        (dict(mesh="4x1"), "needs 4 devices, there are"), (dict(dtype="int8"), "valid: auto, float32, bfloat16"),
        (dict(data_dir="nowhere"), "nowhere does not exist; make it with prepare_data.py"),
-       (dict(resume_from="nowhere"), "holds no run.json")]
+       (dict(resume_from="nowhere"), "holds no run.json"),
+       (dict(patience=2, eval_every=0), "--patience=2 counts held-out evaluations: it needs --eval_every above 0")]
 
 
 @pytest.mark.parametrize("change,words", BAD, ids=[next(iter(change)) + str(i) for i, (change, _) in enumerate(BAD)])
@@ -242,7 +256,7 @@ def test_bad_flags(data_dir, tmp_path, change, words):
 
 
 def test_absl_keeps_its_own_code(tmp_path):
-  for flag in (dict(lora_rank=-1), dict(batch_size="x"), dict(no_such_flag=1)):
+  for flag in (dict(lora_rank=-1), dict(check_rows=-1), dict(batch_size="x"), dict(no_such_flag=1)):
     result = run(train_sft, out_dir=tmp_path, **flag)
     assert result.code == 1 and "FATAL Flags parsing error" in result.err
 
@@ -260,6 +274,11 @@ def test_bad_data(data_dir, tmp_path):
   config = json.loads((data / "config.json").read_text())
   rewards.write_text(data / "config.json", json.dumps(config | {"prompt_hash": "0123456789abcdef"}))
   one_line_error(attempt(), "was made with prompt 0123456789abcdef", "--allow_prompt_mismatch")
+  held_out = rewards.read_rows(data / "val.jsonl")
+  long = [row | {"target": row["target"] * 99} for row in held_out if "target" in row]
+  rewards.write_text(data / "val.jsonl", "".join(json.dumps(row) + "\n" for row in long))
+  one_line_error(attempt(allow_prompt_mismatch=True, max_length=200), f"all {len(long)} rows", "longer than --max_length=200")
+  shutil.rmtree(tmp_path / "out")
   rewards.write_text(data / "val.jsonl", "")  # nothing held out: it trains all the same
   assert "1 steps" in run_well(train_sft, **SFT | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1,
                                                       allow_prompt_mismatch=True))
