@@ -81,10 +81,11 @@ STAGES=${STAGES:-data eval_base sft eval_sft grpo eval_grpo export}
 # --- the four recipes: what their seeds ran with on Gemma 3 1B --------------------------------------------------------------
 data=(--max_prompt_tokens=1024 --mixing=disco --disco_temperature=0.5)
 if [ -n "${POOL:-}" ]; then data+=(--train_size=10000 --val_size=500 --test_size=500); fi  # the built-in pool has its own sizes
-sft=(--lora_rank=16 --lora_alpha=32 --max_steps=200 --batch_size=32 --micro_batch_size=8 --max_length=2048 --max_new_tokens=512)
+sft=(--lora_rank=16 --lora_alpha=32 --max_steps=200 --batch_size=32 --max_length=2048 --max_new_tokens=512)
 grpo=(--num_generations=4 --num_iterations=4 --epsilon=0.2 --learning_rate=3e-6 --lora_rank=16 --lora_alpha=32 --temperature=0.7
       --max_prompt_tokens=1024 --max_new_tokens=512 --batch_size=2 --max_steps=20000 --beta=0.04 --rewards="$RECIPE")
 evaluate=(--max_new_tokens=512 --rewards="$RECIPE")
+package=()
 case $RECIPE in
   multi_domain) ;;
   curriculum)
@@ -94,7 +95,9 @@ case $RECIPE in
     data+=(--style=dual_stream --mixing=weights --domain_weights=math=1)  # GSM8K has 7,473 training rows, the built-in pool 3,700
     if [ -n "${POOL:-}" ]; then data+=(--train_size=6000); else data+=(--train_size=3100 --val_size=100); fi
     sft+=(--lora_rank=0 --learning_rate=2e-5)
-    grpo+=(--lora_rank=0 --max_steps=2000) ;;
+    grpo+=(--lora_rank=0 --max_steps=2000)
+    evaluate+=(--samples=4 --temperature=0.7)  # for the majority vote
+    package+=(--formats=merged,zip) ;;
   four_component)
     sft+=(--lora_rank=8 --lora_alpha=16)
     grpo+=(--beta=0.08 --lora_rank=8 --lora_alpha=16 --max_steps=500) ;;
@@ -104,8 +107,7 @@ if [ "$MODEL" = tiny ]; then  # the same stages at the size of a two-core machin
   answer=64; data+=(--max_prompt_tokens=128)
   if [ -n "${POOL:-}" ]; then data+=(--train_size=4000 --val_size=100 --test_size=400); fi
   if [ -z "${POOL:-}" ] && [ "$RECIPE" != dual_stream ]; then answer=32; data+=(--train_size=10000 --val_size=100 --test_size=450); fi
-  sft+=(--lora_rank=0 --learning_rate=2e-3 --max_steps=1600 --batch_size=16 --micro_batch_size=16 --max_length=192
-        --max_new_tokens=$answer --eval_every=400 --save_every=400)
+  sft+=(--lora_rank=0 --learning_rate=2e-3 --max_steps=1600 --batch_size=16 --max_length=192 --max_new_tokens=$answer --eval_every=400 --save_every=400)
   grpo+=(--lora_rank=0 --learning_rate=2e-4 --max_grad_norm=1.0 --weight_decay=0 --max_steps=100 --batch_size=16
          --num_generations=8 --num_iterations=1 --temperature=1.0 --beta=0.02 --max_prompt_tokens=128
          --max_new_tokens=$answer --eval_every=50 --save_every=50)
@@ -117,7 +119,7 @@ fi
 if [ "$MAX_HOURS" != 0 ]; then grpo+=(--max_steps=auto); fi  # as many as fit; schedule and phases follow
 if [ -n "${SMOKE:-}" ]; then  # every stage for real, a few steps of each: is this machine ready for the long run?
   data+=(--train_size=64 --val_size=14 --test_size=14 --max_prompt_tokens=256)
-  sft+=(--max_steps=2 --batch_size=4 --micro_batch_size=4 --max_length=512 --max_new_tokens=32 --check_rows=4 --check_samples=2)
+  sft+=(--max_steps=2 --batch_size=4 --max_length=512 --max_new_tokens=32 --check_rows=4 --check_samples=2)
   grpo+=(--max_steps=2 --num_iterations=2 --batch_size=2 --max_prompt_tokens=256 --max_new_tokens=32 --eval_rows=4 --force)
   evaluate+=(--limit=14 --max_new_tokens=32)
 fi
@@ -160,7 +162,7 @@ stage sft train_sft.py "${common[@]}" "${sft[@]}" --max_hours="$(hours_left 0.25
 stage eval_sft evaluate.py "${common[@]}" --checkpoint="$sft_folder" --compare="$OUT/eval_base/results.json" "${evaluate[@]}" "${eval_more[@]}"
 stage grpo train_grpo.py "${common[@]}" --init_from="$sft_folder" "${grpo[@]}" --max_hours="$(hours_left 0.85)" "${grpo_more[@]}"
 stage eval_grpo evaluate.py "${common[@]}" --checkpoint="$OUT/grpo" --compare="$OUT/eval_sft/results.json" "${evaluate[@]}" "${eval_more[@]}"
-stage export export_lora.py --model="$MODEL" --checkpoint="$OUT/grpo" "${export_more[@]}"
+stage export export_lora.py --model="$MODEL" --checkpoint="$OUT/grpo" "${package[@]}" "${export_more[@]}"
 py evaluate.py --table="$OUT"
 exit
 }
