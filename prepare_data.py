@@ -124,7 +124,7 @@ def records(path: pathlib.Path, file=None):
     yield from json_lines(path, file) if found is None else ((f"{path}:{i}", row) for i, row in enumerate(found, first))
 
 
-def read_file(path: pathlib.Path, convert: Callable, expected: str, digests: dict, label: str = ""):
+def read_file(path: pathlib.Path, convert: Callable, expected: str, digests: dict, *label: str):
   """Yields (place, converted record) and notes the file's digest; what is not as expected raises InputError with its place."""
   if not path.is_file():
     found = "is a folder" if path.is_dir() else "does not exist"
@@ -132,7 +132,7 @@ def read_file(path: pathlib.Path, convert: Callable, expected: str, digests: dic
   place = path
   try:
     with open(path, "rb") as file:
-      digests[label + path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+      digests["/".join((*label, *path.parts[-2:]))] = hashlib.file_digest(file, "sha256").hexdigest()
     for place, record in records(path):
       yield place, convert(record)
   except InputError:
@@ -210,8 +210,8 @@ def from_arc(record):
 
 
 def from_strategyqa(record):
-  facts = record.get("facts") or []
-  return {"prompt": record["question"], "answer": "yes" if str(record["answer"]).strip().lower() in ("true", "yes") else "no",
+  facts, said = record.get("facts") or [], str(record["answer"]).strip().lower()
+  return {"prompt": record["question"], "answer": {"true": "yes", "yes": "yes", "false": "no", "no": "no"}.get(said),
           "reasoning": " ".join(fact.strip() for fact in ([facts] if isinstance(facts, str) else facts)) or None,
           "metadata": {"id": record.get("qid")}}
 
@@ -243,18 +243,22 @@ IDEAS = re.compile(r"\b(?:ideas?|suggest\w*|brainstorm|list|name (?:some|a few|\
                    r"ways to|tips|come up with|what are some|recommend\w*)\b", re.I)
 WRITING = re.compile(r"^(?:please )?(?:write|compose|tell|create|imagine|pretend)\b.*\b(?:story|poem|haiku|limerick|song|lyrics|"
                      r"scene|letter|speech|dialogue|paragraph|essay|email|review|blog|script|tale)\b", re.I | re.S)
+ABSENT = re.compile(r"\b(?:passage|paragraph|text|article|reference)\b|^(?:extract|classify|categorize|identify|order)\b", re.I)
 APOSTROPHE = re.compile(r"\b(\w+n(?= t\b)|I(?= (?:m|d|ll|ve)\b)|(?:[Ww]e|[Yy]ou|[Tt]hey)(?= (?:re|ll|ve|d)\b)|"
                         r"[A-Za-z]\w+(?= s\b)) ")
 
 
 def from_dolly(record):
-  """Ideas, stories and summaries. One published copy has neither categories nor apostrophes: the instruction's words decide."""
+  """Ideas, stories and summaries. One published copy has neither categories nor apostrophes nor the texts that some instructions
+  speak of: there the instruction's words decide."""
   question, answer, context = record["instruction"], record.get("response") or record.get("text") or "", record.get("context")
   if "category" in record:
     domain = KINDS.get(record["category"])
   else:
     question, answer = APOSTROPHE.sub(r"\1'", question), APOSTROPHE.sub(r"\1'", answer)
-    domain = "creative_writing" if WRITING.search(question) else "creative_ideation" if IDEAS.search(question) else None
+    domain = "creative_writing" if WRITING.search(question) else None
+    if domain is None and IDEAS.search(question) and not ABSENT.search(question):
+      domain = "creative_ideation"
   if domain is None:
     return "another kind of task"
   if not answer or len(answer) > 300 and not re.search(r"[.!?\"')\]:]\s*$", answer):
@@ -270,8 +274,9 @@ def from_no_robots(record):
           "metadata": {"id": record.get("prompt_id")}}
 
 
-BYLINE = re.compile(r"^By \. .{0,200}?PUBLISHED: \. .{0,80}?\. \| \. UPDATED: \. .{0,60}?\d{4} \. |^[A-Z][^()]{0,40}\(CNN\) ?-- |"
-                    r"^\(CNN\) ?(?:-- )?", re.S)
+BYLINE = re.compile(r"^(?:By \. [^.]{1,60} \. (?:and (?:\. )?[^.]{1,60} \. )?)?(?:Last updated at [^.]{1,50} \. )?"
+                    r"(?:PUBLISHED: \. [^.]{1,50} \. )?(?:\| \. )?(?:UPDATED: \. [^.]{1,50} \. )?"
+                    r"(?:[A-Z][^()]{0,60}\(CNN\)\s*-- |\(CNN\)\s*(?:-- )?)?")
 
 
 def from_cnn(record):
@@ -281,10 +286,12 @@ def from_cnn(record):
 
 def from_xsum(record):
   article, summary = record.get("document") or record["article"], record.get("summary") or record.get("summary_gt")
-  # One published copy puts other articles before the row's own, and an instruction after it.
+  # One published copy puts other articles before the row's own, an instruction after it, and reads UTF-8 as Windows-1252 ("Â£5").
   article = re.split(r"###\s*Article: ", article)[-1].partition("\n\nSummarize the above article")[0].strip()
   if not summary or len(article.split()) < 30:
     return "too short"
+  with contextlib.suppress(UnicodeError):
+    article = article.encode("cp1252").decode()
   return {"prompt": f"Summarize the following article in one sentence:\n\n{article}", "answer": summary}
 
 
@@ -344,19 +351,19 @@ def read_source(name: str, raw_dir: str, limit: int, digests: dict) -> list[dict
   (domain, convert, _, hub, *_), rows, left_out = SOURCES[name], {}, collections.Counter()
   both = lambda record: (record, convert(record))
   for path in locate(name, raw_dir):
-    part = re.search(r"train|test|dev|val", path.name.lower())
-    found = read_file(path, both, f"a {name} record as {hub} publishes it", digests, f"{name}/")
+    found = read_file(path, both, f"a {name} record as {hub} publishes it", digests, name)
     for number, (place, (record, row)) in enumerate(found):
-      if isinstance(row, str) or not str(row["answer"]).strip() or not row["prompt"].strip():
+      if len(rows) >= limit:
+        break
+      if isinstance(row, str) or not all(str(row[key] or "").strip() for key in ("prompt", "answer")):
         left_out[row if isinstance(row, str) else "no question or answer"] += 1
         continue
+      part = re.search("train|test|dev|val", f"{place.rpartition('/')[2]} {path.name}".lower())
       metadata = {"source": name, "split": part[0] if part else "unknown"} | row.get("metadata", {})
       if metadata.get("id") is None:
         metadata["id"] = record["id"] if isinstance(record.get("id"), str) else f"{path.stem}-{number}"
       # MBPP: the sanitized record, read later, replaces the full one.
       rows[metadata["id"]] = unified({"domain": domain, **row, "metadata": metadata}, place)
-      if len(rows) >= limit:
-        break
   say(f"{name}: {len(rows):,} rows" + "".join(f"; {n:,} left out: {reason}" for reason, n in sorted(left_out.items())))
   return list(rows.values())
 
@@ -888,8 +895,8 @@ def statistics(rows: list[dict], splits: dict, reasons: dict, tokenizer) -> dict
   return table
 
 
-def show(table: dict):
-  """Prints the statistics, a line a domain."""
+def report(splits: dict, table: dict, shares: dict):
+  """Prints the statistics, a line a domain, and where the rows are not as asked."""
   tokens = lambda x: "{p50}/{p95}/{max}".format(**x) if x else "-"
   lines = [["domain", "pool", "natural", "mixed", "kept", *SPLITS, "targets", "prompt p50/p95/max", "target", "dropped"]]
   for d, s in table.items():
@@ -899,6 +906,12 @@ def show(table: dict):
   widths = [max(map(len, column)) for column in zip(*lines)]
   for first, *cells, last in lines:
     say("  ".join([first.ljust(widths[0]), *map(str.rjust, cells, widths[1:]), last]))
+  for split, d in itertools.product(SPLITS, shares):
+    asked, got = shares[d] * len(splits[split]), table.get(d, {}).get(split, 0)
+    if got + 1 < asked:
+      say(f"{d} ran out: {got:,} {split} rows where the mixture asks {asked:,.0f}; the other domains make up the difference")
+  if borrowed := sum(row["home"] != split for split in SPLITS for row in splits[split]):
+    say(f"{borrowed:,} rows were borrowed from another split's tenth, as the pool is small: these could move when it grows")
 
 
 def draw_mixture(domains: dict, title: str, path: pathlib.Path):
@@ -941,15 +954,6 @@ def write(out_dir: pathlib.Path, splits: dict, stats: dict, tokenizer):
   rewards.write_text(out_dir / "stats.json", json.dumps(stats, indent=1, ensure_ascii=False) + "\n")
   title = f"{stats['mixing']} mixture of {sum(map(len, splits.values())):,} rows"
   draw_mixture(stats["domains"], title, out_dir / "mixture.png")
-
-
-def say_shortfalls(splits: dict, domains: dict, shares: dict):
-  for split, d in itertools.product(SPLITS, shares):
-    asked, got = shares[d] * len(splits[split]), domains.get(d, {}).get(split, 0)
-    if got + 1 < asked:
-      say(f"{d} ran out: {got:,} {split} rows where the mixture asks {asked:,.0f}; the other domains make up the difference")
-  if borrowed := sum(row["home"] != split for split in SPLITS for row in splits[split]):
-    say(f"{borrowed:,} rows were borrowed from another split's tenth, as the pool is small: these could move when it grows")
 
 
 def load(pools: list, eval_pools: list, sources: list, raw_dir: str, limit: int, seed: int) -> tuple[list[dict], dict]:
@@ -1018,8 +1022,7 @@ def main():
   domains = statistics(rows, splits, dropped | dict.fromkeys(leaks, "shares 8 words with an evaluation row"), tokenizer)
   stats = {"domains": domains, "decontamination": leak_report(rows, leaks), "mixing": FLAGS.mixing, "target_shares": shares}
   write(out_dir, splits, stats, tokenizer if named == "tiny" else None)
-  show(domains)
-  say_shortfalls(splits, domains, shares)
+  report(splits, domains, shares)
   sizes = {split: len(splits[split]) for split in SPLITS}
   rewards.write_config(out_dir, "data", FLAGS, style, counts=sizes, inputs=digests)
   say(f"wrote {', '.join(f'{n:,} {split}' for split, n in sizes.items())} rows to {out_dir} in {time.time() - began:.1f} s")

@@ -141,7 +141,8 @@ def test_splits_are_exact_disjoint_and_stratified(prepared):
     assert all(abs(count[d] / 40 - n / 300) < 0.06 for d, n in collections.Counter(r["domain"] for r in splits["train"]).items())
   config = rewards.read_config(out, "prepare_data.py")
   assert config["style"] == "tags" and config["counts"] == {"train": 300, "val": 40, "test": 40}
-  assert config["prompt_hash"] == rewards.prompt_hash("tags") and list(config["inputs"]) == ["pool.jsonl"]
+  assert config["prompt_hash"] == rewards.prompt_hash("tags")
+  assert [name.split("/")[1] for name in config["inputs"]] == ["pool.jsonl"]
 
 
 def test_rows_keep_the_prompt_contract(prepared):
@@ -460,6 +461,32 @@ def published(folder, name, form):
     writer.writeheader()
     writer.writerows(rows)
     (folder / "train.csv").write_text(file.getvalue())
+
+
+@pytest.mark.parametrize("head", [
+    "LONDON, England (CNN) -- ", "(CNN) -- ", "(CNN)", "CAVITE CITY, Philippines (CNN)  -- ", "By . Ann Lee . ",
+    "By . Ann Lee . and . Bo Hill . ", "By . Ann Lee . and Bo Hill . UPDATED: . 09:53 EST, 12 January 2012 . ",
+    "By . Daily Mail Reporter . PUBLISHED: . 07:04 EST, 9 January 2014 . | . UPDATED: . 07:16 EST, 9 January 2014 . ",
+    "By . Ann Lee . Last updated at 2:18 PM on 30th December 2011 . ", ""])
+def test_bylines_are_no_part_of_an_article(head):
+  row = data.from_cnn({"article": f"{head}A dog ran home . By . noon people cheered .", "highlights": "Dog home ."})
+  assert row["prompt"] == "Summarize the following article:\n\nA dog ran home. By. noon people cheered."
+
+
+def test_instructions_about_a_text_that_is_not_there_are_left_out():
+  """The copy of Dolly without categories has no contexts either."""
+  kind = lambda text: data.from_dolly({"instruction": text, "text": "Yes."})
+  assert kind("List three ideas for rain")["domain"] == "creative_ideation"
+  assert kind("Write a paragraph of a blog about rain")["domain"] == "creative_writing"
+  assert kind("Don t list ideas that I m tired of")["prompt"].strip() == "Don't list ideas that I'm tired of"
+  for text in ("List the dates in the passage", "Extract names and list them", "Give ideas from this text", "What is rain?"):
+    assert kind(text) == "another kind of task"
+
+
+def test_text_that_was_read_in_the_wrong_encoding_is_put_right():
+  prompt = lambda text: data.from_xsum({"document": text * 8, "summary": "A bridge."})["prompt"]
+  assert "cost £5 – a café" in prompt("The bridge cost £5 – a café. ".encode().decode("cp1252"))
+  assert "cost £5 – a café" in prompt("The bridge cost £5 – a café. ")
 
 
 @pytest.mark.parametrize("form", ["jsonl", "json", "zip", "parquet", "csv"])
