@@ -1,5 +1,6 @@
 """Shared by the tests: a small data folder, a short SFT run, and two ways to run a script: here, and as a process of its own."""
 import contextlib
+import gc
 import io
 import os
 import pathlib
@@ -23,6 +24,20 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # what a training run 
 
 def pytest_configure(config):
   config.addinivalue_line("filterwarnings", "ignore::DeprecationWarning")  # Tunix's, hundreds a run
+
+
+MEMORY = {"last": 0}  # GiB this process held when its compiled programs were last dropped
+
+
+@pytest.fixture(autouse=True)
+def bounded_memory():
+  """Every run of a stage leaves its compiled programs behind; two test processes once outgrew a machine of 24 GiB."""
+  yield
+  held = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**30
+  if "jax" in sys.modules and held > MEMORY["last"] + 1:
+    sys.modules["jax"].clear_caches()
+    gc.collect()
+    MEMORY["last"] = held
 
 
 class Result(NamedTuple):
