@@ -107,8 +107,8 @@ if [ "$MODEL" = tiny ]; then  # the same stages at the size of a two-core machin
   answer=64; data+=(--max_prompt_tokens=128)
   if [ -n "${POOL:-}" ]; then data+=(--train_size=4000 --val_size=100 --test_size=400); fi
   if [ -z "${POOL:-}" ] && [ "$RECIPE" != dual_stream ]; then answer=32; data+=(--train_size=10000 --val_size=100 --test_size=450); fi
-  sft+=(--lora_rank=0 --learning_rate=2e-3 --max_steps=1600 --batch_size=16 --max_length=192 --max_new_tokens=$answer
-        --eval_every=400 --save_every=400)
+  sft+=(--lora_rank=0 --learning_rate=2e-3 --max_steps=1600 --batch_size=16 --micro_batch_size=16 --max_length=192
+        --max_new_tokens=$answer --eval_every=400 --save_every=400)
   grpo+=(--lora_rank=0 --learning_rate=2e-4 --max_grad_norm=1.0 --weight_decay=0 --max_steps=100 --batch_size=16
          --num_generations=8 --num_iterations=1 --temperature=1.0 --beta=0.02 --max_prompt_tokens=128
          --max_new_tokens=$answer --eval_every=50 --save_every=50)
