@@ -398,13 +398,16 @@ def short_hash(text: str) -> int:
 
 
 def read_words(rows: list[dict]) -> Words:
-  vocabulary, stream, start = collections.defaultdict(), bytearray(), [0]
+  vocabulary, stream, start, known = collections.defaultdict(), bytearray(), [0], {}
   vocabulary.default_factory = vocabulary.__len__  # a new word gets the next number
-  # No word holds a space: what stands between two is split once, however often it stands there.
-  numbered = functools.cache(lambda text: array.array("i", [vocabulary[word] for word in split_words(text)]).tobytes())
   for row in rows:
-    question = row["question"].partition(NAMED)[0]  # two coding tasks are not alike because both name a function
-    stream += b"".join(map(numbered, question.split()))
+    chunks = row["question"].partition(NAMED)[0].split()  # two coding tasks are not alike because both name a function
+    try:
+      stream += b"".join([known[chunk] for chunk in chunks])
+    except KeyError:  # no word holds a space, so what stands between two is split once, however often it stands there
+      for chunk in set(chunks).difference(known):
+        known[chunk] = array.array("i", [vocabulary[word] for word in split_words(chunk)]).tobytes()
+      stream += b"".join([known[chunk] for chunk in chunks])
     start.append(len(stream) // 4)
   words, start = np.frombuffer(stream, np.int32), np.array(start, np.int32)
   hashes = np.array(list(map(short_hash, vocabulary)), np.uint64)[words]
@@ -963,7 +966,7 @@ def load(pools: list, eval_pools: list, sources: list, raw_dir: str, limit: int,
     raise InputError(f"--sources names {unknown[0]!r}; valid: {', '.join(SOURCES)}")
   for i, path in enumerate(map(pathlib.Path, [*eval_pools, *pools])):
     found = [unified(row, place) for place, row in read_file(path, lambda row: row, "unified rows", digests)]
-    rows += [row | {"evaluates": i < len(eval_pools)} for row in found]
+    rows += [row | {"evaluates": True} for row in found] if i < len(eval_pools) else found
     say(f"read {len(found):,} rows of {path}")
   for name in sources:
     rows += read_source(name, raw_dir, limit, digests)
