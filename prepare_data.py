@@ -89,7 +89,7 @@ def json_lines(path, file):
       if text.strip():
         value = DECODER.decode(text)
         if b"\\u" in line:
-          json.dumps(value, ensure_ascii=False).encode()
+          json.dumps(value, ensure_ascii=False).encode()  # raises on half a surrogate pair
         yield place, value
     except UnicodeDecodeError as error:
       raise InputError(f"{place} is not UTF-8 (byte {line[error.start]:#04x}); convert the file to UTF-8") from None
@@ -116,8 +116,10 @@ def records(path: pathlib.Path, file=None):
       csv.field_size_limit(MAX_LINE)
       found, first = csv.DictReader(io.TextIOWrapper(file, encoding="utf-8-sig", newline="")), 2
     elif path.suffix == ".json":
+      text = file.read().decode("utf-8-sig")
       with contextlib.suppress(ValueError):  # JSON lines go by the name .json too
-        found = json.load(file)
+        found = DECODER.decode(text)
+      json.dumps(found, ensure_ascii=False).encode()  # as above
       if isinstance(found, dict):
         found = next((v for v in found.values() if isinstance(v, list) and v and isinstance(v[0], dict)), [found])
       file.seek(0)

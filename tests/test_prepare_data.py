@@ -563,7 +563,8 @@ def test_bad_files(content, message, tmp_path):
     ("p.csv", b"domain,prompt,answer\nmath,caf\xe9,1\n", "not unified rows .UnicodeDecodeError"),
     ("p.csv", b'domain,prompt,answer\nmath,one,1\nmaths,"two', r"p\.csv:3: unknown domain"),
     ("p.json", b'[{"domain": "math"},', r"p\.json:1 is not a JSON row"),
-    ("p.json", b'{"rows": [{"domain": "x"}]}', "p.json:1: unknown")])
+    ("p.json", b'{"rows": [{"domain": "x"}]}', "p.json:1: unknown"), ("p.json", b"\xff", "not unified rows .UnicodeDecodeError"),
+    ("p.json", b'[{"domain": "math", "prompt": "\\ud83d", "answer": "1"}]', "surrogates not allowed")])
 def test_bad_files_of_other_forms(name, content, message, tmp_path):
   (tmp_path / name).write_bytes(content)
   with pytest.raises(rewards.InputError, match=message) as caught:
