@@ -272,8 +272,8 @@ def from_no_robots(record):
   domain, turns = KINDS.get(record["category"]), [turn for turn in record["messages"] if turn["role"] != "system"]
   if domain is None or len(turns) != 2:
     return "another kind of task"
-  return {"domain": domain, "prompt": turns[0]["content"], "answer": turns[1]["content"],
-          "metadata": {"id": record.get("prompt_id")}}
+  question, answer = (turn["content"] for turn in turns)
+  return {"domain": domain, "prompt": question, "answer": answer, "metadata": {"id": record.get("prompt_id")}}
 
 
 BYLINE = re.compile(r"^(?:By \. [^.]{1,60} \. (?:and (?:\. )?[^.]{1,60} \. )?)?(?:Last updated at [^.]{1,50} \. )?"
@@ -326,8 +326,9 @@ def locate(name: str, raw_dir: str) -> list[pathlib.Path]:
   if raw_dir and not pathlib.Path(raw_dir).is_dir():
     raise InputError(f"--raw_dir={raw_dir} is not a folder; expected one with public sets in it, or nothing")
   (*_, wanted, hub, files, kaggle), failures = SOURCES[name], []
-  found = raw_dir and find_files(raw_dir, wanted) or find_files("/kaggle/input", wanted)
-  for handle in filter(None, () if found else (hub, kaggle)):
+  if found := raw_dir and find_files(raw_dir, wanted) or find_files("/kaggle/input", wanted):
+    return found
+  for handle in filter(None, (hub, kaggle)):
     say(f"{name}: not under {raw_dir or '--raw_dir'} nor /kaggle/input; downloading {handle}")
     try:  # both hubs show their progress
       if handle == hub:
@@ -337,12 +338,10 @@ def locate(name: str, raw_dir: str) -> list[pathlib.Path]:
         import kagglehub
         folder = kagglehub.dataset_download(handle)
       if found := find_files(folder, ""):
-        break
+        return found
       failures.append(f"{handle}: no readable file")
     except Exception as error:  # the hubs raise a dozen unrelated kinds for "offline", "no such set" and "log in"
       failures.append(f"{handle}: {type(error).__name__}")
-  if found:
-    return found
   folder = raw_dir or "FOLDER"
   raise InputError(f"{name} could not be downloaded ({', '.join(failures)}); put its files (JSONL, JSON, CSV, parquet or zip) "
                    f"into {folder}/{name} and pass --raw_dir={folder}, or attach the set on Kaggle")
