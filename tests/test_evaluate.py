@@ -88,6 +88,14 @@ def test_wilson_is_newcombes_table(successes, n, low, high):  # Newcombe 1998, S
   assert evaluate.wilson(successes, n) == pytest.approx([low, high], abs=6e-5)
 
 
+def test_wilson_is_scipys():
+  stats = pytest.importorskip("scipy.stats")
+  for n in (1, 7, 60, 1319):
+    for k in {0, 1, n // 3, n}:
+      ci = stats.binomtest(k, n).proportion_ci(method="wilson")
+      assert evaluate.wilson(k, n) == pytest.approx([ci.low, ci.high], abs=1e-6)
+
+
 def test_wilson_edges():
   assert evaluate.wilson(0, 0) is None
   assert evaluate.wilson(7, 7)[1] == 1.0
@@ -120,6 +128,9 @@ def test_bootstrap_agrees_with_the_normal_interval_and_its_seed():
   half = 1.96 * values.std() / 20
   assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
   assert [low, high] == evaluate.bootstrap(values, range(400), seed=0) != evaluate.bootstrap(values, range(400), seed=1)
+  stats = pytest.importorskip("scipy.stats")
+  theirs = stats.bootstrap((values,), np.mean, method="percentile", rng=np.random.default_rng(2)).confidence_interval
+  assert (low, high) == pytest.approx(theirs, abs=0.005)
   assert evaluate.bootstrap([], []) is None
 
 
@@ -271,8 +282,6 @@ def test_bad_rows_are_named(tmp_path):
                         ([[1]], "no text for id"), ([rows[0], rows[0]], "test.jsonl:2 repeats the id")):
     with pytest.raises(rewards.InputError, match=message):
       load(test)
-  with pytest.raises(rewards.InputError, match="valid: extra_space"):
-    load(rows, "nonsense")
   with pytest.raises(rewards.InputError, match="changes nothing"):
     load([{**rows[0], "prompt": "Task"}], "extra_space")
   (tmp_path / "d" / "test.jsonl").write_text('{"id": ')
@@ -295,14 +304,6 @@ def test_contamination_counts_whole_and_partial_copies(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------------------------- sampling
-def test_widths_are_few_and_hold_everything():
-  rng = np.random.default_rng(0)
-  for _ in range(20):
-    lengths = [int(x) for x in rng.integers(1, 900, size=rng.integers(1, 300))]
-    widths = evaluate.pick_widths(lengths)
-    assert len(widths) <= 3 and widths[-1] >= max(lengths) and widths[-1] - max(lengths) < 32
-
-
 def test_noise_depends_on_seed_row_and_sample_only():
   keys = evaluate.noise_keys(0, ["a", "b", "c"], 4)
   assert keys.shape == (3, 4, 2) and len({tuple(k) for k in keys.reshape(-1, 2)}) == 12
@@ -311,11 +312,11 @@ def test_noise_depends_on_seed_row_and_sample_only():
 
 
 def test_batch_size_follows_memory():
-  config = collections.namedtuple("C", "num_layers num_kv_heads head_dim num_heads embed_dim hidden_dim num_embed")(
-      18, 1, 256, 4, 640, 2048, 262144)  # Gemma 3 270M
-  sizes = [evaluate.fitting_batch(config, 256, 512, 4, gib << 30, 512) for gib in (0, 1, 2, 4, 8, 16, 64)]
+  config = collections.namedtuple("C", "num_layers num_kv_heads head_dim num_heads embed_dim hidden_dim num_embed param_dtype")(
+      18, 1, 256, 4, 640, 2048, 262144, np.float32)  # Gemma 3 270M
+  sizes = [evaluate.fitting_batch(config, 256, 512, gib << 30, 512) for gib in (0, 1, 2, 4, 8, 16, 64)]
   assert sizes == sorted(sizes) and sizes[0] == 1 and sizes[-1] > 8 * sizes[1] and all(math.log2(s).is_integer() for s in sizes)
-  assert evaluate.fitting_batch(config, 1024, 512, 4, 8 << 30, 512) < evaluate.fitting_batch(config, 128, 128, 4, 8 << 30, 512)
+  assert evaluate.fitting_batch(config, 1024, 512, 8 << 30, 512) < evaluate.fitting_batch(config, 128, 128, 8 << 30, 512)
   assert evaluate.free_bytes() > 0
 
 
@@ -412,7 +413,7 @@ def test_resume_gives_the_run_you_would_have_had(finished, data, capsys):
 def test_other_flags_are_refused_without_harm(finished, data):
   held = {p.name: p.read_bytes() for p in finished.iterdir()}
   argv = [f"--data_dir={data}", f"--out_dir={finished}", "--max_new_tokens=5", "--samples=2", "--temperature=1"]
-  with pytest.raises(rewards.InputError, match=r"max_new_tokens=6 \(now 5\).*--overwrite"):
+  with pytest.raises(rewards.InputError, match=r"--max_new_tokens was 6, is 5.*another --out_dir"):
     run_main(*argv)
   assert {p.name: p.read_bytes() for p in finished.iterdir()} == held
   out = data.parent / "eval_again"
@@ -462,7 +463,7 @@ def test_checkpoints(policy, data, finished, tmp_path):
   assert results["compare"]["n"] == 20 and results["weights"] != json.loads((finished / "results.json").read_text())["weights"]
   assert (out / "responses.jsonl").read_bytes() != (finished / "responses.jsonl").read_bytes()
   assert (out / "before_after.png").is_file() and (out / "training_curves.png").is_file()
-  with pytest.raises(rewards.InputError, match="made with other weights"):  # the same folder, other weights
+  with pytest.raises(rewards.InputError, match="holds a run with other flags .--weights was"):  # the same folder, other weights
     run_main(*argv, f"--out_dir={out}")
   with pytest.raises(rewards.InputError, match="was trained on"):
     other = save_checkpoint(tmp_path / "other", policy, model_fingerprint="0")
@@ -503,13 +504,12 @@ def command(*argv):
 def test_table_of_a_run(finished, data, tmp_path):
   result = command(f"--table={data.parent}")
   assert result.returncode == 0, result.stderr
-  assert "base" in result.stdout and "format rate" in result.stdout and str(finished / "results.json") in result.stdout
+  assert "base" in result.stdout and "format rate" in result.stdout and str(finished / "report.html") in result.stdout
   assert re.search(r"\d\.\d% \[\d+\.\d, \d+\.\d\]", result.stdout)
 
 
 @pytest.mark.parametrize("argv, message", [
     (["--table=/nowhere"], "holds no eval_"), (["--data_dir=/nowhere"], "/nowhere does not exist"),
-    (["--rewards=x"], "valid: multi_domain"),
     (["--samples=4"], "add --temperature"), (["--data_dir={data}", "--split=huge"], "huge.jsonl does not exist"),
     (["--data_dir={data}", "--compare=/nowhere/results.json"], "results.json does not exist")])
 def test_bad_input_is_one_line(argv, message, data):
@@ -567,7 +567,8 @@ def test_judge_retries_and_scores_creative_domains_only(finished, tmp_path, judg
   creative = results["domains"]["creative_writing"]
   assert creative["judge"] == {"n": creative["n"] * 2, "reasoning": 4.0, "answer": 3.0, "overall": 7.5}
   assert results["judge"]["retried"] >= 2 and results["judge"]["failed"] == 0 and "judge" not in results["domains"]["math"]
-  assert "7.50/10" in (tmp_path / "eval_j" / "report.md").read_text()
+  report = (tmp_path / "eval_j" / "report.md").read_text()
+  assert "judge: overall /10" in report and re.search(r"\| creative_writing \|.* 7\.50 \|\n", report)
   before = len(Judge.seen)
   judged_run(finished, tmp_path / "eval_j", f"--judge_url={judge_url}", "--judge_model=flaky")
   assert len(Judge.seen) == before  # judged responses are not asked for again
