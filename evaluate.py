@@ -665,6 +665,7 @@ def doubts(results: dict) -> list[str]:
     (any(judge[k] for k in ("malformed", "failed")), f"The judge gave {judge['malformed']} malformed replies and none to "
      f"{judge['failed']} responses."),
     (checks, f"Checks that failed and count as wrong: {', '.join(f'{k} {n}' for k, n in checks.items())}."),
+    (not results["contamination"], "No train.jsonl stands beside the evaluated rows: overlap with training is unknown."),
     (same, f"{same} of {o['n']} questions are training questions, word for word: they may measure memory."))
   return [text for holds, text in found if holds] or ["Nothing stands out: enough distinct questions, none of them trained on."]
 

@@ -570,12 +570,19 @@ def draw(logits, keys, t, temperature: float):
   return block * side + pick(jnp.take_along_axis(weights, block[:, None, None], 1)[:, 0], u[:, 1])
 
 
-@jit_reading(static_argnames=("generations", "new"))
-def _prefill(model, prefix, prompts, keys, *, generations: int, new: int) -> dict:
+def first_max(x):
+  """argmax over the first axis of x (V, N). In two stages: XLA's own runs on one core of a CPU."""
+  blocks = jnp.pad(x, ((0, -len(x) % 512), (0, 0)), constant_values=-jnp.inf).reshape(-1, 512, x.shape[1])  # (V / 512, 512, N)
+  block = blocks.max(1).argmax(0)  # (N,)
+  return block * 512 + blocks[block, :, jnp.arange(x.shape[1])].argmax(-1)
+
+
+@jit_reading(static_argnames=("generations", "slots", "new"))
+def _prefill(model, prefix, prompts, keys, *, generations: int, slots: int, new: int) -> dict:
   """State of `_decode` before the first of `new` tokens, of B·G rows: `prefix` (F, S; equal rows), then a row of `prompts` (B, P).
 
-  The prefix runs once for all. Its keys and values then move behind the left padding of each row, next to the row's own tokens,
-  because Tunix's sliding window counts slots.
+  slots: S + P, and more left padding where other rows are longer. The prefix runs once for all. Its keys and values then move
+  behind the left padding of each row, next to the row's own tokens, because Tunix's sliding window counts slots.
   """
   view, (rows, width), shared = compute_view(model), prompts.shape, prefix.shape[1]
   positions, causal = sft_utils.build_positions_from_mask, sft_utils.make_causal_attn_mask
@@ -585,8 +592,8 @@ def _prefill(model, prefix, prompts, keys, *, generations: int, new: int) -> dic
   if shared:
     everywhere = jnp.ones(prefix.shape, bool)
     _, cache = forward(view, prefix, positions(everywhere), causal(everywhere), cache)
-  enlarge = lambda x, size: jnp.pad(x, ((0, 0), (0, size), (0, 0), (0, 0))) if x.ndim == 4 else x
-  cache = jax.tree.map(lambda x: enlarge(jnp.repeat(x[:1], rows, 0), width), cache)
+  enlarge = lambda x, left, right: jnp.pad(x, ((0, 0), (left, right), (0, 0), (0, 0))) if x.ndim == 4 else x + left
+  cache = jax.tree.map(lambda x: enlarge(jnp.repeat(x[:1], rows, 0), 0, width), cache)
   own = prompts != PAD_ID
   mask = jnp.pad(causal(own), ((0, 0), (0, 0), (shared, 0)), constant_values=True)  # (B, P, S + P)
   h, cache = forward(view, prompts, positions(own) + shared, mask, cache)
@@ -595,9 +602,9 @@ def _prefill(model, prefix, prompts, keys, *, generations: int, new: int) -> dic
     source = jnp.where(slot < shared + padding, jnp.maximum(slot - padding, 0), slot)  # (B, S + P)
     cache = jax.tree.map(lambda x: jax.vmap(lambda x, i: x[i])(x, source) if x.ndim == 4 else x, cache)
   spread = lambda x: jnp.repeat(x, generations, axis=0)
-  rows *= generations
-  return {"t": 0, "h": spread(h[:, -1]), "cache": jax.tree.map(lambda x: enlarge(spread(x), new), cache), "keys": keys,
-          "real": jnp.pad(spread(slot >= padding), ((0, 0), (0, new))), "out": jnp.full((rows, new), PAD_ID, jnp.int32),
+  rows, left = rows * generations, slots - shared - width
+  return {"t": 0, "h": spread(h[:, -1]), "cache": jax.tree.map(lambda x: enlarge(spread(x), left, new), cache), "keys": keys,
+          "real": jnp.pad(spread(slot >= padding), ((0, 0), (left, new))), "out": jnp.full((rows, new), PAD_ID, jnp.int32),
           "done": jnp.zeros(rows, bool)}
 
 
@@ -610,8 +617,8 @@ def _decode(model, state: dict, few, *, temperature: float) -> dict:
   keys, real = state.pop("keys"), state.pop("real")
 
   def step(s):
-    logits = jnp.einsum("vd,nd->vn", head, s["h"], preferred_element_type=jnp.float32)  # this way round: 1.5 times as fast on a CPU
-    token = jnp.argmax(logits, 0) if temperature == 0 else draw(logits.T, keys, s["t"], temperature)
+    logits = jnp.einsum("vd,nd->vn", head, s["h"], preferred_element_type=jnp.float32)  # "nd,vd->nv" is slower on a CPU
+    token = first_max(logits) if temperature == 0 else draw(logits.T, keys, s["t"], temperature)
     token = jnp.where(s["done"], PAD_ID, token).astype(jnp.int32)
     seen = real | ((slot >= len(slot) - new) & (slot <= len(slot) - new + s["t"]))  # the prompt, the completion up to this token
     h, cache = forward(view, token[:, None], real.sum(-1, keepdims=True) + s["t"], seen[:, None], s["cache"])
@@ -627,29 +634,36 @@ def sample(policy: Policy, prompts: list[list[int]], *, width: int, generations:
 
   width: padded prompt length, at least the longest prompt (use `bucket`). keys: (B, G, 2) uint32, unused when greedy.
   shared: how many tokens all prompts begin with; those run once. On several devices the rows are padded to a multiple of the
-  fsdp axis and each generation prefills its own prompt. On a CPU, where a step costs by the row, rows that are done leave.
+  fsdp axis and each generation prefills its own prompt. A CPU is bound by arithmetic: there prompts of like length, so sorted
+  by the caller, are prefilled 8 at a time without much padding, and rows that are done leave.
   """
-  longest = max(map(len, prompts))
+  longest, new = max(map(len, prompts)), max_new_tokens
   if longest > width:
     raise InputError(f"a prompt has {longest} tokens, the limit is {width}; prepare the data with --max_prompt_tokens={width}")
   if width > policy.model.config.sliding_window_size:
     shared = 0  # Tunix's prefill counts its window from the first slot
   keys = np.zeros((len(prompts), generations, 2), np.uint32) if keys is None else np.asarray(keys)
-  padded, keys = pad_left([row[shared:] for row in prompts], width - shared), keys.reshape(-1, 2)
-  fsdp, wanted = policy.mesh.shape["fsdp"], len(keys)
+  own, keys, wanted = [row[shared:] for row in prompts], keys.reshape(-1, 2), len(prompts) * generations
+  fsdp, lean = policy.mesh.shape["fsdp"], jax.default_backend() == "cpu" and policy.mesh.size == 1
   if policy.mesh.size > 1:
-    padded, generations = np.repeat(padded, generations, 0), 1
-    fill = -len(padded) % fsdp
-    padded, keys = np.concatenate([padded, padded[:1].repeat(fill, 0)]), np.concatenate([keys, keys[:1].repeat(fill, 0)])
+    own, generations = [row for row in own for _ in range(generations)], 1
+    own += own[:1] * (-len(own) % fsdp)
+    keys = np.concatenate([keys, keys[:1].repeat(len(own) - wanted, 0)])
   prefix, rows = np.array([prompts[0][:shared]] * fsdp, np.int32).reshape(fsdp, shared), np.arange(len(keys))
-  leave, out = jax.default_backend() == "cpu" and policy.mesh.size == 1, np.full((len(rows), max_new_tokens), PAD_ID, np.int32)
+  out, states = np.full((len(rows), new), PAD_ID, np.int32), []
   with policy.mesh:
-    state = _prefill(policy.model, prefix, padded, keys, generations=generations, new=max_new_tokens)
+    for i in range(0, len(own), 8 if lean else len(own)):
+      part = own[i:i + 8] if lean else own
+      tight = min(width - shared, -(-max(map(len, part)) // 16) * 16) if lean else width - shared
+      states.append(_prefill(policy.model, prefix, pad_left(part, tight), keys[i * generations:(i + len(part)) * generations],
+                             generations=generations, slots=width, new=new))
+    state = jax.tree.map(lambda *x: jnp.concatenate(x) if x[0].ndim else x[0], *states) if len(states) > 1 else states[0]
+    del states
     while True:
-      few = len(rows) // 2 if leave and len(rows) > 8 else 0
+      few = len(rows) // 2 if lean and len(rows) > 8 else 0
       state = _decode(policy.model, state, few, temperature=float(temperature))
       done, out[rows] = np.asarray(state["done"]), np.asarray(state["out"])
-      if done.all() or int(state["t"]) == max_new_tokens:
+      if done.all() or int(state["t"]) == new:
         return out[:wanted]
       stay = np.argsort(done, kind="stable")[:few]  # those still writing, then others to fill up
       rows, state = rows[stay], jax.tree.map(lambda x, stay=stay: x[stay] if x.ndim else x, state)
