@@ -517,8 +517,8 @@ def print_run_table(run_dir):
   paths = sorted(pathlib.Path(run_dir).glob("eval_*/results.json"), key=order)
   if not paths:
     raise InputError(f"{run_dir} holds no eval_*/results.json; run evaluate.py with --out_dir={run_dir}/eval_<name>")
-  rows = [[path.parent.name.removeprefix("eval_"), *domain_table({"domains": {}, **read_results(path)}, brief=True)[1][-1][1:5]]
-          for path in paths]
+  overall = [domain_table(read_results(path), brief=True)[1][-1] for path in paths]
+  rows = [[path.parent.name.removeprefix("eval_"), *line[1:5]] for path, line in zip(paths, overall)]
   print_markdown(grid(["model", "questions", "format rate", "accuracy", "mean reward"], rows))
   gemma.say("\n".join(["95% intervals in brackets", *(f"report  {path.with_name('report.html')}" for path in paths)]))
 
