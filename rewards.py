@@ -64,18 +64,14 @@ SECTIONS = ("Plan", "Reasoning", "Evidence", "Sanity_check")  # of the dual-stre
 
 
 def format_prompt(question: str, style: str = "tags") -> str:
-  """The chat text that the model continues; the tokenizer adds <bos>.
-
-  Turn tokens inside the question are removed: text from a data set must not be able to end the user's turn.
-  """
-  if style not in STYLES:
-    raise InputError(f"style {style!r} is unknown; valid: {', '.join(STYLES)}")
+  """The chat text that the model continues; the tokenizer adds <bos>. A turn token in the question cannot end the user's turn."""
+  check_option("style", style, STYLES)
   question = question.replace(TURN_START, "").replace(TURN_END, "").strip()
   return CHAT_TEMPLATE.format(system=SYSTEM_PROMPTS[style], question=question)
 
 
 def format_response(reasoning: str, answer: str) -> str:
-  """The SFT target for a known solution; the trainer appends the stop token. Inverse of `parse_response`."""
+  """The SFT target; the trainer appends the stop token. Inverse of `parse_response`."""
   return f"<reasoning>{reasoning}</reasoning>\n<answer>{answer}</answer>"
 
 
@@ -95,6 +91,11 @@ class InputError(ValueError):
 
 class Stopped(Exception):
   """The run stopped early on purpose, with everything saved; the message says how to continue."""
+
+
+def check_option(name: str, value, valid):
+  if value not in valid:
+    raise InputError(f"{name} {value!r} is unknown; valid: {', '.join(valid)}")
 
 
 def read_rows(path) -> list[dict]:
@@ -128,14 +129,13 @@ def write_config(out_dir, stage: str, flag_values: flags.FlagValues, style: str,
 
 def read_config(folder, made_by: str) -> dict:
   """config.json of a complete folder; `made_by` is the command that makes one."""
-  folder = pathlib.Path(folder)
-  if not folder.is_dir():
-    raise InputError(f"{folder} does not exist; make it with {made_by}")
-  path = folder / "config.json"
-  if not path.is_file():
-    raise InputError(f"{folder} is incomplete: it has no config.json, which is written last; run {made_by} again")
+  path = pathlib.Path(folder) / "config.json"
   try:
     return json.loads(path.read_text(encoding="utf-8"))
+  except (FileNotFoundError, NotADirectoryError):
+    if path.parent.is_dir():
+      raise InputError(f"{folder} is incomplete: it has no config.json, which is written last; run {made_by} again") from None
+    raise InputError(f"{folder} does not exist; make it with {made_by}") from None
   except ValueError as error:
     raise InputError(f"{path} is not JSON ({error}); run {made_by} again") from error
 
@@ -143,10 +143,9 @@ def read_config(folder, made_by: str) -> dict:
 def check_prompt_hash(config: dict, folder, allow_mismatch: bool = False):
   """Refuses a folder made with another prompt text than this code's: a changed space cost a seed 39 points of format."""
   style = config.get("style", "tags")
-  if config.get("prompt_hash") == prompt_hash(style) or allow_mismatch:
-    return
-  raise InputError(f"{folder} was made with prompt {config.get('prompt_hash')}, this code renders {prompt_hash(style)}: "
-                   f"{format_prompt('?', style)!r}; prepare the data again or pass --allow_prompt_mismatch")
+  if config.get("prompt_hash") != prompt_hash(style) and not allow_mismatch:
+    raise InputError(f"{folder} was made with prompt {config.get('prompt_hash')}, this code renders {prompt_hash(style)}: "
+                     f"{format_prompt('?', style)!r}; prepare the data again or pass --allow_prompt_mismatch")
 
 
 def versions() -> dict:
@@ -169,6 +168,12 @@ def git_commit() -> str | None:
   return result.stdout.strip() or None if result.returncode == 0 else None
 
 
+ENDINGS = {  # what ends a script early: its exit status and its line on stderr
+    flags.Error: (1, "FATAL Flags parsing error: {}\nPass --help to see the flags.\n"), Stopped: (EXIT_STOPPED, "stopped: {}\n"),
+    InputError: (EXIT_BAD_INPUT, "error: {}\n"),
+    OSError: (EXIT_BAD_INPUT, "error: {}\n")}  # its text names the file: no space, no permission, no such folder
+
+
 def launch(main, flag_values: flags.FlagValues, doc: str | None = ""):
   """Runs a script's `main()`: parses sys.argv, then exits 0; 2 for bad input; 75 for an early stop; 1 for absl's flag errors.
 
@@ -186,20 +191,13 @@ def launch(main, flag_values: flags.FlagValues, doc: str | None = ""):
     if rest:
       raise flags.UnrecognizedFlagError(rest[0], f"unexpected argument {rest[0]!r}; flags are given as --name=value")
     main()
-  except flags.Error as error:
-    if notebook:
+  except tuple(ENDINGS) as error:
+    if notebook and not isinstance(error, Stopped):
       raise
-    sys.stderr.write(f"FATAL Flags parsing error: {error}\nPass --help to see the flags.\n")
-    sys.exit(1)
-  except (InputError, OSError) as error:  # an OSError's text names the file: no space, no permission, no such folder
-    if notebook:
-      raise
-    sys.stderr.write("error: " + " ".join(str(error).split("\n")) + "\n")
-    sys.exit(EXIT_BAD_INPUT)
-  except Stopped as stop:
-    sys.stderr.write(f"stopped: {stop}\n")
+    status, line = next(ending for kind, ending in ENDINGS.items() if isinstance(error, kind))
+    sys.stderr.write(line.format(" ".join(str(error).split("\n"))))
     if not notebook:
-      sys.exit(EXIT_STOPPED)
+      sys.exit(status)
   finally:
     if notebook:  # a trainer's handlers must not outlive its cell: the kernel's own interrupt works again
       for number, handler in handlers.items():
@@ -207,54 +205,46 @@ def launch(main, flag_values: flags.FlagValues, doc: str | None = ""):
 
 # ------------------------------------------------------------------------------------------------- reading a response
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+TAG_SPLIT = re.compile("|".join(TAGS))
 TAG_LIKE = re.compile(r"<\s*/?\s*(?:reasoning|answer)\b[^<>]*>?", re.I)  # also <ANSWER>, </ answer>, <answer id=1>: all cheats
 OUTER = " \t\r\n\f\v\ufeff"
 HEADING = re.compile(rf"^[ \t]*({'|'.join(SECTIONS)}):", re.M)
 
 
 class Response(NamedTuple):
-  """A well-formed response, both parts stripped."""
   reasoning: str
   answer: str
 
 
+@functools.lru_cache(maxsize=512)  # each component of a reward asks about the same text
 def parse_response(text: str, style: str = "tags") -> Response | None:
-  """Reads a response whose format is exactly right; None for any other.
+  """The two parts, stripped, of a response whose format is exactly right; None for any other.
 
-  Exactly one reasoning block, then exactly one answer block, neither empty, nothing around or between them but white space
-  (a leading BOM and CRLF included), no tag or turn marker inside. "dual_stream" (seed 002) also wants the four headings, each
-  once, in order and with content, and one scalar as the answer.
+  Right is one reasoning block, then one answer block, neither empty, only white space around and between (a BOM and CRLF too),
+  no tag or turn marker inside; for "dual_stream" (seed 002) also the four headings in order, with content, and a scalar answer.
   """
-  return read_format(text, style)[0]
+  return None if format_problems(text, style) else Response(*(part.strip(OUTER) for part in TAG_SPLIT.split(text)[1::2]))
 
 
 def format_problems(text: str, style: str = "tags") -> list[str]:
-  """What keeps a response from the exact format, in words; empty for one that `parse_response` reads."""
-  return list(read_format(text, style)[1])
-
-
-@functools.lru_cache(maxsize=512)  # each component of a reward asks about the same text
-def read_format(text: str, style: str) -> tuple[Response | None, tuple[str, ...]]:
-  """(response, ()) or (None, problems). Plain counts and splits: linear in the text whatever it holds."""
-  if style not in STYLES:
-    raise InputError(f"style {style!r} is unknown; valid: {', '.join(STYLES)}")
+  """What keeps a response from the exact format, in words. Plain counts and splits: linear in the text whatever it holds."""
+  check_option("style", style, STYLES)
   found = [m.group() for m in TAG_LIKE.finditer(text)]
   problems = [f"{tag} occurs {n} times" if n else f"{tag} is missing" for tag in TAGS if (n := text.count(tag)) != 1]
   problems += ["it holds a turn marker"] * (TURN_START in text or TURN_END in text)
   problems += [f"{tag[:40]!r} looks like a tag but is none" for tag in found if tag not in TAGS][:1]
   if problems or tuple(found) != TAGS:
-    return None, tuple(problems) or ("the tags are out of order or nested",)
-  before, reasoning, between, answer, after = (part.strip(OUTER) for part in re.split("|".join(TAGS), text))
-  problems = [f"there is text {where} the blocks: {part[:40]!r}"
-              for where, part in (("before", before), ("between", between), ("after", after)) if part]
-  problems += [f"the {name} block is empty" for name, part in (("reasoning", reasoning), ("answer", answer))
-               if not says_something(part)]
+    return problems or ["the tags are out of order or nested"]
+  before, reasoning, between, answer, after = (part.strip(OUTER) for part in TAG_SPLIT.split(text))
+  around, blocks = {"before": before, "between": between, "after": after}, {"reasoning": reasoning, "answer": answer}
+  problems = [f"there is text {where} the blocks: {part[:40]!r}" for where, part in around.items() if part]
+  problems += [f"the {name} block is empty" for name, part in blocks.items() if not says_something(part)]
   if style == "dual_stream" and not problems:
     if not read_sections(reasoning):
       problems.append(f"the reasoning does not have {', '.join(SECTIONS)} as headings, each once, in order and with content")
     if not is_scalar(answer):
       problems.append("the answer is not one value")
-  return None if problems else Response(reasoning, answer), tuple(problems)
+  return problems
 
 
 def says_something(text: str) -> bool:
@@ -284,7 +274,9 @@ def extract_answer(text: str) -> str | None:
   return answer if before and says_something(answer) else None
 
 
-# ---------------------------------------------------------------------------------------------- checking: mathematics
+# ------------------------------------------------------------------------------------------ mathematics: normalise the text
+# simplify (typography and LaTeX to plain text) → stated_answer (the one value that a text states) → read_number → same_value,
+# which asks math-verify where the two are no numbers.
 MAX_READ = 4000  # characters of an answer's end that are read: what is stated last counts
 MAX_VALUE = 300  # characters of one value; longer is no final answer
 TYPOGRAPHY = str.maketrans({
@@ -312,7 +304,15 @@ SIMPLIFY = [(re.compile(pattern), to) for pattern, to in [
     (r"(?<![\\a-zA-Z])pi\b", r"\\pi "),
     (r"(?<!\d )\b(?:[Mm]inus|[Nn]egative) (?=[\d.])", "-"),
     (r"[ \r\f\v]+", " ")]]
-DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?![\d])|\d+)(?:\.\d+|\.(?!\d))?|\.\d+"
+
+
+def simplify(text: str) -> str:
+  """Typography and LaTeX to plain text, so that `\\$5,\\!500`, `5 500` and `\\dfrac38` become numbers. Meaning is kept."""
+  return functools.reduce(lambda text, rule: rule[0].sub(rule[1], text), SIMPLIFY, text.translate(TYPOGRAPHY)).strip()
+
+
+# ------------------------------------------------------------------------------------------------ mathematics: read a number
+DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?!\d)|\d+)(?:\.\d+|\.(?!\d))?|\.\d+"
 NUMBER = rf"(?:{DIGITS})(?:[eE][+-]?\d{{1,3}}|\s?\*\s?10\s?\^\s?\{{?\s?[+-]?\d{{1,3}}\}}?)?"
 VALUE = rf"(?:(?P<whole>\d+)(?:\s+|\sand\s))?(?P<top>{NUMBER})\s?/\s?(?P<bottom>{NUMBER})|(?P<number>{NUMBER})"
 MAGNITUDES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
@@ -330,25 +330,17 @@ QUANTITY = re.compile(rf"(?:[A-Z]{{2,3}} |Rs\.? ?)?(?P<sign>[+-]?)\s?(?:{VALUE})
 FAST = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.A)
 
 
-def simplify(text: str) -> str:
-  """Typography and LaTeX to plain text, so that `\\$5,\\!500`, `5 500` and `\\dfrac38` become numbers. Meaning is kept."""
-  text = text.translate(TYPOGRAPHY)
-  for pattern, to in SIMPLIFY:
-    text = pattern.sub(to, text)
-  return text.strip()
-
-
 class Number(NamedTuple):
   value: Fraction
   exact: bool  # written as an integer or a fraction
-  percent: bool
+  percent: bool = False
   cents: bool = False
 
 
 def read_number(text: str) -> Number | None:
   """The one number that `text` is, sign, grouping, fraction, unit and all; None for words, lists and expressions."""
   if FAST.fullmatch(text):
-    return Number(Fraction(text), "." not in text, False)
+    return Number(Fraction(text), "." not in text)
   if len(text) > MAX_VALUE:
     return None
   text = simplify(text).rstrip(" .,;:!?*\"'`=_<>\n").lstrip(" ,;:*\"'`=_<>~#\n")
@@ -371,13 +363,15 @@ def to_number(match: re.Match) -> Number | None:
   return Number(value, not set(".eE*") & set(top + bottom), bool(match["percent"]), unit in ("cent", "cents"))
 
 
-# Where a final answer is announced; the last announcement that is followed by something counts.
+# ------------------------------------------------------------------------------------- mathematics: find the value stated
+# MARK: where a final answer is announced. The last announcement that is followed by something counts.
 MARK = re.compile(r"\\?(?:boxed|fbox)\s*\{|####|<answer>"
                   r"|\banswer(?:\s+\w+)?\s*(?:\b(?:is|was|be)\b|[=:])\s*:?|^\s*A\s*:", re.I | re.M)
 OTHER_BOX = re.compile(r"(?:boxed|fbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}[\s$,.;]*(?:or|and|,)[\s$\\]*$")  # before \boxed{63}
 SENTENCE_END = re.compile(r"(?<=[.!?])[\s$]+(?=[A-Z\\$(\"'])")
 VALUE_SIGN = re.compile(r"\d|\\(?:sqrt|frac|pi)")
 WORD = re.compile(r"(?<!\\)\b[a-zA-Z]{2,}")
+# Where a sentence turns to its conclusion, to reasons and to asides; the verbs whose number is the one asked for.
 CONCLUSION = re.compile(r"[,;:]?\s+(?:so|thus|therefore|hence|giving|which (?:gives|means|is|rounds (?:up |down )?to))\b,?\s+"
                         r"(?!that\b)", re.I)
 BECAUSE = re.compile(r",?\s+because\b", re.I)
@@ -387,6 +381,7 @@ VERB = re.compile(r"(?:(?<!\bto )\b(?:is|are|was|were|be|equals?|costs?|makes?|m
                   r"got|pays?|paid|spends?|spent|earns?|earned|takes?|gives?|saves?|saved|sold|leaving|leaves))\s+"
                   rf"(?:(?:equal to|a total of|(?!{PLACE})[a-z]+)\s+){{0,3}}?(?=[-+]?\.?\d)", re.I)
 THERE = re.compile(r"\bthere\s+(?:is|are|will be|must be|would be)\s", re.I)
+# TOKEN: a number inside a sentence, no part of an expression, time or name. LISTED, OFFERED: what joins a second one to it.
 TOKEN = re.compile(rf"(?<![\w.\\/^{{}}])(?<!\d[,:])(?P<sign>[+-]?)(?:{VALUE})"
                    r"(?!\d|[_^\\√(]|:(?!00)\d|(?![mgslLhVWJKN]\b|[a-zA-Z]{2,})[a-zA-Z]"
                    rf"|\s?[*/^]\s?[\w\\(]|\s?\\[a-zA-Z]){PERCENT}(?P<unit>)", re.A)
@@ -404,9 +399,7 @@ TRAILING_WORDS = re.compile(r"(?<=[\d})\s])(?:\s+[a-zA-Z]{2,}\.?)+$")
 
 def stated_answer(text: str) -> str | None:
   """The final value that a text states, as written: the last announcement (\\boxed, ####, "the answer is"), else the last line
-  that holds a value, and there the value of the main clause. None where two different values are offered ("56 or 63").
-
-  It always yields one reading, so a response that lists many values cannot match many truths.
+  that holds a value. None for two different ones ("56 or 63"): a response that lists many values cannot match many truths.
   """
   text = re.sub(r"<<[^<>\n]*>>", "", text[-MAX_READ:])
   end = len(text)
@@ -476,6 +469,7 @@ def rival(text: str, token: re.Match, joiner: re.Pattern) -> bool:
   return not (a and b and (same_number(a, b) or same_number(b, a)))
 
 
+# -------------------------------------------------------------------------------------------------- mathematics: compare
 def math_correct(answer: str, truth: str) -> bool:
   """Does the answer, or the whole response, state the true final value? Exact, but for decimals of the same value to 1e-6."""
   truth = final_truth(truth)
@@ -490,7 +484,7 @@ def math_correct(answer: str, truth: str) -> bool:
 
 def final_truth(truth: str) -> str:
   """The reference's final value: after "####" in a GSM8K solution, else all of it."""
-  return truth.rsplit("####", 1)[-1].strip()
+  return truth.rpartition("####")[2].strip()
 
 
 @functools.lru_cache(maxsize=65536)
@@ -547,17 +541,15 @@ def same_items(plain: str, wanted: str) -> bool:
 class EquivalenceWorker:
   """math-verify in a process of its own that can be killed: some expressions hang sympy or exhaust memory.
 
-  Started on first use with no preexec_fn, so that no at-fork hook runs under JAX. The worker sets itself a limit of CPU time
-  before each job, so that it ends even where this process has died; ten times that on the wall clock is the backstop.
+  Started on first use with no preexec_fn, so that no at-fork hook runs under JAX. The worker limits its own CPU time before each
+  job, so that it ends even where this process has died; ten times that on the wall clock is the backstop.
   """
 
-  def __init__(self, limit_seconds: float = 1.0):
-    self.limit, self.process, self.lock = limit_seconds, None, threading.Lock()
+  limit, process, lock = 1.0, None, threading.Lock()
 
   def start(self):
-    self.process = subprocess.Popen([sys.executable, str(HERE / "rewards.py"), "--equivalence_worker"], bufsize=0,
-                                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                    start_new_session=True)
+    command, pipe = [sys.executable, str(HERE / "rewards.py"), "--equivalence_worker"], subprocess.PIPE
+    self.process = subprocess.Popen(command, bufsize=0, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, start_new_session=True)
     if self.read_line(60.0) != "ready":
       self.stop()
       raise OSError("the math-verify process did not start; is math-verify installed? (pip install -r requirements.txt)")
@@ -600,10 +592,10 @@ def equivalence_worker():
 
   from math_verify import LatexExtractionConfig, parse, verify
   logging.disable(logging.CRITICAL)  # it warns that its own alarms are off; the limit here is the process
+  config = [LatexExtractionConfig()]
 
   def equal(answer, truth):
-    left, right = (parse(f"${text}$", extraction_config=[LatexExtractionConfig()], parsing_timeout=None)
-                   for text in (answer, truth))
+    left, right = (parse(f"${text}$", extraction_config=config, parsing_timeout=None) for text in (answer, truth))
     return bool(left and right and verify(right, left, timeout_seconds=None))
 
   equal("(x+1)^2", "x^2+2x+1")  # imports and caches now what it would at the first job
@@ -621,6 +613,7 @@ ARTICLES = {"a", "an", "the"}
 LEAD_IN = re.compile(r"\A(?:(?:so|thus|therefore|hence)\W+)?(?:the\s+)?(?:(?:final|correct|right|best)\s+)?"
                      r"(?:answer|option|choice)(?:\s+(?:is|would be))?\s*:?\s+(?=\S)|\Ait(?:\s+is|'s)\s+", re.I)
 LETTER = re.compile(r"(?:option\s+|choice\s+)?[(\[]?\s*([A-Za-z]|[1-9])\s*[)\].:]*(?:\s*[-:.)]\s*|\s+|$)(.*)", re.I | re.S)
+MARKUP = " \n*_\"'`"  # around a bare answer
 
 
 def normalize(text: str) -> str:
@@ -629,52 +622,49 @@ def normalize(text: str) -> str:
   return " ".join(w for w in re.findall(r"\w+|[+%=<>]|-(?=\d)", text) if w not in ARTICLES)
 
 
+def answer_part(text: str) -> str:
+  """The answer of a whole response that is given in place of its answer."""
+  return (extract_answer(text) or text)[-MAX_READ:]
+
+
 def science_correct(answer: str, truth: str, metadata: dict) -> bool:
   """The truth as text, or its option's letter or text where the choices are known; a letter with another's text is wrong."""
   answer = answer_part(answer)
-  bare = LEAD_IN.sub("", answer.strip(" \n*_\"'`"), count=1)
-  texts, labels = read_choices(metadata)
-  right = chosen_text(truth, texts, labels)
+  bare, choices = LEAD_IN.sub("", answer.strip(MARKUP), count=1), read_choices(metadata)
+  right = chosen_text(truth, choices)
   if right is not None:
-    said = chosen_text(answer, texts, labels)
-    return right == (chosen_text(bare, texts, labels) if said is None else said)
+    said = chosen_text(answer, choices)
+    return right == (chosen_text(bare, choices) if said is None else said)
   wanted, a, b = normalize(truth), read_number(bare), read_number(truth)
   unit = lambda text: normalize(re.sub(r"[\d.,/+-]", " ", text))
   same = a and b and unit(bare) == unit(truth) and same_number(a, b)
   return bool(wanted and (same or wanted in (normalize(answer), normalize(bare))))
 
 
-def answer_part(text: str) -> str:
-  """The answer of a whole response that is given in place of its answer."""
-  return (extract_answer(text) or text)[-MAX_READ:]
-
-
-def read_choices(metadata: dict) -> tuple[list[str], list[str]]:
-  """(normalized texts, labels) of metadata["choices"]: texts, {"label", "text"} each, or ARC's {"text": […], "label": […]}."""
+def read_choices(metadata: dict) -> dict[str, str]:
+  """Normalized text by label of metadata["choices"]: texts, {"label", "text"} each, or ARC's {"text": […], "label": […]}."""
   choices = metadata.get("choices") or []
   if isinstance(choices, dict):
     choices = [{"text": t, "label": l} for t, l in itertools.zip_longest(choices["text"], choices.get("label", []))]
-  texts = [normalize(str(c.get("text", "") if isinstance(c, dict) else c)) for c in choices]
-  labels = [str(c["label"]).casefold() for c in choices if isinstance(c, dict) and c.get("label")]
-  return texts, labels if len(labels) == len(texts) else list("abcdefghijklmnopqrstuvwxyz"[:len(texts)])
+  choices = [(c.get("label"), c.get("text", "")) if isinstance(c, dict) else (None, c) for c in choices]
+  return {str(label or chr(ord("a") + i)).casefold(): normalize(str(text)) for i, (label, text) in enumerate(choices)}
 
 
-def chosen_text(answer: str, texts: list[str], labels: list[str]) -> str | None:
+def chosen_text(answer: str, choices: dict[str, str]) -> str | None:
   """The option that `answer` names by text or letter; None for neither, several, and a letter and a text that differ."""
-  said, match = normalize(answer), LETTER.fullmatch(answer.strip(" \n*_\"'`"))
-  if match and match[1].casefold() in labels:
-    text, rest = texts[labels.index(match[1].casefold())], normalize(match[2])
-    if not rest or rest in texts:
-      return text if rest in ("", text) else None
-  return said if said in texts else None
+  said, match = normalize(answer), LETTER.fullmatch(answer.strip(MARKUP))
+  text, rest = (choices.get(match[1].casefold()), normalize(match[2])) if match else (None, "")
+  if text is not None and (not rest or rest in choices.values()):
+    return text if rest in ("", text) else None
+  return said if said in choices.values() else None
 
 
 def stated_verdict(text: str) -> bool | None:
   """The yes or no that a text states as a word ("no" does not stand in "know"); None for both, neither and "not true"."""
-  words = re.findall(r"[a-z']+", text.lower())
-  if any(w in ("not", "isn't", "never") and v in ("true", "false", "yes", "no") for w, v in zip(words, words[1:])):
+  verdicts, words = {"yes": True, "true": True, "no": False, "false": False}, re.findall(r"[a-z']+", text.lower())
+  if any(w in ("not", "isn't", "never") and v in verdicts for w, v in itertools.pairwise(words)):
     return None
-  found = {w in ("yes", "true") for w in words if w in ("yes", "no", "true", "false")}
+  found = {verdicts[w] for w in words if w in verdicts}
   return found.pop() if len(found) == 1 else None
 
 
@@ -709,18 +699,15 @@ def code_box():
 
 def code_job(answer: str, truth: str, metadata: dict) -> dict | None:
   """The sandbox's job for a row, a single text counting as one test; None for one without tests, or (counted) bad ones."""
-  tests = metadata.get("test_cases") or []
+  tests, setup = metadata.get("test_cases") or [], str(metadata.get("test_setup_code") or "")
   tests = [tests] if isinstance(tests, str) else tests
   if not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):
     return failed(TypeError("test_cases"))
-  setup = str(metadata.get("test_setup_code") or "")
   return {"code": answer, "tests": tests, "setup": setup, "reference": truth or ""} if tests else None
 
 
 def code_verdicts(answers, truths, metadatas) -> list:
-  """The sandbox's verdict on each answer's code; None for a row without tests. One call, so the answers run side by side, and
-  the same answer to the same tests runs once.
-  """
+  """The sandbox's verdict on each answer's code, run side by side, the same job once; None for a row without tests."""
   jobs = [code_job(*row) for row in zip(answers, truths, metadatas)]
   keys = [job and hashlib.sha256(json.dumps(job).encode()).digest() for job in jobs]
   new = {key: job for key, job in zip(keys, jobs) if key and key not in VERDICTS}
@@ -733,9 +720,8 @@ def code_verdicts(answers, truths, metadatas) -> list:
 
 def code_share(verdict) -> float:
   """Share of its tests that an answer passes; 1 only for a pass, whatever the single results say."""
-  if not verdict or verdict.passed:
-    return float(bool(verdict))
-  return min(0.99, sum(map(bool, verdict.results)) / max(1, len(verdict.results)))
+  results = verdict.results if verdict else []
+  return 1.0 if verdict and verdict.passed else min(0.99, sum(map(bool, results)) / max(1, len(results)))
 
 
 def is_correct(domain: str, answer: str, truth: str, metadata: dict | None = None) -> bool:
@@ -756,7 +742,7 @@ def is_correct(domain: str, answer: str, truth: str, metadata: dict | None = Non
 
 
 def is_correct_batch(domains, answers, truths, metadatas=None, code_rewards: str = "on") -> list[bool]:
-  """`is_correct` for lists, all code in one sandbox call. A row that cannot be checked is False and counted, never an error."""
+  """`is_correct` for lists, all code in one sandbox call; a row that cannot be checked is False and counted, never an error."""
   return [g == 1.0 for g in grade(domains, answers, truths, metadatas, code_rewards)]
 
 
@@ -767,21 +753,19 @@ def grade(domains, answers, truths, metadatas=None, code_rewards: str = "on") ->
   """Partial credit in [0, 1] per row: 1 only for a right answer. Math: near numbers a little. Science: a right answer in a few
   more words half. Coding: half the share of tests passed. None as an answer, and a domain without right answers: 0.
   """
-  grades, code = [0.0] * len(answers), []
-  truths = ["" if truth is None else str(truth) for truth in truths]
-  rows = list(zip(domains, answers, truths, [m or {} for m in metadatas or [None] * len(answers)]))
-  for i, (domain, answer, truth, metadata) in enumerate(rows):
-    if domain == "coding" and answer is not None:
-      code.append(i)
-    elif domain in VERIFIABLE_DOMAINS and answer is not None:
+  truths, metadatas = ["" if t is None else str(t) for t in truths], [m or {} for m in metadatas or [None] * len(answers)]
+  grades, code = [0.0] * len(answers), {}
+  for i, (domain, *row) in enumerate(zip(domains, answers, truths, metadatas)):
+    if domain == "coding" and row[0] is not None and code_rewards != "off":
+      code[i] = row
+    elif domain in ("math", "science", "logic") and row[0] is not None:
       try:
-        grades[i] = 1.0 if is_correct(domain, answer, truth, metadata) else near_credit(domain, answer, truth, metadata)
+        grades[i] = 1.0 if is_correct(domain, *row) else near_credit(domain, *row)
       except Exception as error:  # model text must not end a run of hours, whatever it found
         failed(error)
-  if code and code_rewards != "off":
-    for i, verdict in zip(code, code_verdicts(*zip(*(rows[i][1:] for i in code)))):
-      share = code_share(verdict)
-      grades[i] = 1.0 if share == 1.0 else 0.5 * share
+  for i, verdict in zip(code, code_verdicts(*zip(*code.values())) if code else []):
+    share = code_share(verdict)
+    grades[i] = 1.0 if share == 1.0 else 0.5 * share
   return grades
 
 
@@ -820,7 +804,7 @@ def phrases_of(text: str, n: int) -> list[tuple[str, ...]]:
 
 
 def length_score(text: str, target: int, shortest: int, longest: int) -> float:
-  """1 inside [shortest, longest] words, falling to 0 at 0 and at longest + target words. Range [0, 1]. Seed 000."""
+  """1 inside [shortest, longest] words, falling to 0 at 0 and at longest + target words (seed 000). Range [0, 1]."""
   n = len(text.split())
   return n / shortest if n < shortest else max(0.0, 1.0 - max(0, n - longest) / target)
 
@@ -832,9 +816,8 @@ def fresh_share(text: str) -> float:
 
 
 def prose_score(text: str) -> float:
-  """How far a text is put together like language, by three cheap signs: a fifth or more of its words are function words, an
-  article is followed by something it can stand before, and three-word phrases are not repeated. Honest text scores about 1,
-  shuffled or listed keywords near 0. Range [0, 1].
+  """How far a text is put together like language: a fifth of its words are function words, an article stands before what it
+  can, three-word phrases are not repeated. Honest text scores about 1, shuffled keywords near 0. Range [0, 1].
   """
   words = words_of(text)
   if len(words) < 5:
@@ -853,11 +836,9 @@ def reads_well(reasoning: str) -> float:
 
 
 def diversity_score(text: str, formula: str = "corrected") -> float:
-  """Lexical variety of a text. Range [0, 1].
-
-  "seed" is seed 000's unique/total, which is 1 for any one-word answer and falls with length for everybody. The default divides
-  by the vocabulary expected at that length (Heaps' law, 2.2 n^0.75, about that of English stories), trusts no text below the
-  seed's own minimum of 10 words, and discounts what is not put together like language.
+  """Lexical variety. Range [0, 1]. "seed" is seed 000's unique/total, 1 for any one word and falling with length. The default
+  divides by the vocabulary expected at that length (Heaps' law, 2.2 n^0.75, about that of English stories), trusts no text
+  below the seed's minimum of 10 words, and discounts what is not put together like language.
   """
   words = text.lower().split() if formula == "seed" else words_of(text)
   n, unique = len(words), len(set(words))
@@ -867,10 +848,9 @@ def diversity_score(text: str, formula: str = "corrected") -> float:
 
 
 def relevance_score(question: str, reasoning: str, formula: str = "guarded") -> float:
-  """Share of the question's keywords that the reasoning takes up. Range [0, 1]; 0.5 where it has no keyword (seed 000).
-
-  "seed" pays a copied question in full. The default wants words of its own beside the question's, in language-like order.
-  It reads the question alone: the seed read the whole prompt, whose fixed instructions then counted as keywords.
+  """Share of the question's keywords that the reasoning takes up. Range [0, 1]; 0.5 where it has no keyword (seed 000). "seed"
+  pays a copied question in full; the default wants words of its own too, in language-like order. Departure: the question alone
+  is read, as the whole prompt's fixed instructions would count as keywords.
   """
   split = (lambda text: text.lower().split()) if formula == "seed" else words_of
   asked, used = ({w for w in split(text) if len(w) > 3} - FUNCTION_WORDS for text in (question, reasoning))
@@ -886,9 +866,8 @@ def copied_share(answer: str, question: str) -> float:
 
 
 def coherence_score(reasoning: str) -> float:
-  """Step markers 0.4, connectives 0.3, flow (sentences of 3 to 40 words) 0.3. Range [0, 1]. Seed 004 names the parts; their
-  sizes are ours. Different markers count, not their number, and all by how far the text reads like language, so that "Step 1
-  therefore Step 2 therefore" earns little.
+  """Step markers 0.4, connectives 0.3, flow (sentences of 3 to 40 words) 0.3. Range [0, 1]. Seed 004 names the parts, the sizes
+  are ours. Different markers count, by how far the text reads like language: "Step 1 therefore Step 2 therefore" earns little.
   """
   different = lambda pattern: len({m.group().strip().lower() for m in itertools.islice(pattern.finditer(reasoning), 500)})
   sentences = [len(s.split()) for s in re.split(r"[.!?\n]+", reasoning) if s.strip()]
@@ -916,13 +895,28 @@ class Row(NamedTuple):
   checkable: bool  # the domain has right answers
 
 
+class RewardRouter(NamedTuple):
+  """Which of the curriculum's components count now (seed 003). The phase is a pure function of the trainer's own step, asked
+  for at every call, so a resumed run is in the phase it left. With neither callable: the last phase, everything on.
+  """
+  progress: Callable[[], float] | None = None  # fraction of the run, 0 to 1
+  phase: Callable[[], int] | None = None  # 0, 1 or 2; wins over progress
+
+  def current(self) -> int:
+    """0: format, to 25% of the run; 1: and correctness, to 75%; 2: and brevity."""
+    done = self.progress() if self.progress else 1.0
+    return min(2, max(0, int(self.phase()))) if self.phase else sum(done >= end for end in PHASES)
+
+
 class Options(NamedTuple):
-  """What all systems share; `make_rewards` explains it."""
-  style: str = "tags"
-  diversity: str = "corrected"
-  relevance: str = "guarded"
-  code_rewards: str = "on"
-  judge: Callable | None = None
+  """What the systems are built from; `make_rewards` explains it."""
+  style: str
+  diversity: str
+  relevance: str
+  code_rewards: str
+  judge: Callable | None
+  router: RewardRouter
+  weights: tuple[float, ...]
 
 
 def make_rewards(system: str, *, style: str = "", diversity: str = "corrected", relevance: str = "guarded",
@@ -938,19 +932,17 @@ def make_rewards(system: str, *, style: str = "", diversity: str = "corrected", 
   (curriculum); phase: callable, 0, 1 or 2, in its place. judge: callable on [{"question", "response"}] giving verdicts (`judge`
   with its url and model filled in), for the creative domains. The weights are four_component's and sum to 1 (seed 004).
   """
-  style = style or ("dual_stream" if system == "dual_stream" else "tags")
-  for name, value, valid in (("rewards", system, SYSTEMS), ("style", style, STYLES),
-                             ("code_rewards", code_rewards, ("on", "off")), ("diversity", diversity, ("corrected", "seed")),
-                             ("relevance", relevance, ("guarded", "seed"))):
-    if value not in valid:
-      raise InputError(f"{name}={value!r} is unknown; valid: {', '.join(valid)}")
-  options = Options(style, diversity, relevance, code_rewards, judge)
-  weights = (format_weight, coherence_weight, correctness_weight, efficiency_weight)
-  if system == "curriculum":
-    return curriculum(options, RewardRouter(progress, phase))
-  if system == "four_component":
-    return four_component(options, weights)
-  return {"multi_domain": multi_domain, "dual_stream": dual_stream}[system](options)
+  style = style or style_of(system)
+  for name, value, valid in (("rewards", system, SYSTEMS), ("style", style, STYLES), ("code_rewards", code_rewards, ("on", "off")),
+                             ("diversity", diversity, ("corrected", "seed")), ("relevance", relevance, ("guarded", "seed"))):
+    check_option(name, value, valid)
+  options = Options(style, diversity, relevance, code_rewards, judge, RewardRouter(progress, phase),
+                    (format_weight, coherence_weight, correctness_weight, efficiency_weight))
+  return dict(zip(SYSTEMS, (multi_domain, curriculum, dual_stream, four_component)))[system](options)
+
+
+def style_of(system: str) -> str:
+  return "dual_stream" if system == "dual_stream" else "tags"
 
 
 def advantage_scale(system: str, domains) -> list[float]:
@@ -962,26 +954,27 @@ def advantage_scale(system: str, domains) -> list[float]:
 
 def rows_of(prompts, completions, columns: dict, style: str) -> list[Row | None]:
   """The batch as rows; None (scored 0, counted) for one whose columns cannot be read."""
-  names = ("question", "domain", "answer", "metadata")
-  columns = [columns[name] if columns.get(name) is not None else [None] * len(completions) for name in names]
-  rows = []
-  for text, prompt, question, domain, truth, metadata in zip(completions, prompts, *columns):
+  def row_of(text, prompt, question, domain, truth, metadata):
     try:
       metadata = json.loads(metadata or "{}") if isinstance(metadata, str | bytes | None) else metadata
       if not isinstance(text, str) or not isinstance(metadata, dict):
         raise TypeError("completion or metadata")
-      question, truth = str(prompt if question is None else question), "" if truth is None else str(truth)
       response = parse_response(text, style)
-      rows.append(Row(text, question, str(domain or ""), truth, metadata, response,
-                      response.answer if response else extract_answer(text), domain in VERIFIABLE_DOMAINS))
+      return Row(text, str(prompt if question is None else question), str(domain or ""), "" if truth is None else str(truth),
+                 metadata, response, response.answer if response else extract_answer(text), domain in VERIFIABLE_DOMAINS)
     except (TypeError, ValueError) as error:
-      rows.append(failed(error))
-  return rows
+      return failed(error)
+
+  columns = [columns.get(name) for name in ("question", "domain", "answer", "metadata")]
+  return [row_of(*row) for row in zip(completions, prompts, *([None] * len(prompts) if c is None else c for c in columns))]
 
 
-def component(name: str, low: float, high: float, score: Callable, options: Options, graded: Callable | bool = False):
-  """A reward function from `score(row, grade)`, with its metric's name and its range. `graded`: are answers graded? Or a
-  function that chooses the rows; other grades are 0. A row that fails scores 0 and is counted: it never fails the batch.
+def component(options: Options, name: str, low: float, high: float, score: Callable, graded: Callable | bool = False,
+              since: int = 0):
+  """A reward function from `score(row, grade)`, with its metric's name and its range; 0 before the run's phase `since`.
+
+  `graded`: are answers graded? Or a function that chooses the rows; other grades are 0. A row that fails scores 0 and is
+  counted: it never fails the batch.
   """
   def scored(row, grade):
     try:
@@ -990,6 +983,8 @@ def component(name: str, low: float, high: float, score: Callable, options: Opti
       return failed(error) or 0.0
 
   def reward(prompts, completions, **columns):
+    if since and options.router.current() < since:
+      return [0.0] * len(completions)
     rows = rows_of(prompts, completions, columns, options.style)
     chosen = [i for i, row in enumerate(rows) if row and (graded(row) if callable(graded) else graded)]
     grades = dict(zip(chosen, answer_grades([rows[i] for i in chosen], options)))
@@ -1003,8 +998,8 @@ def answer_grades(rows: list[Row], options: Options) -> list[float]:
   """How good each answer is, in [0, 1]: partial credit of `grade` where there is a right answer (all code in one sandbox call),
   else the judge's overall / 10, else, and where the judge failed, the heuristics. Malformed creative text: 0.
   """
-  grades = grade([r.domain for r in rows], [r.answer for r in rows], [r.truth for r in rows], [r.metadata for r in rows],
-                 options.code_rewards)
+  columns = [[getattr(row, name) for row in rows] for name in ("domain", "answer", "truth", "metadata")]
+  grades = grade(*columns, options.code_rewards)
   creative = [i for i, row in enumerate(rows) if row.response and not row.checkable]
   verdicts = [None] * len(creative)
   if options.judge and creative:
@@ -1031,34 +1026,14 @@ def quality(row: Row, options: Options) -> tuple[float, float, float]:
 
 def multi_domain(options: Options) -> list:
   """Seeds 000 and 001: 0 without the exact format; 0.2 with it, and 0.8 for a right answer or up to 0.8 for quality."""
-  functions = [component("format", 0.0, 0.2, lambda row, _: 0.2 * bool(row.response), options),
-               component("correctness", 0.0, 0.8, lambda row, grade: 0.8 * (grade == 1.0), options,
-                         lambda row: row.checkable and row.response)]
+  parts = [("format", 0.0, 0.2, lambda row, _: 0.2 * bool(row.response)),
+           ("correctness", 0.0, 0.8, lambda row, grade: 0.8 * (grade == 1.0), lambda row: row.checkable and row.response)]
   if options.judge:  # gives one figure
-    return functions + [component("judged_quality", 0.0, 0.8, lambda row, grade: 0.8 * grade, options,
-                                  lambda row: not row.checkable)]
-  return functions + [component(name, 0.0, high, lambda row, _, i=i: quality(row, options)[i], options)
-                      for i, (name, high) in enumerate((("length", 0.3), ("diversity", 0.25), ("relevance", 0.25)))]
-
-
-class RewardRouter(NamedTuple):
-  """Which of the curriculum's components count now (seed 003). The phase is a pure function of the trainer's own step, asked
-  for at every call, so a resumed run is in the phase it left. With neither callable: the last phase, everything on.
-  """
-  progress: Callable[[], float] | None = None  # fraction of the run, 0 to 1
-  phase: Callable[[], int] | None = None  # 0, 1 or 2; wins over progress
-
-  def current(self) -> int:
-    """0: format, to 25% of the run; 1: and correctness, to 75%; 2: and brevity."""
-    done = self.progress() if self.progress else 1.0
-    return min(2, max(0, int(self.phase()))) if self.phase else sum(done >= end for end in PHASES)
-
-  def route(self, reward, since: int):
-    """`reward` from phase `since` on, 0 before it."""
-    @functools.wraps(reward)  # keeps name and range
-    def routed(prompts, completions, **columns):
-      return reward(prompts, completions, **columns) if self.current() >= since else [0.0] * len(completions)
-    return routed
+    parts += [("judged_quality", 0.0, 0.8, lambda row, grade: 0.8 * grade, lambda row: not row.checkable)]
+  else:
+    parts += [(name, 0.0, high, lambda row, _, i=i: quality(row, options)[i])
+              for i, (name, high) in enumerate((("length", 0.3), ("diversity", 0.25), ("relevance", 0.25)))]
+  return [component(options, *part) for part in parts]
 
 
 REFUSAL = re.compile(r"\bI(?: am|['’]m) (?:sorry|unable|not able)|\bas an AI\b|\bI (?:can(?:not|['’]t| not)|won['’]t|will not) "
@@ -1072,7 +1047,7 @@ def single_tags(text: str) -> int:
   return sum(text.count(tag) == 1 for tag in TAGS)
 
 
-def curriculum(options: Options, router: RewardRouter) -> list:
+def curriculum(options: Options) -> list:
   """Seed 003, which gives names, phases and scales but no sizes; these are Tunix's GSM8K recipe (3; 0.5 a tag; 3, 0.5, 0.25).
   The domain scale acts on the advantage: `advantage_scale`.
   """
@@ -1088,13 +1063,11 @@ def curriculum(options: Options, router: RewardRouter) -> list:
     phrases = len(list(itertools.islice(RAMBLING.finditer(row.text), 4)))
     return 0.0 - over - bool(end and says_something(after)) - 0.25 * phrases
 
-  parts = (("punish_refusal", -3.0, 0.0, 0, punish_refusal),
-           ("match_format_exactly", 0.0, 3.0, 0, lambda row, _: 3.0 * bool(row.response)),
-           ("match_format_approximately", -2.0, 2.0, 0, match_format_approximately),
-           ("check_answer", 0.0, 3.0, 1, lambda row, grade: 3.0 * grade),
-           ("penalize_length_and_rambling", -3.0, 0.0, 2, penalize_length_and_rambling))
-  return [router.route(component(name, low, high, score, options, graded=name == "check_answer"), since)
-          for name, low, high, since, score in parts]
+  return [component(options, "punish_refusal", -3.0, 0.0, punish_refusal),
+          component(options, "match_format_exactly", 0.0, 3.0, lambda row, _: 3.0 * bool(row.response)),
+          component(options, "match_format_approximately", -2.0, 2.0, match_format_approximately),
+          component(options, "check_answer", 0.0, 3.0, lambda row, grade: 3.0 * grade, graded=True, since=1),
+          component(options, "penalize_length_and_rambling", -3.0, 0.0, penalize_length_and_rambling, since=2)]
 
 
 def dual_stream(options: Options) -> list:
@@ -1112,15 +1085,16 @@ def dual_stream(options: Options) -> list:
     bodies = (read_sections(row.response.reasoning) or {"": row.response.reasoning}).values()
     return 3.0 * grade + 0.25 + 0.75 * sum(min(1.0, len(set(words_of(body))) / 5) for body in bodies) / len(bodies)
 
-  return [component("reward_format_exact", 0.0, 1.0, lambda row, _: bool(row.response), options),
-          component("reward_format_soft", -0.75, 1.0, soft, options),
-          component("reward_cast_math_and_completeness", 0.0, 4.0, cast, options, graded=True)]
+  return [component(options, "reward_format_exact", 0.0, 1.0, lambda row, _: bool(row.response)),
+          component(options, "reward_format_soft", -0.75, 1.0, soft),
+          component(options, "reward_cast_math_and_completeness", 0.0, 4.0, cast, graded=True)]
 
 
-def four_component(options: Options, weights: tuple) -> list:
+def four_component(options: Options) -> list:
   """Seed 004: weighted format, coherence, correctness and efficiency, each in [0, 1]. Sum [0, 1]. Malformed: a tenth of format
   per tag that occurs once, what the answer earns, and no more.
   """
+  weights = options.weights
   if abs(sum(weights) - 1.0) > 1e-6 or min(weights) < 0.0:
     raise InputError(f"the four weights {', '.join(f'{w:g}' for w in weights)} sum to {sum(weights):g}; "
                      f"expected none below 0 and a sum of 1 ({', '.join(WEIGHTS)})")
@@ -1130,11 +1104,11 @@ def four_component(options: Options, weights: tuple) -> list:
     depth = min(1.0, len(set(words_of(thought))) / 40) * reads_well(thought)
     return 0.8 * grade + 0.2 * depth * (1.0 if grade == 1.0 else 0.5)
 
-  scores = {"format": lambda row, _: 1.0 if row.response else 0.1 * single_tags(row.text),
-            "coherence": lambda row, _: coherence_score(row.response.reasoning) if row.response else 0.0,
-            "correctness": correctness, "efficiency": lambda row, _: length_score(row.text, 300, 20, 300)}
-  return [component(name, 0.0, weight, lambda row, grade, s=scores[name], w=weight: w * s(row, grade), options,
-                    graded=name == "correctness") for name, weight in zip(WEIGHTS, weights)]
+  scores = (lambda row, _: 1.0 if row.response else 0.1 * single_tags(row.text),
+            lambda row, _: coherence_score(row.response.reasoning) if row.response else 0.0,
+            correctness, lambda row, _: length_score(row.text, 300, 20, 300))
+  return [component(options, name, 0.0, weight, lambda row, grade, s=score, w=weight: w * s(row, grade), score is correctness)
+          for name, weight, score in zip(WEIGHTS, weights, scores)]
 
 
 # ------------------------------------------------------------------------------------------------------ a model as judge
@@ -1235,18 +1209,16 @@ def read_verdict(text: str) -> JudgeVerdict | None:
 
 
 # ------------------------------------------------------------------------------------------------------------- explaining
-_FORMAT = "one <reasoning> and then one <answer> block with nothing around them"
-_ANSWER = "a right answer, stated once (creative domains: a better text)"
-ADVICE = {
-    "format": _FORMAT, "match_format_exactly": _FORMAT, "match_format_approximately": "each tag exactly once",
-    "reward_format_exact": _FORMAT + ", the four headings in order, one value as the answer",
-    "reward_format_soft": "each tag and heading exactly once, headings in order", "correctness": _ANSWER,
-    "check_answer": _ANSWER,
-    "reward_cast_math_and_completeness": _ANSWER + ", every section with content",
-    "length": "20 to 500 words of reasoning, 10 to 300 of answer", "efficiency": "20 to 300 words",
-    "diversity": "more different words in an answer of its own, in sentences", "judged_quality": "a better text",
+ADVICE = {  # what would earn more, by component
+    **dict.fromkeys(("format", "match_format_exactly"), "one <reasoning> and then one <answer> block with nothing around them"),
+    **dict.fromkeys(("correctness", "check_answer"), "a right answer, stated once (creative domains: a better text)"),
+    "match_format_approximately": "each tag exactly once", "judged_quality": "a better text", "efficiency": "20 to 300 words",
+    "reward_format_exact": "the two blocks with nothing around them, the four headings in order, one value as the answer",
+    "reward_format_soft": "each tag and heading exactly once, headings in order",
+    "reward_cast_math_and_completeness": "a right answer, stated once, and every section with content",
+    "length": "20 to 500 words of reasoning, 10 to 300 of answer", "punish_refusal": "an answer in place of a refusal",
+    "diversity": "more different words in an answer of its own, in sentences",
     "relevance": "reasoning that takes up the question's keywords beside words of its own",
-    "punish_refusal": "an answer in place of a refusal",
     "penalize_length_and_rambling": "under 300 words, nothing after </answer>, no second thoughts",
     "coherence": "three step markers and three connectives in sentences of 3 to 40 words"}
 
@@ -1260,15 +1232,15 @@ def explain(text: str, row: dict, system: str = "four_component", **options) -> 
   columns = {name: [row.get(name)] for name in ("domain", "question", "answer", "metadata")}
   components = {f.__name__: {"value": f([row.get("prompt") or ""], [text], **columns)[0], "most": f.range[1]}
                 for f in make_rewards(system, **options)}
-  style = options.get("style") or ("dual_stream" if system == "dual_stream" else "tags")
-  problems, correct, (read,) = format_problems(text, style), None, rows_of([""], [text], columns, style)
+  style, correct = options.get("style") or style_of(system), None
+  problems, (read,) = format_problems(text, style), rows_of([""], [text], columns, style)
   if read and read.checkable and not (read.domain == "coding" and options.get("code_rewards") == "off"):
     correct, = is_correct_batch([read.domain], [read.answer], [read.truth], [read.metadata])
     problems += [] if correct else [answer_problem(read)]
   gains = sorted(((part["most"] - part["value"], name) for name, part in components.items()), reverse=True)
+  advice = [f"{name}: up to {gain:.2f} more: {ADVICE[name]}" for gain, name in gains if gain > 0.005]
   return {"total": sum(part["value"] for part in components.values()), "components": components, "correct": correct,
-          "problems": problems,
-          "advice": [f"{name}: up to {gain:.2f} more: {ADVICE[name]}" for gain, name in gains if gain > 0.005]}
+          "problems": problems, "advice": advice}
 
 
 def answer_problem(row: Row) -> str:
@@ -1276,8 +1248,8 @@ def answer_problem(row: Row) -> str:
   if row.answer is None:
     return "no answer can be read"
   if row.domain == "math":
-    return (f"the answer states {stated_answer(row.answer)!r} (None: no value, or two different ones), "
-            f"expected {final_truth(row.truth)!r}")
+    stated, truth = stated_answer(row.answer), final_truth(row.truth)
+    return f"the answer states {stated!r} (None: no value, or two different ones), expected {truth!r}"
   if row.domain == "coding":
     verdict, = code_verdicts([row.answer], [row.truth], [row.metadata])
     results = verdict.results if verdict else []
@@ -1370,15 +1342,13 @@ def cheats(domain: str, style: str) -> dict[str, str]:
 
 
 def self_test() -> list[str]:
-  """Every system and domain: the right response earns strictly more than each cheat, and so does a mediocre honest one.
-
-  In the curriculum's first phase, which does not look at answers, they earn no less than any, and more than the malformed.
-  Returns the failures, one line each.
+  """Every system and domain: the right response earns strictly more than each cheat, and so does a mediocre honest one. In the
+  curriculum's first phase, which reads no answers, a well-formed cheat may tie. Returns the failures, one line each.
   """
   failures, compared = [], 0
   runs = [(system, phase) for system in SYSTEMS for phase in (range(3) if system == "curriculum" else [None])]
   for system, phase in runs:
-    style = "dual_stream" if system == "dual_stream" else "tags"
+    style = style_of(system)
     rewards = make_rewards(system, phase=lambda p=phase: p)
     for domain in ("math", "science", "logic") if style == "dual_stream" else DOMAINS:  # its answers are scalars
       question, truth, metadata, right, honest, *_ = TASKS[domain]
@@ -1417,8 +1387,7 @@ def main():
     return equivalence_worker()
   if not (FLAGS.self_test or FLAGS.explain):
     raise InputError("nothing to do; give --self_test or --explain=responses.jsonl")
-  failures = self_test() if FLAGS.self_test else []
-  if failures:
+  if FLAGS.self_test and (failures := self_test()):
     raise InputError("the rewards pay cheats: " + "; ".join(failures))
   options = {"code_rewards": FLAGS.code_rewards, **read_weights(FLAGS.weights)}
   for row in read_rows(FLAGS.explain)[:FLAGS.limit or None] if FLAGS.explain else []:
