@@ -71,14 +71,14 @@ class Worker:
   def start(self):
     self.control, theirs = socket.socketpair()
     self.control.settimeout(30)
+    arguments = ["-I", "-S", "-B", os.path.abspath(__file__), "--worker", str(theirs.fileno()), str(self.wall_seconds)]
     try:
       # Without preexec_fn CPython starts the child by vfork: the trainer never forks, no at-fork hook of JAX runs.
       # The environment is fixed: no token of the trainer's can be read, and string hashes repeat.
       with theirs:
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", "-B", os.path.abspath(__file__), "--worker", str(theirs.fileno()), str(self.wall_seconds)],
-            pass_fds=[theirs.fileno()], cwd="/", env={"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"}, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            [sys.executable, *arguments], pass_fds=[theirs.fileno()], cwd="/", env={"LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"},
+            start_new_session=True, **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL))
       self.layers = json.loads(self.control.recv(4096))
     except (OSError, ValueError) as error:
       self.stop()
@@ -99,13 +99,12 @@ class Worker:
   def run(self, job):
     """The Verdict of one job; whatever the job holds, and whatever its code does, is a Verdict too."""
     job = {key: job.get(key) or "" for key in ("code", "setup", "reference")} | {"tests": [*(job.get("tests") or ())]}
-    results = [False] * len(job["tests"])
-    if not results:
-      return Verdict(False, results, "no tests")
-    if not all(isinstance(text, str) for text in (job["code"], job["setup"], job["reference"], *job["tests"])):
-      return Verdict(False, results, "code and tests must be text")
-    if len(job["code"]) > MAX_CODE:
-      return Verdict(False, results, f"code longer than {MAX_CODE} characters")
+    results, texts = [False] * len(job["tests"]), (job["code"], job["setup"], job["reference"], *job["tests"])
+    bad = ("no tests" if not results else
+           "code and tests must be text" if not all(isinstance(text, str) for text in texts) else
+           f"code longer than {MAX_CODE} characters" if len(job["code"]) > MAX_CODE else None)
+    if bad:
+      return Verdict(False, results, bad)
     try:
       if self.process is None:
         self.start()
@@ -138,9 +137,7 @@ class Worker:
 
 class Sandbox(contextlib.AbstractContextManager):
   """A pool of `workers` processes (None: one per usable core, at most 8) that run answers' code; several threads may share it.
-
-  A job is killed after `wall_seconds` of real time. `layers` tells which layers of isolation this machine gives. Raises
-  SandboxUnavailable where they do not suffice.
+  `layers` tells which layers of isolation this machine gives. Raises SandboxUnavailable where they do not suffice.
   """
 
   def __init__(self, workers=None, wall_seconds=3.0):
@@ -159,10 +156,10 @@ class Sandbox(contextlib.AbstractContextManager):
     self.layers = self.workers[0].layers
 
   def run(self, jobs):
-    """Verdicts of `jobs`, in order. A job is {"code", "tests", "setup": "", "reference": ""}; a bad one fails, none raises.
+    """Verdicts of `jobs`, in order, each within `wall_seconds` of real time; a bad job fails, none raises.
 
-    `code` is an answer's text, of which the fenced Python blocks count. `setup` runs before the tests, in the judge.
-    `reference`, code of a right answer, tells which names the answer must define; without it, the tests' free names.
+    A job is {"code": an answer's text, of which the fenced Python blocks count, "tests", "setup": runs before them, in the judge,
+    "reference": code of a right answer, which tells what names the answer must define; without it, the tests' free names}.
     """
     def run_one(job):
       worker = self.idle.get()
@@ -229,9 +226,8 @@ class Peer:
   """
 
   def __init__(self, fd, operations, trust, shared=()):
-    self.fd, self.reader, self.operations, self.trust = fd, os.fdopen(fd, "rb"), operations, trust
+    self.fd, self.reader, self.operations, self.trust, self.gone = fd, os.fdopen(fd, "rb"), operations, trust, False
     self.shared, self.numbers, self.remotes = [*shared], {}, {}  # shared objects stay alive, so an id() stays theirs
-    self.gone = False
 
   def encode(self, value):
     """JSON for `value`. An object of a subclass is sent as the plain base type, so none of its own methods travel."""
@@ -246,10 +242,10 @@ class Peer:
         return {"t": kind.__name__, "v": self.encode(PARTS[kind][0](value))}
     if type(value) is Remote:
       return {"t": "yours", "v": value._number}
-    number = self.numbers.setdefault(id(value), len(self.shared))
-    if number == len(self.shared):
+    if id(value) not in self.numbers:
+      self.numbers[id(value)] = len(self.shared)
       self.shared.append(value)
-    return {"t": "mine", "v": number}
+    return {"t": "mine", "v": self.numbers[id(value)]}
 
   def decode(self, value, trust):
     """Inverse of `encode`: builds the types of MAKE, finds own objects, and makes Remotes. Raises on anything malformed."""
@@ -371,9 +367,8 @@ FENCE = re.compile(r"```[ \t]*([A-Za-z0-9_+.-]*)[^\n`]*\n(.*?)(?:^[ \t]*```|```[
 
 
 def extract(text, names=()):
-  """The program in an answer's text: its fenced Python blocks up to the last one that defines one of `names`, or all of it.
-
-  Blocks before it count if they define anything (helpers, imports, constants), blocks after it are usage and do not.
+  """The program in an answer's text: its fenced Python blocks up to the last one that defines one of `names`, or all of it. The
+  blocks before count if they define anything (helpers, imports, constants); those after it are usage and do not.
   """
   text = text.replace("\r\n", "\n").lstrip("\ufeff")
   blocks = [textwrap.dedent(body) for lang, body in FENCE.findall(text) if lang.lower() in ("", "python", "py", "python3")]
@@ -420,10 +415,9 @@ def solver(fd):
 
 # ------------------------------------------------------------------------------------------------ judge: the tests live here
 def needed_names(setup, tests, reference):
-  """Names that the answer must supply, each with the trust its Remote gets, and the import lines that the judge needs.
-
-  The former are free in the tests, and either no builtin or defined by the reference. What the tests or the reference import
-  is never the answer's to supply: its own `math.isclose` could call everything close.
+  """Names that the answer must supply, each with the trust its Remote gets, and the import lines that the judge needs. They are
+  free in the tests, and either no builtin or defined by the reference. What the tests or the reference import is never the
+  answer's to supply: its own `math.isclose` could call everything close.
   """
   answer, trees = parsed(reference), [parsed(text) for text in (setup, *tests)]
   used, bound = set(), set()
@@ -501,9 +495,8 @@ SYSCALLS = {  # machine: its AUDIT_ARCH, then name=number
 
 
 def seccomp_filter(machine):
-  """The default-deny BPF program (seccomp(2)) as bytes; empty on a machine whose call numbers are not known here.
-
-  A denied call seems not to exist (ENOSYS): libc then uses clone for clone3, whose flags a filter cannot read.
+  """The default-deny BPF program (seccomp(2)) as bytes; empty on a machine whose call numbers are not known here. A denied call
+  seems not to exist (ENOSYS): libc then uses clone for clone3, whose flags a filter cannot read.
   """
   if machine not in SYSCALLS:
     return b""
