@@ -6,7 +6,7 @@ Writes  out_dir/peft/     LoRA adapter with its tokenizer (adapter_config.json, 
         out_dir/orbax/    the trained parameters and their metadata; goes back in as --checkpoint=
         out_dir/tunix_*_actor_ckpt.zip (the same in one file), dataset-metadata.json (with --kaggle_id), README.md (model card),
         parity.json (with --verify), base/ (tiny model only: what the adapter sits on), and config.json last.
-A full-parameter run (lora_rank 0) has no adapter: it exports merged/ only. There is no GGUF here, because no maintained
+A full-parameter run (lora_rank 0) has no adapter, so no peft/. There is no GGUF here, because no maintained
 converter is on PyPI; llama.cpp's convert_hf_to_gguf.py reads merged/ as it is.
 
   python export_lora.py --checkpoint=artifacts/run/grpo --out_dir=artifacts/run/export --verify
@@ -67,9 +67,9 @@ def main():
   check_out_dir(out_dir, FLAGS.overwrite)
   python = find_python(FLAGS.verify_python) if FLAGS.verify else None
   config, params = model_lib.read_checkpoint(checkpoint)
-  if not config["lora_rank"] and formats != ["merged"]:
-    formats = ["merged"]
-    print("this run trained all parameters: there is no adapter, so only merged/ is exported", flush=True)
+  if not config["lora_rank"] and "peft" in formats:
+    formats = [name for name in formats if name != "peft"] or ["merged"]
+    print(f"this run trained all parameters: there is no adapter, so {' and '.join(formats)} is all that is exported", flush=True)
   parent = os.path.dirname(os.path.abspath(out_dir))
   os.makedirs(parent, exist_ok=True)
   policy, gemma, base, adapter = open_policy(FLAGS.model, checkpoint, parent)
@@ -148,7 +148,7 @@ def open_policy(model: str, checkpoint: str, disk: str):
   if policy.lora_rank:
     lora = {name: np.asarray(x) for name, x in model_lib.flat_params(policy.model, nnx.LoRAParam).items()}
   base = model_lib.flat_params(policy.model, nnx.Param) if policy.name == "tiny" or not lora else {}
-  model_lib.check_disk(disk, 6 * sum(x.size for x in jax.tree.leaves(nnx.state(policy.model, nnx.Param))))
+  model_lib.check_disk(disk, 10 * sum(x.size for x in jax.tree.leaves(nnx.state(policy.model, nnx.Param))))
   gemma = policy.model.config
   return policy._replace(model=None), gemma, base, model_lib.to_peft(lora, gemma)
 

@@ -214,14 +214,18 @@ def test_a_base_in_several_shards_merges_the_same(exported, tokenizer, tmp_path)
   assert sorted(changed) == sorted(n for n in tensors if "_proj." in n)
 
 
-def test_a_full_parameter_run_exports_merged_only_and_says_so(tmp_path, tokenizer, capsys):
+def test_a_full_parameter_run_exports_no_adapter_and_says_so(tmp_path, tokenizer, capsys):
   checkpoint = make_checkpoint(tmp_path / "sft", "tiny", 0, 0.02, tokenizer, stage="sft", style="dual_stream")
   assert run(f"--checkpoint={checkpoint}", f"--out_dir={tmp_path / 'out'}") == 0
-  assert "only merged/" in capsys.readouterr().out
+  assert "merged is all that is exported" in capsys.readouterr().out
   assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["README.md", "config.json", "merged"]
   merged = model_lib.load_policy(str(tmp_path / "out/merged"), dtype="float32")
   policy = model_lib.load_policy("tiny", str(checkpoint))
   assert np.abs(logits_of(merged) - logits_of(policy)).max() < 0.1
+  assert run(f"--checkpoint={checkpoint}", f"--out_dir={tmp_path / 'zipped'}", "--formats=merged,zip") == 0
+  with zipfile.ZipFile(tmp_path / "zipped/tunix_dsa_cast_sft_actor_ckpt.zip") as archive:  # the actor itself, in one file
+    archive.extractall(tmp_path / "actor")
+  assert np.array_equal(logits_of(model_lib.load_policy("tiny", str(tmp_path / "actor"))), logits_of(policy))
 
 
 # ------------------------------------------------------------------------------------------------ tokenizer and template
