@@ -14,9 +14,11 @@ one temperature; KL is the k3 estimator; prompts and completions are as long as 
 head runs on completion positions only.
 Kill it anywhere and start the same command again: it goes on to the parameters it would have had.
 """
+import collections
 import functools
 import json
 import os
+import re
 import resource
 import time
 from collections.abc import Callable
@@ -43,8 +45,7 @@ FLAGS = flags.FlagValues()
 flags.DEFINE_string("data_dir", "artifacts/run/data", "Folder that prepare_data.py wrote.", flag_values=FLAGS)
 flags.DEFINE_string("model", "tiny", "tiny, gemma-3-270m-it, gemma-3-1b-it, or a Hugging Face folder of a Gemma 3 text model.",
                     flag_values=FLAGS)
-flags.DEFINE_string("init_from", "", "SFT folder to start from (its model is then the reference); empty: the model itself.",
-                    flag_values=FLAGS)
+flags.DEFINE_string("init_from", "", "SFT folder to start from, also the reference; empty: the model.", flag_values=FLAGS)
 flags.DEFINE_string("resume_from", "", "Folder of a run to continue in --out_dir (it is copied, not changed); empty: none.",
                     flag_values=FLAGS)
 # Outputs.
@@ -53,13 +54,11 @@ flags.DEFINE_string("out_dir", "artifacts/run/grpo", "Folder to write.", flag_va
 flags.DEFINE_integer("lora_rank", 16, "Rank of the LoRA adapters; 0 trains all parameters.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_float("lora_alpha", 32.0, "LoRA scale: the update is alpha / rank times A·B.", flag_values=FLAGS)
 flags.DEFINE_string("max_steps", "200", "Optimizer updates, or auto: what fits --max_hours.", flag_values=FLAGS)
-flags.DEFINE_integer("batch_size", 2, "Prompts per batch; each is answered num_generations times.", lower_bound=1,
-                     flag_values=FLAGS)
+flags.DEFINE_integer("batch_size", 2, "Prompts per batch, each with its answers.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("micro_batch_size", 0, "Prompts whose activations are in memory at once in an update; 0: batch_size.",
                      lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_integer("rollout_batch_size", 0, "Prompts sampled at once; 0: batch_size.", lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_integer("max_prompt_tokens", 1024, "Longest prompt, in tokens; a longer row is refused at start, by id.",
-                     flag_values=FLAGS)
+flags.DEFINE_integer("max_prompt_tokens", 1024, "Longest prompt, in tokens; a longer row is refused.", flag_values=FLAGS)
 # Algorithm.
 flags.DEFINE_enum("rewards", "multi_domain", ["multi_domain", "curriculum", "dual_stream", "four_component"],
                   "Reward system (see rewards.py).", flag_values=FLAGS)
@@ -67,22 +66,18 @@ flags.DEFINE_enum("algorithm", "grpo", ["grpo", "dr_grpo", "dapo", "gspo"], "Obj
 flags.DEFINE_integer("num_generations", 4, "Answers per prompt, G.", lower_bound=2, flag_values=FLAGS)
 flags.DEFINE_integer("num_iterations", 1, "Updates per batch, μ.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_float("beta", 0.04, "Weight of the KL to the reference; 0 loads no reference.", lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_list("domain_beta", [], "KL weight of single domains, e.g. math=0.02,coding=0.1; empty: beta for all.",
-                  flag_values=FLAGS)
+flags.DEFINE_list("domain_beta", [], "beta of single domains, e.g. math=0.02,coding=0.1.", flag_values=FLAGS)
 flags.DEFINE_float("epsilon", 0.2, "Clip range of the ratio.", flag_values=FLAGS)
 flags.DEFINE_float("epsilon_high", 0.0, "Upper clip range; 0: 0.28 for dapo, else epsilon.", flag_values=FLAGS)
 flags.DEFINE_integer("dynamic_sampling", -1, "Further batches drawn to replace groups of equal rewards; -1: 3 for dapo, else 0.",
                      flag_values=FLAGS)
 flags.DEFINE_bool("mask_truncated", False, "Leave answers cut by the token limit out of the loss.", flag_values=FLAGS)
-flags.DEFINE_integer("overlong_buffer", 0, "Last tokens before the limit over which a penalty grows to -1; 0: none.",
-                     flag_values=FLAGS)
+flags.DEFINE_integer("overlong_buffer", 0, "Last tokens, over which a penalty grows to -1; 0: none.", flag_values=FLAGS)
 flags.DEFINE_list("phase_metrics", [], "Curriculum phases 1 and 2 begin when held-out format and accuracy reach these, "
                   "e.g. 0.9,0.5; empty: at 25% and 75% of the steps.", flag_values=FLAGS)
 flags.DEFINE_bool("anneal_domains", False, "Draw domains in proportion to 1 - their running pass rate.", flag_values=FLAGS)
-flags.DEFINE_enum("code_rewards", "on", ["on", "off"], "Run model-written code in the sandbox; off pays no code.",
-                  flag_values=FLAGS)
-flags.DEFINE_string("judge_url", "", "OpenAI-compatible endpoint that scores creative answers; empty: heuristics.",
-                    flag_values=FLAGS)
+flags.DEFINE_enum("code_rewards", "on", ["on", "off"], "Run answers' code in the sandbox; off: unpaid.", flag_values=FLAGS)
+flags.DEFINE_string("judge_url", "", "OpenAI-compatible judge of creative answers; empty: heuristics.", flag_values=FLAGS)
 flags.DEFINE_string("judge_model", "", "Model name at --judge_url.", flag_values=FLAGS)
 flags.DEFINE_list("weights", [], "four_component weights, e.g. format=0.25,coherence=0.2,correctness=0.55,efficiency=0; "
                   "empty: those.", flag_values=FLAGS)
@@ -119,32 +114,15 @@ PANELS = [("reward", ("reward", "eval_reward")), ("accuracy", ("accuracy", "eval
           ("KL to the reference", ("kl",)), ("entropy", ("entropy",)), ("completion tokens", ("completion_tokens",)),
           ("share", ("truncated", "flat_right", "flat_wrong")), ("gradient norm", ("grad_norm",)),
           ("learning rate", ("learning_rate",))]
+SECONDS = ("rollout_seconds", "reward_seconds", "reference_seconds", "update_seconds")  # of a step, in this order
 
 
-class Settings(NamedTuple):
-  """What the learner needs of the flags, as plain values."""
-  algorithm: str
-  batch_size: int
-  micro_batch_size: int
-  rollout_batch_size: int
-  num_generations: int
-  num_iterations: int
-  beta: float
-  domain_beta: dict[str, float]
-  epsilon: float
-  epsilon_high: float
-  dynamic_sampling: int
-  mask_truncated: bool
-  overlong_buffer: int
-  anneal_domains: bool
-  temperature: float
-  max_new_tokens: int
-  prompt_widths: tuple[int, ...]
-  seed: int
-  remat: bool
-  style: str
-  system: str
-  packed: bool = True  # the answers of a prompt share its sequence (see model.packed_hidden); False: a sequence each
+# What the learner needs of the flags, under their names, sentinels resolved. domain_beta: {domain: weight}; prompt_widths: padded
+# prompt lengths, ascending; style: of the data; packed: the answers of a prompt share its sequence (see model.packed_hidden).
+Settings = collections.namedtuple("Settings", (
+    "algorithm batch_size micro_batch_size rollout_batch_size num_generations num_iterations beta domain_beta epsilon epsilon_high "
+    "dynamic_sampling mask_truncated overlong_buffer anneal_domains temperature max_new_tokens prompt_widths seed remat style "
+    "rewards packed"), defaults=[True])
 
 
 # ------------------------------------------------------------------------------------------------------------ rows → tokens
@@ -217,14 +195,14 @@ class LeanRollout(base_rollout.BaseRollout):
   def update_params(self, params, filter_types=None):
     """Nothing to do: this rollout reads the trainer's own model."""
 
-  def pad_id(self):
-    return gemma.PAD_ID
+  pad_id, eos_id, model = lambda self: gemma.PAD_ID, lambda self: gemma.EOS_ID, lambda self: self.policy.model
 
-  def eos_id(self):
-    return gemma.EOS_ID
 
-  def model(self):
-    return self.policy.model
+def read_answers(tokenizer, rows: list[dict], prompts: np.ndarray, completions: np.ndarray) -> Rollout:
+  """Completions (N, L) with their lengths, ends and texts."""
+  lengths, stopped = gemma.completion_lengths(completions)
+  texts = [gemma.decode(tokenizer, c[:n]) for c, n in zip(completions, lengths)]
+  return Rollout(rows, prompts, completions, lengths, stopped, texts)
 
 
 def sample_rollout(cluster: rl.RLCluster, tokenizer, rows: list[dict], draw_index: int, settings: Settings) -> Rollout:
@@ -241,12 +219,9 @@ def sample_rollout(cluster: rl.RLCluster, tokenizer, rows: list[dict], draw_inde
     completions = np.concatenate([np.stack(part) for part in parts])
   else:  # Tunix's other engines cut the stop token off: put it back where the answer did not run into the limit
     tokens = cluster.generate([row["prompt"] for row in rows for _ in range(groups)]).tokens
-    limit = settings.max_new_tokens
-    ended = [list(map(int, t)) + [gemma.END_OF_TURN_ID] * (len(t) < limit) for t in tokens]
-    completions = gemma.pad_right(ended, limit)
-  lengths, stopped = gemma.completion_lengths(completions)
-  texts = [gemma.decode(tokenizer, c[:n]) for c, n in zip(completions, lengths)]
-  return Rollout(rows, gemma.pad_left(ids, width), completions, lengths, stopped, texts)
+    ended = [[*map(int, t), gemma.END_OF_TURN_ID][:settings.max_new_tokens] for t in tokens]
+    completions = gemma.pad_right(ended, settings.max_new_tokens)
+  return read_answers(tokenizer, rows, gemma.pad_left(ids, width), completions)
 
 
 # ------------------------------------------------------------------------------------------------------- rollouts → rewards
@@ -296,6 +271,11 @@ def group_advantages(reward: np.ndarray, num_generations: int, algorithm: str) -
   if algorithm != "dr_grpo":
     centred = centred / (groups.std(-1, ddof=1, keepdims=True) + 1e-4)
   return centred.reshape(-1)
+
+
+def flat_groups(reward: np.ndarray, num_generations: int) -> np.ndarray:
+  """(B,) bool of rewards (N,): all answers of the group are paid alike, so it teaches nothing."""
+  return np.ptp(reward.reshape(-1, num_generations), -1) <= 1e-6
 
 
 def token_weights(lengths: np.ndarray, counted: np.ndarray, size: int, algorithm: str, max_new_tokens: int) -> np.ndarray:
@@ -350,7 +330,8 @@ def policy_loss(model, train_example: Batch, algo_config, pad_id=gemma.PAD_ID, e
   """
   batch, options = train_example, algo_config.options
   logps, entropy = gemma.token_logps(model, batch.prompts, batch.completions, temperature=options.temperature,
-                                     generations=len(batch.completions) // len(batch.prompts), remat=options.remat)
+                                     generations=len(batch.completions) // len(batch.prompts), remat=options.remat,
+                                     live=batch.weights > 0)
   mask = (batch.weights > 0).astype(jnp.float32)
   old = jnp.where(batch.on_policy[:, None], jax.lax.stop_gradient(logps), batch.old_logps)
   log_ratio = logps - old
@@ -371,8 +352,8 @@ def policy_loss(model, train_example: Batch, algo_config, pad_id=gemma.PAD_ID, e
 
 
 @gemma.jit_reading(static_argnames=("temperature", "generations"))
-def reference_logps(model, prompts, completions, *, temperature: float, generations: int):
-  return gemma.token_logps(model, prompts, completions, temperature=temperature, generations=generations)[0]
+def reference_logps(model, prompts, completions, live, *, temperature: float, generations: int):
+  return gemma.token_logps(model, prompts, completions, temperature=temperature, generations=generations, live=live)[0]
 
 
 class LeanGRPOLearner(grpo_learner.GRPOLearner):
@@ -403,31 +384,36 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     DAPO (2503.14476) §3.2. Bounded: after `dynamic_sampling` further batches the flat groups that are left stay. The result
     always has B groups, so nothing is compiled again.
     """
-    groups, size, seconds = [], self.settings.batch_size, {"rollout_seconds": 0.0, "reward_seconds": 0.0}
+    size, groups, flat, seconds = self.settings.batch_size, [], [], {"rollout_seconds": 0.0, "reward_seconds": 0.0}
     for _ in range(1 + self.settings.dynamic_sampling):
       rollout, scores, took = self.rollout(stream(progress), progress["draws"])
       seconds = {name: seconds[name] + took[name] for name in took}
-      spread = np.ptp(scores.rewards.reshape(-1, self.settings.num_generations), -1) > 1e-6
-      groups += [(not useful, index, rollout, scores, i) for index, (i, useful) in enumerate(enumerate(spread), len(groups))]
-      if not self.settings.dynamic_sampling or sum(not flat for flat, *_ in groups) >= size:
+      groups += [(rollout, scores, i) for i in range(size)]
+      flat += list(flat_groups(scores.rewards, self.settings.num_generations))
+      if len(flat) - sum(flat) >= size:
         break
-    if len(groups) == size:
-      return rollout, scores, seconds | {"resampled": 0}
-    chosen = sorted(groups, key=lambda group: group[:2])[:size]
-    return *join_groups(chosen, self.settings), seconds | {"resampled": sum(index >= size for _, index, *_ in chosen)}
+    chosen = sorted(np.argsort(flat, kind="stable")[:size])  # groups that differ first, each kind in the order drawn
+    return *join_groups([groups[i] for i in chosen]), seconds | {"resampled": sum(int(i >= size) for i in chosen)}
+
+  def prepare(self, stream, progress: dict) -> tuple[Rollout, Scores, np.ndarray, "Batch", dict]:
+    """All that comes before an update: (rollout, scores, advantages (N,), micro-batches, seconds of each part)."""
+    rollout, scores, facts = self.informative_rollout(stream, progress)
+    start = time.monotonic()
+    advantages, batch = self._generate_and_compute_advantage((rollout, scores))
+    return rollout, scores, advantages, batch, facts | {"reference_seconds": time.monotonic() - start}
 
   def _generate_and_compute_advantage(self, training_input, mode=rl.Mode.TRAIN):
     """(rollout, scores) → advantages and the stacked micro-batches of the update."""
     rollout, scores = training_input
     settings = self.settings
-    scale = np.repeat(rewards.advantage_scale(settings.system, [row["domain"] for row in rollout.rows]), settings.num_generations)
+    scale = np.repeat(rewards.advantage_scale(settings.rewards, [row["domain"] for row in rollout.rows]), settings.num_generations)
     advantages = group_advantages(scores.rewards, settings.num_generations, settings.algorithm) * scale
     batch = make_batch(rollout, advantages, settings)
     if "reference" in self.rl_cluster.inference_worker._models:
       reference = self.rl_cluster.inference_worker.get_model("reference")
       with self.mesh:
-        logps = [reference_logps(reference, p, c, temperature=settings.temperature, generations=len(c) // len(p))
-                 for p, c in zip(batch.prompts, batch.completions)]
+        logps = [reference_logps(reference, p, c, w > 0, temperature=settings.temperature, generations=len(c) // len(p))
+                 for p, c, w in zip(batch.prompts, batch.completions, batch.weights)]
       batch = batch._replace(ref_logps=np.stack(jax.tree.map(np.asarray, logps)))
     return advantages, batch
 
@@ -443,19 +429,17 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     return batch, {"loss": loss, "grad_norm": norm, **mean, "ratio_max": float(aux["ratio_max"].max())}
 
 
-def join_groups(chosen, settings: Settings) -> tuple[Rollout, Scores]:
-  """One rollout and its scores from groups of several draws, padded to the widest prompt."""
-  size = settings.num_generations
-  width = max(rollout.prompts.shape[1] for _, _, rollout, _, _ in chosen)
-  part = lambda x, i: x[i * size:(i + 1) * size]
-  both = [(rollout, scores, i) for _, _, rollout, scores, i in chosen]
-  cat = lambda get: np.concatenate([part(get(r, s), i) for r, s, i in both])
-  prompts = np.stack([np.pad(r.prompts[i], (width - r.prompts.shape[1], 0)) for r, _, i in both])
-  rollout = Rollout([r.rows[i] for r, _, i in both], prompts, cat(lambda r, s: r.completions), cat(lambda r, s: r.lengths),
-                    cat(lambda r, s: r.stopped), [text for r, _, i in both for text in part(r.texts, i)])
-  components = {name: cat(lambda r, s, name=name: s.components[name]) for name in both[0][1].components}
-  return rollout, Scores(cat(lambda r, s: s.rewards), components, cat(lambda r, s: s.formatted), cat(lambda r, s: s.correct),
-                         max(s.failed for _, s, _ in both))
+def join_groups(groups: list[tuple[Rollout, Scores, int]]) -> tuple[Rollout, Scores]:
+  """One rollout and its scores from the i-th groups of several, padded to the widest prompt."""
+  size = len(groups[0][0].texts) // len(groups[0][0].rows)
+  width = max(rollout.prompts.shape[1] for rollout, _, _ in groups)
+  join = lambda get: np.concatenate([get(r, s)[i * size:(i + 1) * size] for r, s, i in groups])
+  prompts = np.stack([np.pad(r.prompts[i], (width - r.prompts.shape[1], 0)) for r, _, i in groups])
+  rollout = Rollout([r.rows[i] for r, _, i in groups], prompts, join(lambda r, s: r.completions), join(lambda r, s: r.lengths),
+                    join(lambda r, s: r.stopped), [text for r, _, i in groups for text in r.texts[i * size:(i + 1) * size]])
+  components = {name: join(lambda r, s, name=name: s.components[name]) for name in groups[0][1].components}
+  return rollout, Scores(join(lambda r, s: s.rewards), components, join(lambda r, s: s.formatted), join(lambda r, s: s.correct),
+                         max(s.failed for _, s, _ in groups))
 
 
 # -------------------------------------------------------------------------------------------------------- what a person sees
@@ -465,7 +449,7 @@ def rollout_metrics(rollout: Rollout, scores: Scores, settings: Settings) -> dic
   domains = np.repeat([row["domain"] for row in rollout.rows], size)
   verifiable = np.isin(domains, rewards.VERIFIABLE_DOMAINS)
   groups = scores.rewards.reshape(-1, size)
-  flat = np.ptp(groups, -1) <= 1e-6
+  flat = flat_groups(scores.rewards, size)
   right = scores.correct.reshape(-1, size).all(-1)
   row = {"reward": scores.rewards.mean(), "reward_std": groups.std(-1).mean(), "format": scores.formatted.mean(),
          "accuracy": scores.correct[verifiable].mean() if verifiable.any() else None,
@@ -490,8 +474,7 @@ def sample_rows(step: int, rollout: Rollout, scores: Scores, advantages, setting
     answers = [{"text": rollout.texts[n], "reward": float(scores.rewards[n]), "advantage": float(advantages[n]),
                 "rewards": {name: float(values[n]) for name, values in scores.components.items()},
                 "tokens": int(rollout.lengths[n]), "truncated": not rollout.stopped[n]} for n in range(i * size, (i + 1) * size)]
-    found.append({"step": step, "id": row["id"], "domain": row["domain"], "question": row["question"], "answer": row["answer"],
-                  "generations": answers})
+    found.append({"step": step, **{name: row[name] for name in ("id", "domain", "question", "answer")}, "generations": answers})
   return found
 
 
@@ -505,8 +488,8 @@ def step_line(row: dict, max_steps: int, eta_hours: float, hours_left: float) ->
           f"len {row['completion_tokens']:.0f} max {row['completion_tokens_max']:.0f} cut {row['truncated']:.0%} | "
           f"flat {row['flat_right']:.0%} right {row['flat_wrong']:.0%} wrong | clip {row['clip_low']:.1%}/{row['clip_high']:.1%} | "
           f"grad {row['grad_norm']:.3f} | lr {row['learning_rate']:.2e} | "
-          f"{row['rollout_seconds']:.1f}+{row['reward_seconds']:.1f}+{row['update_seconds']:.1f} s | "
-          f"{row['tokens_per_second']:.0f} tok/s{held_out}")
+          f"{row['rollout_seconds']:.1f}+{row['reward_seconds']:.1f}+"
+          f"{row['reference_seconds'] + row['update_seconds']:.1f} s | {row['tokens_per_second']:.0f} tok/s{held_out}")
 
 
 # ------------------------------------------------------------------------------------------------- held-out rows, preflight
@@ -515,30 +498,23 @@ def held_out_metrics(learner: LeanGRPOLearner, rows: list[dict]) -> dict:
   if not rows:
     return {}
   settings = learner.settings._replace(num_generations=1, overlong_buffer=0)
-  policy = gemma.Policy(learner.trainer.model, learner.tokenizer, learner.mesh, "", "", 0, 0.0)
+  rows = sorted(rows, key=lambda row: len(row["prompt"]))  # like lengths share a batch; means do not mind the order
   ids = [gemma.encode(learner.tokenizer, row["prompt"]) for row in rows]
   size = settings.batch_size * learner.settings.num_generations
-  order = np.argsort([len(i) for i in ids], kind="stable")
-  texts, lengths, stopped = [""] * len(rows), np.zeros(len(rows), int), np.zeros(len(rows), bool)
-  for start in range(0, len(rows), size):
-    part = order[start:start + size]
-    width = gemma.fit(max(len(ids[i]) for i in part), settings.prompt_widths)
-    fill = list(part) + [part[0]] * (size - len(part))  # one compiled shape
-    out = gemma.sample(policy, [ids[i] for i in fill], width=width, max_new_tokens=settings.max_new_tokens, temperature=0.0)
-    lengths[part], stopped[part] = (x[:len(part)] for x in gemma.completion_lengths(out))
-    for i, tokens in zip(part, out):
-      texts[i] = gemma.decode(learner.tokenizer, tokens[:lengths[i]])
-  rollout = Rollout(rows, np.zeros((len(rows), 0)), np.zeros((len(rows), 0)), lengths, stopped, texts)
-  scores = score_rollout(learner.reward_fns, rollout, settings)
-  checkable = np.array([row["domain"] in rewards.VERIFIABLE_DOMAINS for row in rows])
-  found = {"eval_reward": scores.rewards.mean(), "eval_format": scores.formatted.mean(), "eval_truncated": 1 - stopped.mean(),
-           "eval_accuracy": scores.correct[checkable].mean() if checkable.any() else 0.0}
-  return {name: round(float(value), 6) for name, value in found.items()}
+  ids += ids[-1:] * (-len(ids) % size)  # one compiled shape a width
+  policy = gemma.Policy(learner.trainer.model, learner.tokenizer, learner.mesh, "", "", 0, 0.0)
+  answer = lambda part: gemma.sample(policy, part, width=gemma.fit(max(map(len, part)), settings.prompt_widths),
+                                     max_new_tokens=settings.max_new_tokens, temperature=0.0)
+  completions = np.concatenate([answer(ids[i:i + size]) for i in range(0, len(ids), size)])[:len(rows)]
+  rollout = read_answers(learner.tokenizer, rows, np.zeros((len(rows), 0)), completions)
+  seen = rollout_metrics(rollout, score_rollout(learner.reward_fns, rollout, settings), settings)
+  return {f"eval_{name}": seen[name] or 0.0 for name in ("reward", "format", "accuracy", "truncated")}
 
 
 def new_progress() -> dict:
   """What a resume needs beside the weights; plain JSON."""
-  return {"draws": 0, "cursors": {}, "pass_rate": {}, "phase": 0, "best": None, "skipped": 0, "reward_failed": 0}
+  return {"draws": 0, "cursors": {}, "pass_rate": {}, "phase": 0, "best": None, "skipped": 0, "all_skipped": 0,
+          "reward_failed": 0}
 
 
 def measure_batch(learner: LeanGRPOLearner, stream) -> float:
@@ -548,8 +524,7 @@ def measure_batch(learner: LeanGRPOLearner, stream) -> float:
   before = [{name: jnp.copy(x) for name, x in gemma.flat_params(module, kind).items()} for module, kind in kinds]
   for _ in range(2):
     start = time.monotonic()
-    rollout, scores, _ = learner.informative_rollout(stream, progress)
-    _, batch = learner._generate_and_compute_advantage((rollout, scores))
+    *_, batch, _ = learner.prepare(stream, progress)
     for _ in range(learner.settings.num_iterations):
       batch, _ = learner.update(batch)
     seconds = time.monotonic() - start
@@ -562,31 +537,28 @@ def preflight(learner: LeanGRPOLearner, rows: list[dict], batch_seconds: float |
               max_hours: float) -> list[str]:
   """Answers two prompts of each domain with the starting model; prints what it saw, returns the reasons not to train."""
   settings, start = learner.settings, time.monotonic()
+  size, count = settings.num_generations, settings.batch_size
   chosen = [row for d in rewards.DOMAINS for row in [r for r in rows if r["domain"] == d][:2]]
-  spread, formatted, stopped, tokens, reward_seconds, table = [], [], [], 0, 0.0, {}
-  for index in range(0, len(chosen), settings.batch_size):
-    part = [chosen[i % len(chosen)] for i in range(index, index + settings.batch_size)]
-    rollout, scores, seconds = learner.rollout(part, 2**30 + index)
-    spread += list(np.ptp(scores.rewards.reshape(-1, settings.num_generations), -1) > 1e-6)
-    formatted, stopped = formatted + list(scores.formatted), stopped + list(rollout.stopped)
-    tokens, reward_seconds = tokens + int(rollout.lengths.sum()), reward_seconds + seconds["reward_seconds"]
-    for i, row in enumerate(rollout.rows):
-      mine = slice(i * settings.num_generations, (i + 1) * settings.num_generations)
-      seen = (scores.formatted[mine].mean(), scores.rewards[mine].mean(), spread[i - len(rollout.rows)])
-      table.setdefault(row["domain"], []).append(seen)
-  for domain, found in table.items():
-    f, r, s = np.mean(found, 0)
-    gemma.say(f"preflight {domain:18} format {f:.2f} reward {r:.3f} groups that differ {s:.0%}")
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-  rate = tokens / (time.monotonic() - start)
-  gemma.say(f"preflight format {np.mean(formatted):.2f} | truncated {1 - np.mean(stopped):.0%} | flat groups "
-            f"{1 - np.mean(spread):.0%} | rewards {reward_seconds:.1f} s | {rate:.0f} tok/s with compilation | peak {peak:.1f} GiB")
+  parts = [learner.rollout([chosen[i % len(chosen)] for i in range(first, first + count)], 2**30 + first)
+           for first in range(0, len(chosen), count)]
+  groups = [(rollout, scores, i) for rollout, scores, _ in parts for i in range(count)]
+  rollout, scores = join_groups(groups[:len(chosen)])
+  seconds, spread = time.monotonic() - start, ~flat_groups(scores.rewards, size)
+  formatted, cut = scores.formatted.mean(), 1 - rollout.stopped.mean()
+  for domain in dict.fromkeys(row["domain"] for row in chosen):
+    mine = np.array([row["domain"] == domain for row in chosen])
+    answers = np.repeat(mine, size)
+    gemma.say(f"preflight {domain:18} format {scores.formatted[answers].mean():.2f} reward {scores.rewards[answers].mean():.3f} "
+              f"groups that differ {spread[mine].mean():.0%}")
+  gemma.say(f"preflight format {formatted:.2f} | truncated {cut:.0%} | flat groups {1 - spread.mean():.0%} | "
+            f"rewards {sum(took['reward_seconds'] for *_, took in parts):.1f} s | {rollout.lengths.sum() / seconds:.0f} tok/s with "
+            f"compilation | peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
   reasons = []
-  if not any(spread):
-    reasons.append(f"all {len(spread)} groups have equal rewards (format rate {np.mean(formatted):.2f}), so nothing can be "
-                   "learned: start from an SFT folder with --init_from, or raise --num_generations or --temperature")
-  if np.mean(stopped) < 0.5:
-    reasons.append(f"{1 - np.mean(stopped):.0%} of the answers are cut by --max_new_tokens={settings.max_new_tokens}: raise it")
+  if not spread.any():
+    reasons.append(f"all {len(spread)} groups have equal rewards (format rate {formatted:.2f}), so nothing can be learned: "
+                   "start from an SFT folder with --init_from, or raise --num_generations or --temperature")
+  if cut > 0.5:
+    reasons.append(f"{cut:.0%} of the answers are cut by --max_new_tokens={settings.max_new_tokens}: raise it")
   if batch_seconds is not None:
     per_hour = 3600 / batch_seconds * settings.num_iterations
     hours = max_steps / per_hour if max_steps else max_hours
@@ -607,84 +579,110 @@ def next_phase(progress: dict, row: dict, thresholds: list[float]):
     progress["phase"] = 2
 
 
-def check_health(row: dict, progress: dict, save_samples: Callable[[], None]):
-  """Three skipped updates, or three batches with a failed reward function, in a row stop the run; the samples are saved."""
-  if row["iteration"] == 0:
-    progress["reward_failed"] = progress["reward_failed"] + 1 if row["reward_failed"] else 0
+def check_health(loss: float, failed: int | None, state: dict, save_samples: Callable[[], None]):
+  """Three skipped updates, or three batches with a failed reward function, in a row stop the run; the samples are saved.
+
+  failed: reward functions that raised on this batch; None for its later iterations, which are no new batch.
+  """
+  progress = state["progress"]
+  if failed is not None:
+    progress["reward_failed"] = progress["reward_failed"] + 1 if failed else 0
   if max(progress["skipped"], progress["reward_failed"]) < 3:
     return
   save_samples()
-  raise InputError(f"step {row['step']}: " + (
-      f"three updates in a row had a loss or gradient that is not finite (last loss {row['loss']}); lower --learning_rate or use "
+  raise InputError(f"step {state['step']}: " + (
+      f"three updates in a row had a loss or gradient that is not finite (last loss {loss}); lower --learning_rate or use "
       "--dtype=float32" if progress["skipped"] >= 3 else "a reward function failed on three batches in a row; mend it")
       + "; the step's samples are in samples.jsonl, the last good checkpoint in checkpoints/")
 
 
-def train(learner: LeanGRPOLearner, stream, schedule, held_out, state: dict, *, out_dir: str, max_steps: int, eval_every: int,
-          save_every: int, sample_every: int, thresholds: list[float], stop, log) -> int:
-  """Batches until max_steps or `stop`; returns the last step. state: {"step", "progress"}, read by the reward functions too."""
-  metrics_path, samples_path = (os.path.join(out_dir, name) for name in ("metrics.jsonl", "samples.jsonl"))
-  trainer, settings, progress = learner.trainer, learner.settings, state["progress"]
-  first, began = state["step"], time.monotonic()
-  bar = tqdm(total=max_steps, initial=first, desc="grpo", disable=None)
-  with gemma.open_checkpoints(out_dir) as manager:
-    while state["step"] < max_steps and not stop:
-      if state["step"] == first:
+def train(learner: LeanGRPOLearner, stream, schedule, held_out, state: dict, *, out_dir: str, eval_every: int, save_every: int,
+          sample_every: int, thresholds: list[float], stop, log):
+  """Batches until max_steps or `stop`. state: {"step", "max_steps", "progress"}, which the reward functions read too."""
+  progress, iterations, first = state["progress"], learner.settings.num_iterations, state["step"]
+  samples, metrics = (os.path.join(out_dir, name) for name in ("samples.jsonl", "metrics.jsonl"))
+  save = lambda: gemma.save_checkpoint(manager, state["step"], learner.trainer.model, learner.trainer.optimizer, progress)
+  bar = tqdm(total=state["max_steps"], initial=first, desc="grpo", disable=None)
+  show = open_report(bar, state, metrics, stop, log, 3 * iterations)
+  with bar, gemma.open_checkpoints(out_dir) as manager:
+    while state["step"] < state["max_steps"] and not stop:
+      before = state["step"]
+      if before == first:
         gemma.say("grpo: compiling rollout and update (the first batch waits for it) …")
-      rollout, scores, seconds = learner.informative_rollout(stream, progress)
-      advantages, batch = learner._generate_and_compute_advantage((rollout, scores))
-      seen = rollout_metrics(rollout, scores, settings) | {"resampled": seconds.pop("resampled"), "draws": progress["draws"]}
-      for name in [n for n in seen if n.endswith("/accuracy")]:
-        domain, old = name.split("/")[1], progress["pass_rate"].get(name.split("/")[1], seen[name])
-        progress["pass_rate"][domain] = 0.9 * old + 0.1 * seen[name]
-      write_samples = functools.partial(gemma.append_rows, samples_path,
-                                        sample_rows(state["step"] + 1, rollout, scores, advantages, settings))
-      if state["step"] // settings.num_iterations % sample_every == 0:
+      rollout, scores, advantages, batch, facts = learner.prepare(stream, progress)
+      seen = rollout_metrics(rollout, scores, learner.settings) | {"draws": progress["draws"]}
+      follow_pass_rates(progress, seen)
+      write_samples = functools.partial(gemma.append_rows, samples,
+                                        sample_rows(before + 1, rollout, scores, advantages, learner.settings))
+      if before // iterations % sample_every == 0:
         write_samples()
-      for iteration in range(min(settings.num_iterations, max_steps - state["step"])):
-        start = time.monotonic()
-        batch, updated = learner.update(batch)
-        state["step"] += 1
-        seconds = {name: value if not iteration else 0.0 for name, value in seconds.items()}
-        row = {"step": state["step"], "iteration": iteration, **seen, **updated}
-        row["learning_rate"] = float(schedule(state["step"] - 1))
-        row["skipped"] = progress["skipped"] = 0 if np.isfinite(row["loss"] + row["grad_norm"]) else progress["skipped"] + 1
-        if held_out and (state["step"] == max_steps or eval_every and state["step"] % eval_every == 0):
-          row |= held_out_metrics(learner, held_out)
-          keep_best(learner, row, progress, out_dir)
-          if thresholds:
-            next_phase(progress, row, thresholds)
+      for iteration in range(min(iterations, state["max_steps"] - before)):
+        batch, row = update_once(learner, batch, schedule, state)
+        if held_out and (state["step"] == state["max_steps"] or eval_every and state["step"] % eval_every == 0):
+          row |= evaluate(learner, held_out, progress, thresholds, out_dir)
         row |= {"phase": progress["phase"]} if thresholds else {}
-        seconds["update_seconds"] = time.monotonic() - start
-        timed = {name: round(value, 3) for name, value in seconds.items()}
-        timed["tokens_per_second"] = round(rollout.lengths.sum() / max(1e-9, sum(seconds.values())), 1)
-        per_step = (time.monotonic() - began) / (state["step"] - first)
-        line = step_line(row | timed, max_steps, per_step * (max_steps - state["step"]) / 3600,
-                         (stop.max_seconds - stop.seconds) / 3600)
-        bar.update()
-        bar.set_postfix_str(f"reward {row['reward']:.3f} format {row['format']:.2f} kl {row['kl']:.4f}")
-        if bar.disable:
-          gemma.say(line)
-        gemma.append_rows(metrics_path, [row | timed])
-        log(row | timed)
-        check_health(row, progress, write_samples)
-      if np.isfinite(stop.max_seconds) and state["step"] - first == 3 * settings.num_iterations:
-        gemma.say(f"grpo: at {per_step:.2f} s a step, {int((stop.max_seconds - stop.seconds) / per_step)} more steps fit the time "
-                  f"left; {max_steps - state['step']} are to do")
-      if save_every and state["step"] // save_every > (state["step"] - iteration - 1) // save_every:
-        gemma.save_checkpoint(manager, state["step"], trainer.model, trainer.optimizer, progress)
-        gemma.plot_curves(rewards.read_rows(metrics_path), PANELS, os.path.join(out_dir, "curves.png"))
-    gemma.save_checkpoint(manager, state["step"], trainer.model, trainer.optimizer, progress)
-  bar.close()
-  return state["step"]
+        show({"step": state["step"], "iteration": iteration, **seen, **row, **facts}, int(rollout.lengths.sum()))
+        check_health(row["loss"], scores.failed if iteration == 0 else None, state, write_samples)
+        facts = dict.fromkeys(facts, 0.0)  # the later updates of a batch cost no rollout
+      if save_every and state["step"] // save_every > before // save_every:
+        save()
+        gemma.plot_curves(rewards.read_rows(metrics), PANELS, os.path.join(out_dir, "curves.png"))
+    save()
 
 
-def keep_best(learner: LeanGRPOLearner, row: dict, progress: dict, out_dir: str):
-  """best/ holds the parameters of the highest held-out accuracy (then reward) so far, beside the last ones."""
+def follow_pass_rates(progress: dict, seen: dict):
+  """Running pass rate of each domain, for --anneal_domains: 0.9 of what it was, 0.1 of this batch."""
+  for name, rate in seen.items():
+    if name.endswith("/accuracy"):
+      domain = name.split("/")[1]
+      progress["pass_rate"][domain] = 0.9 * progress["pass_rate"].get(domain, rate) + 0.1 * rate
+
+
+def update_once(learner: LeanGRPOLearner, batch: Batch, schedule, state: dict) -> tuple[Batch, dict]:
+  """One update: the batch for the next iteration, and the update's numbers with its learning rate; counts skipped updates."""
+  start = time.monotonic()
+  batch, row = learner.update(batch)
+  progress, skipped = state["progress"], not np.isfinite(row["loss"] + row["grad_norm"])
+  row |= {"update_seconds": time.monotonic() - start, "learning_rate": float(schedule(state["step"] - progress["all_skipped"]))}
+  state["step"] += 1
+  progress["skipped"] = progress["skipped"] + 1 if skipped else 0
+  progress["all_skipped"] += int(skipped)  # the schedule counts the others
+  return batch, row | {"skipped": progress["skipped"]}
+
+
+def evaluate(learner: LeanGRPOLearner, held_out: list[dict], progress: dict, thresholds: list[float], out_dir: str) -> dict:
+  """Held-out numbers; best/ holds the parameters of the highest accuracy (then reward) so far, beside the last ones."""
+  row = held_out_metrics(learner, held_out)
   score = [row["eval_accuracy"], row["eval_reward"]]
   if progress["best"] is None or score > progress["best"]:
     progress["best"] = score
     gemma.save_params(os.path.join(out_dir, "best"), learner.trainer.model)
+  if thresholds:
+    next_phase(progress, row, thresholds)
+  return row
+
+
+def open_report(bar, state: dict, metrics_path: str, stop, log, steady: int) -> Callable[[dict, int], None]:
+  """show(row, tokens): a step's row in metrics.jsonl, in TensorBoard, and as a line or, on a terminal, in the bar.
+
+  steady: updates after which the speed says how many more steps fit the time left.
+  """
+  first, began = state["step"], time.monotonic()
+
+  def show(row: dict, tokens: int):
+    row["tokens_per_second"] = round(tokens / max(1e-9, sum(row[name] for name in SECONDS)), 1)
+    row |= {name: round(row[name], 3) for name in SECONDS}
+    per_step, to_do = (time.monotonic() - began) / (row["step"] - first), state["max_steps"] - row["step"]
+    left = stop.max_seconds - stop.seconds
+    bar.update()
+    bar.set_postfix_str(f"reward {row['reward']:.3f} format {row['format']:.2f} kl {row['kl']:.4f}")
+    if bar.disable:
+      gemma.say(step_line(row, state["max_steps"], per_step * to_do / 3600, left / 3600))
+    if np.isfinite(left) and row["step"] - first == steady:
+      gemma.say(f"grpo: at {per_step:.2f} s a step, {int(left / per_step)} more steps fit the time left; {to_do} are to do")
+    gemma.append_rows(metrics_path, [row])
+    log(row)
+  return show
 
 
 def starting_policy(start: gemma.Policy, lora_rank: int, lora_alpha: float, seed: int, beta: bool):
@@ -726,6 +724,13 @@ def build_learner(policy: gemma.Policy, reference, tx, reward_fns, settings: Set
   return LeanGRPOLearner(cluster, config, reward_fns, policy.tokenizer, policy.mesh, settings)
 
 
+def build(policy, reference, reward_fns, settings, flag, steps: int):
+  """A learner with fresh optimizer state for a run of `steps` updates, and its learning-rate schedule."""
+  tx, schedule = gemma.make_optimizer(flag.learning_rate, steps, final_ratio=0.0, b1=0.9, b2=0.99,
+                                      weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
+  return build_learner(policy, reference, tx, reward_fns, settings, flag.rollout_engine), schedule
+
+
 def open_log(out_dir: str, use_wandb: bool) -> Callable[[dict], None]:
   """TensorBoard events under out_dir/tensorboard, and Weights & Biases only when asked (Tunix would start it unasked).
 
@@ -754,18 +759,12 @@ def open_log(out_dir: str, use_wandb: bool) -> Callable[[dict], None]:
   return log
 
 
-def parse_pairs(items: list[str], what: str, valid) -> dict[str, float]:
+def read_domain_beta(items: list[str]) -> dict[str, float]:
   """["math=0.02", …] → {"math": 0.02}."""
-  found = {}
   for item in items:
-    name, _, value = item.partition("=")
-    try:
-      found[name.strip()] = float(value)
-    except ValueError:
-      raise InputError(f"--{what} has {item!r}; expected name=number") from None
-    if name.strip() not in valid:
-      raise InputError(f"--{what} names {name!r}; valid: {', '.join(valid)}")
-  return found
+    if not re.fullmatch(rf"({'|'.join(rewards.DOMAINS)})=\d*\.?\d+(e-?\d+)?", item):
+      raise InputError(f"--domain_beta has {item!r}; expected name=number, names valid: {', '.join(rewards.DOMAINS)}")
+  return {name: float(value) for name, value in (item.split("=") for item in items)}
 
 
 def read_settings(flag, prompt_widths, style: str, fsdp: int) -> Settings:
@@ -781,14 +780,11 @@ def read_settings(flag, prompt_widths, style: str, fsdp: int) -> Settings:
     raise InputError(f"--overlong_buffer={flag.overlong_buffer} is not within 0 and --max_new_tokens={flag.max_new_tokens}")
   if flag.temperature <= 0:
     raise InputError(f"--temperature={flag.temperature}: GRPO needs answers that differ; use a value above 0, such as 0.7")
-  dapo = flag.algorithm == "dapo"
-  return Settings(
-      flag.algorithm, flag.batch_size, micro, at_once, flag.num_generations, flag.num_iterations, flag.beta,
-      parse_pairs(flag.domain_beta, "domain_beta", rewards.DOMAINS), flag.epsilon,
-      flag.epsilon_high or (0.28 if dapo else flag.epsilon),
-      flag.dynamic_sampling if flag.dynamic_sampling >= 0 else 3 * dapo, flag.mask_truncated, flag.overlong_buffer,
-      flag.anneal_domains, flag.temperature, flag.max_new_tokens, prompt_widths, flag.seed, flag.remat, style, flag.rewards,
-      packed=micro % fsdp == 0)
+  dapo, values = flag.algorithm == "dapo", {name: flag[name].value for name in Settings._fields if name in flag}
+  return Settings(**values | dict(
+      micro_batch_size=micro, rollout_batch_size=at_once, domain_beta=read_domain_beta(flag.domain_beta),
+      epsilon_high=flag.epsilon_high or (0.28 if dapo else flag.epsilon), prompt_widths=prompt_widths, style=style,
+      dynamic_sampling=flag.dynamic_sampling if flag.dynamic_sampling >= 0 else 3 * dapo, packed=micro % fsdp == 0))
 
 
 def read_thresholds(flag, held_out: list[dict]) -> list[float]:
@@ -805,9 +801,7 @@ def read_thresholds(flag, held_out: list[dict]) -> list[float]:
 
 def reward_functions(flag, style: str, state: dict) -> list:
   """The system's functions, with the curriculum's clock and the judge tied in."""
-  options = {}
-  if flag.rewards == "four_component":
-    options = {f"{name}_weight": value for name, value in parse_pairs(flag.weights, "weights", rewards.WEIGHTS).items()}
+  options = rewards.read_weights(flag.weights) if flag.rewards == "four_component" else {}
   if flag.rewards == "curriculum":
     options = {"phase": lambda: state["progress"]["phase"]} if flag.phase_metrics else {
         "progress": lambda: state["step"] / state["max_steps"]}
@@ -816,10 +810,14 @@ def reward_functions(flag, style: str, state: dict) -> list:
   return rewards.make_rewards(flag.rewards, style=style, code_rewards=flag.code_rewards, **options)
 
 
-def load_rows(data_dir: str, allow_mismatch: bool, eval_rows: int) -> tuple[str, list[dict], list[dict]]:
-  """(style, rows to train on, held-out rows)."""
+def load_rows(data_dir: str, system: str, allow_mismatch: bool, eval_rows: int) -> tuple[str, list[dict], list[dict]]:
+  """(style, rows to train on, held-out rows). system: the reward system, which must read the style of the data."""
   config = rewards.read_config(data_dir, "prepare_data.py")
   rewards.check_prompt_hash(config, data_dir, allow_mismatch)
+  wanted = "dual_stream" if system == "dual_stream" else "tags"
+  if config["style"] != wanted:
+    raise InputError(f"{data_dir} was rendered in style {config['style']}, --rewards={system} pays for style {wanted}; choose "
+                     f"other rewards, or prepare the data with --style={wanted}")
   read = lambda name: rewards.read_rows(os.path.join(data_dir, name))
   rows = [row for row in read("train.jsonl") if row["metadata"].get("use") != "sft"]
   if not rows:
@@ -839,13 +837,52 @@ def load_start(flag) -> gemma.Policy:
   return gemma.load_policy(flag.model, flag.init_from, flag.data_dir, flag.mesh, flag.dtype)
 
 
+def fingerprints(data_dir: str, init_from: str, start: gemma.Policy) -> dict[str, str]:
+  """What the run reads, by content: a resume on other rows or another start would be neither run."""
+  params = gemma.digest(gemma.read_checkpoint(init_from)[1]) if init_from else ""
+  return dict(data_dir=gemma.digest(os.path.join(data_dir, "train.jsonl")), init_from=params, model=start.fingerprint)
+
+
+def announce(rows, settings: Settings, policy: gemma.Policy):
+  """The derived numbers, before the long part."""
+  answers, sampled, updated = (size * settings.num_generations for size in (
+      settings.batch_size, settings.rollout_batch_size, settings.micro_batch_size))
+  count = gemma.count_parameters(policy.model, gemma.trainable(policy.model)) / 1e6
+  gemma.say(f"grpo: {len(rows)} prompts, {settings.batch_size} a batch × {settings.num_generations} answers = {answers}, sampled "
+            f"{sampled} and updated {updated} at once, {settings.num_iterations} update(s) a batch; prompts padded to "
+            f"{' or '.join(map(str, settings.prompt_widths))}, up to {settings.max_new_tokens} new tokens; {settings.algorithm}, "
+            f"{settings.rewards}; {count:.2f}M trainable parameters; {gemma.device_line(policy.mesh)}")
+
+
+def before_training(learner: LeanGRPOLearner, stream, rows, state: dict, max_steps: int | None, flag):
+  """The preflight, and max_steps None (auto) resolved in `state` to what fits 90% of the time."""
+  seconds = measure_batch(learner, stream) if flag.max_hours or flag.preflight_only else None
+  reasons = preflight(learner, rows, seconds, max_steps, flag.max_hours)
+  for reason in reasons:
+    gemma.say(f"preflight: {reason}")
+  if reasons and not flag.force:
+    raise InputError(f"preflight refuses to train: {reasons[0]}; --force trains all the same")
+  if flag.preflight_only:
+    gemma.say("preflight: nothing speaks against training")
+  if max_steps is None:
+    state["max_steps"] = max(1, int(0.9 * flag.max_hours * 3600 / seconds) * flag.num_iterations)
+    gemma.say(f"grpo: --max_steps=auto is {state['max_steps']} updates in {flag.max_hours} h; the schedule and phases follow it")
+
+
+def resume(out_dir: str, learner: LeanGRPOLearner, state: dict):
+  """Brings model, optimizer, state and row files to the last whole checkpoint, where there is one."""
+  step, progress = gemma.restore_checkpoint(out_dir, learner.trainer.model, learner.trainer.optimizer)
+  state |= {"step": step, "progress": state["progress"] | progress}
+  for name in ("metrics.jsonl", "samples.jsonl"):
+    gemma.trim_rows(os.path.join(out_dir, name), step)
+  if step:
+    gemma.say(f"grpo: resumed at step {step} of {state['max_steps']}")
+
+
 def main():
   flag, out_dir = FLAGS, FLAGS.out_dir
-  if flag.max_steps != "auto" and not (flag.max_steps.isdigit() and int(flag.max_steps)):
-    raise InputError(f"--max_steps={flag.max_steps} is neither a positive number nor auto")
-  if flag.max_steps == "auto" and not flag.max_hours:
-    raise InputError("--max_steps=auto needs --max_hours, the time to fill")
-  style, rows, held_out = load_rows(flag.data_dir, flag.allow_prompt_mismatch, flag.eval_rows)
+  max_steps = gemma.read_max_steps(flag.max_steps, flag.max_hours)
+  style, rows, held_out = load_rows(flag.data_dir, flag.rewards, flag.allow_prompt_mismatch, flag.eval_rows)
   thresholds = read_thresholds(flag, held_out)
   _lock = gemma.lock_folder(out_dir)  # held until the process ends
   started = gemma.begin_run(out_dir, flag.resume_from, {name: flag[name].value for name in sorted(flag)}, MAY_CHANGE)
@@ -854,83 +891,30 @@ def main():
   stop = gemma.StopSignal(flag.max_hours)
   gemma.enable_compilation_cache()
   start = load_start(flag)
+  gemma.check_inputs(out_dir, started, **fingerprints(flag.data_dir, flag.init_from, start))
   lengths = check_prompts(rows + held_out, start.tokenizer, flag.max_prompt_tokens)
   settings = read_settings(flag, gemma.choose_widths(lengths, flag.max_prompt_tokens), style, start.mesh.shape["fsdp"])
-  state = {"step": 0, "max_steps": started.get("max_steps") or (int(flag.max_steps) if flag.max_steps != "auto" else 1000),
-           "progress": new_progress()}
+  state = {"step": 0, "max_steps": started.get("max_steps") or max_steps or 1000, "progress": new_progress()}
   reward_fns = reward_functions(flag, style, state)
   policy, reference = starting_policy(start, flag.lora_rank, flag.lora_alpha, flag.seed,
                                       flag.beta > 0 or any(settings.domain_beta.values()))
-  make_learner = lambda steps: build(policy, reference, reward_fns, settings, flag, steps)
-  learner, schedule = make_learner(state["max_steps"])
-  count = gemma.count_parameters(policy.model, gemma.trainable(policy.model))
-  gemma.check_disk(out_dir, 40 * count)
-  announce(rows, settings, count, policy, flag)
-
-  stream = make_stream(rows, settings)
+  gemma.check_disk(out_dir, 40 * gemma.count_parameters(policy.model, gemma.trainable(policy.model)))
+  announce(rows, settings, policy)
+  make_learner = lambda: build(policy, reference, reward_fns, settings, flag, state["max_steps"])
+  (learner, schedule), stream = make_learner(), make_stream(rows, settings)
   if "max_steps" not in started or flag.preflight_only:
-    learner, schedule = before_training(flag, learner, schedule, make_learner, stream, rows, state)
+    before_training(learner, stream, rows, state, max_steps, flag)
     if flag.preflight_only:
-      return gemma.say("preflight: nothing speaks against training")
+      return
     gemma.record_run(out_dir, max_steps=state["max_steps"])
-  step, progress = gemma.restore_checkpoint(out_dir, learner.trainer.model, learner.trainer.optimizer)
-  state |= {"step": step, "progress": progress or state["progress"]}
-  for name in ("metrics.jsonl", "samples.jsonl"):
-    gemma.trim_rows(os.path.join(out_dir, name), step)
-  if step:
-    gemma.say(f"grpo: resumed at step {step} of {state['max_steps']}")
-  train(learner, stream, schedule, held_out, state, out_dir=out_dir, max_steps=state["max_steps"], eval_every=flag.eval_every,
-        save_every=flag.save_every, sample_every=flag.sample_every, thresholds=thresholds, stop=stop,
-        log=open_log(out_dir, flag.wandb))
-  if stop and state["step"] < state["max_steps"]:
-    raise rewards.Stopped(f"{stop.reason} after step {state['step']} of {state['max_steps']}; saved in {out_dir}; "
-                          "run the same command to go on")
-  finish(policy._replace(model=learner.trainer.model), out_dir, style, state)
-
-
-def build(policy, reference, reward_fns, settings, flag, steps: int):
-  """A learner with fresh optimizer state for a run of `steps` updates, and its learning-rate schedule."""
-  tx, schedule = gemma.make_optimizer(flag.learning_rate, steps, final_ratio=0.0, b1=0.9, b2=0.99,
-                                      weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
-  return build_learner(policy, reference, tx, reward_fns, settings, flag.rollout_engine), schedule
-
-
-def announce(rows, settings: Settings, count: int, policy, flag):
-  """The derived numbers, before the long part."""
-  answers, sampled, updated = (size * settings.num_generations for size in (
-      settings.batch_size, settings.rollout_batch_size, settings.micro_batch_size))
-  gemma.say(f"grpo: {len(rows)} prompts, {settings.batch_size} a batch × {settings.num_generations} answers = {answers}, sampled "
-            f"{sampled} and updated {updated} at once, {settings.num_iterations} update(s) a batch; "
-            f"prompts padded to {' or '.join(map(str, settings.prompt_widths))}, "
-            f"up to {settings.max_new_tokens} new tokens; {settings.algorithm}, {flag.rewards}; {count / 1e6:.2f}M trainable "
-            f"parameters; {gemma.device_line(policy.mesh)}")
-
-
-def before_training(flag, learner, schedule, make_learner, stream, rows, state: dict):
-  """The preflight, and --max_steps=auto resolved to what fits 90% of the time."""
-  seconds = measure_batch(learner, stream) if flag.max_hours or flag.preflight_only else None
-  auto = flag.max_steps == "auto"
-  reasons = preflight(learner, rows, seconds, None if auto else state["max_steps"], flag.max_hours)
-  for reason in reasons:
-    gemma.say(f"preflight: {reason}")
-  if reasons and not flag.force:
-    raise InputError(f"preflight refuses to train: {reasons[0]}; --force trains all the same")
-  if auto:
-    state["max_steps"] = max(1, int(0.9 * flag.max_hours * 3600 / seconds) * flag.num_iterations)
-    gemma.say(f"grpo: --max_steps=auto is {state['max_steps']} updates in {flag.max_hours} h; the schedule and phases follow it")
-    learner, schedule = make_learner(state["max_steps"])
-  return learner, schedule
-
-
-def finish(policy: gemma.Policy, out_dir: str, style: str, state: dict):
-  """Parameters, tokenizer, curves; config.json, which marks the folder complete, last."""
-  gemma.save_params(os.path.join(out_dir, "params"), policy.model)
-  with open(os.path.join(out_dir, "tokenizer.model"), "wb") as f:
-    f.write(policy.tokenizer.serialized_model_proto())
-  gemma.plot_curves(rewards.read_rows(os.path.join(out_dir, "metrics.jsonl")), PANELS, os.path.join(out_dir, "curves.png"))
-  rewards.write_config(out_dir, "grpo", FLAGS, style, model=policy.name, model_fingerprint=policy.fingerprint,
-                       lora_rank=policy.lora_rank, lora_alpha=policy.lora_alpha, steps=state["step"],
-                       best=state["progress"]["best"])
+    if max_steps is None:
+      learner, schedule = make_learner()  # the schedule's length is part of the compiled update
+  resume(out_dir, learner, state)
+  train(learner, stream, schedule, held_out, state, out_dir=out_dir, eval_every=flag.eval_every, save_every=flag.save_every,
+        sample_every=flag.sample_every, thresholds=thresholds, stop=stop, log=open_log(out_dir, flag.wandb))
+  gemma.check_finished(stop, state["step"], state["max_steps"], out_dir)
+  facts = gemma.save_run(policy._replace(model=learner.trainer.model), out_dir, PANELS)
+  rewards.write_config(out_dir, "grpo", FLAGS, style, **facts, steps=state["step"], best=state["progress"]["best"])
   gemma.say(f"grpo: {state['step']} steps, parameters in {out_dir}/params")
 
 

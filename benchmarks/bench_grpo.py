@@ -74,6 +74,8 @@ def race(script: str, contestants: list[str], job: dict, rounds: int, peer_pytho
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         steps = path.with_name("steps.jsonl")
         found[name].append([json.loads(line) for line in steps.read_text().splitlines()] if steps.is_file() else [])
+        print(f"{name}: {', '.join(format(step['seconds'], '.1f') for step in found[name][-1])} s a step, peak "
+              f"{max([step['peak'] for step in found[name][-1]], default=0):.2f} GiB", flush=True)  # a race cut short shows these
         if done.returncode:
           reason = "killed, most likely for memory" if done.returncode == -9 else f"exit {done.returncode}"
           last = [line for line in done.stdout.splitlines() if line.strip()][-1:]
@@ -168,15 +170,12 @@ def run_ours(job: dict, clock: Clock):
   learner, _ = train_grpo.build(policy, reference, [variety], settings, flag, 100)
   stream, progress = train_grpo.make_stream(job["rows"], settings), train_grpo.new_progress()
   for _ in range(1 + job["steps"]):
-    rollout, scores, seconds = learner.informative_rollout(stream, progress)
-    middle = time.monotonic()
-    _, batch = learner._generate_and_compute_advantage((rollout, scores))
-    seconds |= {"reference_seconds": time.monotonic() - middle}
+    rollout, _, _, batch, facts = learner.prepare(stream, progress)
     middle = time.monotonic()
     learner.update(batch)
-    del seconds["resampled"]
+    del facts["resampled"]
     clock.step(completions=len(rollout.lengths), tokens=int(rollout.lengths.sum()), prompt_width=rollout.prompts.shape[1],
-               **seconds, update_seconds=time.monotonic() - middle)
+               **facts, update_seconds=time.monotonic() - middle)
 
 
 def run_tunix(job: dict, clock: Clock):

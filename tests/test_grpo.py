@@ -28,7 +28,7 @@ SETTINGS = train_grpo.Settings(
     algorithm="grpo", batch_size=2, micro_batch_size=2, rollout_batch_size=2, num_generations=4, num_iterations=1, beta=0.04,
     domain_beta={}, epsilon=0.2, epsilon_high=0.28, dynamic_sampling=0, mask_truncated=False, overlong_buffer=0,
     anneal_domains=False, temperature=0.7, max_new_tokens=12, prompt_widths=(8,), seed=0, remat=False, style="tags",
-    system="multi_domain")
+    rewards="multi_domain")
 
 
 # -------------------------------------------------------------------------------------------------- the objectives, from papers
@@ -146,7 +146,7 @@ def test_loss_and_gradient_equal_the_paper(small, algorithm, lora):
       assert all(float(aux["ratio_max"]) == 1.0 and aux["clip_low"] == aux["clip_high"] == 0 for aux in auxes)
     else:
       assert sum(float(aux["clip_low"] + aux["clip_high"]) for aux in auxes) > 0, "nothing was clipped: the case shows too little"
-    real = np.arange(12) < rollout.lengths[:, None]
+    real = (np.arange(12) < rollout.lengths[:, None]) & counted[:, None]
     np.testing.assert_allclose(np.concatenate([aux["logps"] for aux in auxes])[real], logps[real], atol=2e-5)
 
 
@@ -313,10 +313,10 @@ def fake_learner(spreads: list[list[bool]], dynamic_sampling: int):
     (3, [[True, True]], ["1.0", "1.1"], 0),
     (3, [[False, True], [True, True]], ["1.1", "2.0"], 1),
     (3, [[False, False], [False, True], [False, False], [True, False]], ["2.1", "4.0"], 2),
-    (1, [[False, False], [False, True]], ["2.1", "1.0"], 1),
+    (1, [[False, False], [False, True]], ["1.0", "2.1"], 1),
     (2, [[False, False]] * 3, ["1.0", "1.1"], 0)])
 def test_dynamic_sampling_replaces_flat_groups(limit, spreads, kept, resampled):
-  """Bounded further draws, always B groups of one shape, useful groups first, flat ones only where no other is left."""
+  """Bounded further draws, always B groups of one shape, in the order drawn; flat ones only where no other is left."""
   learner, calls = fake_learner(spreads, limit)
   rows, progress = rows_of(math=9), train_grpo.new_progress()
   rollout, scores, seconds = train_grpo.LeanGRPOLearner.informative_rollout(
@@ -382,7 +382,11 @@ def test_updates_that_are_not_finite(flag, tmp_path, monkeypatch, bad, code):
   monkeypatch.setattr(train_grpo, "make_batch", poisoned)
   result = run(train_grpo, **flag | dict(out_dir=tmp_path, max_steps=6, save_every=2, sample_every=100))
   metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
-  assert [bool(np.isfinite(row["loss"])) for row in metrics] == [i + 1 not in bad for i in range(len(metrics))]
+  assert [row["loss"] is not None for row in metrics] == [i + 1 not in bad for i in range(len(metrics))]
+  assert "NaN" not in (tmp_path / "metrics.jsonl").read_text(), "not JSON"
+  rate = gemma.make_optimizer(3e-4, 6, final_ratio=0.0, b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.1)[1]
+  used = np.cumsum([0] + [row["loss"] is not None for row in metrics])[:-1]  # a skipped update takes no step of the schedule
+  assert [row["learning_rate"] for row in metrics] == pytest.approx([float(rate(n)) for n in used])
   assert [row["skipped"] for row in metrics][:4] == ([0, 1, 2, 0] if not code else [0, 0, 1, 2])
   if code:
     one_line_error(result, "step 5: three updates in a row", "lower --learning_rate", "samples.jsonl")
@@ -518,11 +522,12 @@ BAD = [(dict(batch_size=6, micro_batch_size=4), "is not a multiple of --micro_ba
        (dict(batch_size=6, rollout_batch_size=4), "is not a multiple of --rollout_batch_size=4"),
        (dict(max_steps=0), "neither a positive number nor auto"), (dict(max_steps="x"), "neither a positive number nor auto"),
        (dict(max_steps="auto"), "needs --max_hours"), (dict(temperature=0), "GRPO needs answers that differ"),
-       (dict(domain_beta="math"), "expected name=number"), (dict(domain_beta="maths=1"), "valid: math"),
+       (dict(domain_beta="math"), "expected name=number"), (dict(domain_beta="maths=1"), "names valid: math"),
        (dict(mesh="16x1"), "needs 16 devices, there are"), (dict(max_prompt_tokens=10), "has a prompt of"),
        (dict(data_dir="nowhere"), "nowhere does not exist"), (dict(init_from="nowhere"), "nowhere does not exist"),
        (dict(lora_rank=4), "trained all parameters; go on with --lora_rank=0"), (dict(phase_metrics="0.9,x"), "--phase_metrics"),
        (dict(phase_metrics="0.9", rewards="curriculum"), "--phase_metrics"), (dict(overlong_buffer=99), "--overlong_buffer"),
+       (dict(rewards="dual_stream"), "was rendered in style tags, --rewards=dual_stream pays for style dual_stream"),
        (dict(rewards="four_component", weights="format=x"), "name=number"),
        (dict(rewards="four_component", weights="format=9"), "sum"), (dict(rollout_engine="vllm"), "is not installed")]
 
@@ -543,6 +548,28 @@ def test_rows_refused_by_id(flag, data_dir, tmp_path):
   one_line_error(attempt(), f"row {row['id']} has a prompt of", "--max_prompt_tokens is 1024")
   save([row for row in rows if row["metadata"]["use"] == "sft"])
   one_line_error(attempt(), "has no row for GRPO")
+
+
+def test_rewards_of_the_other_style(dual_data_dir, tmp_path):
+  result = run(train_grpo, **GRPO | dict(data_dir=dual_data_dir, out_dir=tmp_path, max_steps=1))
+  one_line_error(result, "was rendered in style dual_stream, --rewards=multi_domain pays for style tags", "--style=tags")
+
+
+def test_resume_on_other_rows_or_another_start(flag, data_dir, sft_dir, tmp_path):
+  """What the run reads may move, but not change: the same flags would go on to parameters that neither run would have had."""
+  data, start = shutil.copytree(data_dir, tmp_path / "data"), shutil.copytree(sft_dir, tmp_path / "sft")
+  again = functools.partial(run, train_grpo, **flag | dict(out_dir=tmp_path / "out", max_steps=1))
+  assert again(data_dir=data, init_from=start).code == 0
+  (tmp_path / "out" / "config.json").unlink()
+  rows = (data / "train.jsonl").read_text()
+  (data / "train.jsonl").write_text(rows.replace("?", "!", 1))
+  one_line_error(again(data_dir=data, init_from=start), "began with other content in --data_dir;")
+  (data / "train.jsonl").write_text(rows)
+  other = gemma.load_policy("tiny", str(start), str(data))
+  gemma.save_params(str(start / "params"), gemma.with_params(other.model, {
+      name: x + 1e-3 for name, x in gemma.flat_params(other.model).items()}))
+  one_line_error(again(data_dir=data, init_from=start), "began with other content in --init_from;")
+  assert again().code == 0, "the same content in another place"
 
 
 def test_sft_folder_of_another_model_or_prompt(flag, sft_dir, tmp_path):
