@@ -292,12 +292,38 @@ def fingerprint(model: nnx.Module) -> str:
   return digest.hexdigest()[:16]
 
 
+@jax.custom_vjp
+def settled(x):
+  """x, whose cotangent is computed once. LoRA's gradients need it transposed, and XLA on a CPU would work out the MLP's backward
+  pass again inside that strided copy, at 0.2 s of processor time a layer. It fuses nothing through a branch: here is one."""
+  return x
+
+
+def settle(_, slope):
+  first = slope[(0,) * slope.ndim]
+  return (jax.lax.cond(jnp.isnan(first) | (jnp.abs(first) <= jnp.inf), lambda x: x, jnp.zeros_like, slope),)  # always the first
+
+
+settled.defvjp(lambda x: (x, None), settle)
+
+
+class SettledLora(qwix.LoraProvider):
+  """qwix's LoRA with `settled` outputs: a third less processor time for a gradient on a CPU."""
+
+  def dot_general(self, *args, **options):
+    return settled(super().dot_general(*args, **options))
+
+  def einsum(self, *args, **options):
+    return settled(super().einsum(*args, **options))
+
+
 def apply_lora(base: nnx.Module, mesh, rank: int, alpha: float, seed: int = 0) -> nnx.Module:
   """`base` with LoRA on every projection (A random, B zero); `base` itself stays as it is and serves as the reference.
 
   The adapters are float32 whatever the base: at the seeds' learning rate of 3e-6 a bfloat16 weight does not move.
   """
-  provider = qwix.LoraProvider(module_path=LORA_MODULES, rank=rank, alpha=alpha)
+  kind = SettledLora if jax.default_backend() == "cpu" and mesh.size == 1 else qwix.LoraProvider
+  provider = kind(module_path=LORA_MODULES, rank=rank, alpha=alpha)
   model = qwix.apply_lora_to_model(base, provider, **base.get_model_input(), rngs=nnx.Rngs(seed))
   model = with_params(model, flat_params(base))  # qwix returns copies of the base weights: share them again
   adapters = jax.tree.map(lambda x: x.astype(jnp.float32), nnx.state(model, nnx.LoRAParam))
