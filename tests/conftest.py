@@ -16,6 +16,7 @@ REPO = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPO / ".cache" / "jax"))  # also for the processes started here
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # tests compile for longer than they compute
 
 import rewards  # noqa: E402 - the path is set above
 
@@ -38,6 +39,13 @@ def bounded_memory():
     sys.modules["jax"].clear_caches()
     gc.collect()
     MEMORY["last"] = held
+
+
+def pytest_collection_modifyitems(items):
+  """The longest files first, so that no test process is left alone with one of them at the end."""
+  first = ["real_weights", "never_lost", "model", "grpo", "sft", "export", "notebook", "evaluate"]
+  place = {f"test_{name}.py": number for number, name in enumerate(first)}
+  items.sort(key=lambda item: place.get(item.path.name, len(first)))
 
 
 class Result(NamedTuple):

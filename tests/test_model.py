@@ -349,7 +349,7 @@ for mesh in ("1x1", "8x1", "4x2", "2x2", "1x4"):
     losses.append(gemma.make_update(trainer, policy.mesh)(sft)[0])
     moved = gemma.load_params(f"{folder}/1x1_{lora}", trainer.model)
     with policy.mesh:
-      losses.append(float(train_grpo.reference_logps(moved, prompts, completions, temperature=1.0, generations=2).sum()) / 192)
+      losses.append(float(train_grpo.reference_logps(moved, prompts, completions, weights > 0, temperature=1.0, generations=2).sum()) / 192)
   keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), (3, 2))))
   out = gemma.sample(policy, [[2, 130, 140], [2, 200], [2, 300, 310, 320]], width=16, generations=2, max_new_tokens=8,
                      temperature=1.0, keys=keys, shared=1)
@@ -360,7 +360,7 @@ print(json.dumps(found))
 
 def test_meshes_give_the_single_device_losses(data_dir, tmp_path):
   """Two GRPO updates and one of SFT, LoRA and full, on five meshes of 8 forced devices; parameters move between meshes."""
-  env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+  env = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
   ran = subprocess.run([sys.executable, "-c", MESHES, str(REPO), data_dir, str(tmp_path)], capture_output=True, text=True,
                        env=env, timeout=1200)
   assert ran.returncode == 0, ran.stderr[-3000:]

@@ -304,7 +304,7 @@ def test_copy_that_was_cut_short_starts_over(flag, whole, stopped, tmp_path):
 
 def test_other_number_of_devices_and_closed_stdout_and_secrets(flag, whole, copy):
   """Two devices go on where one stopped; the reader of stdout goes away; tokens in the environment are written nowhere."""
-  env = os.environ | SECRETS | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+  env = os.environ | SECRETS | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"}
   command = [sys.executable, str(REPO / "train_grpo.py"), *argv_of(flag | dict(out_dir=copy))]
   with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
     first = child.stdout.readline()
