@@ -80,8 +80,8 @@ def test_export_loads_in_transformers_and_agrees(gemma_270m, out, tmp_path):
                          capture_output=True)
   if found.returncode:
     pytest.skip("transformers + peft are not installed (requirements-parity.txt)")
-  done = process("export_lora.py", model=gemma_270m, checkpoint=out / "grpo", out_dir=tmp_path / "export", verify=True,
-                 verify_python=os.environ.get("PARITY_PYTHON", ""))
+  done = process("export_lora.py", env={"XLA_FLAGS": ""}, model=gemma_270m, checkpoint=out / "grpo", verify=True,
+                 out_dir=tmp_path / "export", verify_python=os.environ.get("PARITY_PYTHON", ""))
   assert done.returncode == 0, done.stderr[-2000:]
   parity = json.loads((tmp_path / "export/parity.json").read_text())
   assert parity["passed"] is True, parity
