@@ -64,7 +64,7 @@ if [ "${1:-}" = test ]; then
   .venv/bin/ruff check .
   # Export is checked with transformers and peft from an environment of their own; without it those tests say skipped.
   hardware=cpu install .venv-parity requirements-parity.txt || echo "note: requirements-parity.txt did not install; its tests are skipped"
-  exec .venv/bin/python -m pytest -q -rs -n 2 --dist loadfile "${@:2}"  # most of a test's time is one-threaded compilation
+  exec .venv/bin/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder "${@:2}"  # most of a test's time is one-threaded compilation
 fi
 [ $# -eq 0 ] || fail "unknown argument '$1'; settings are variables in front (see the first lines of run.sh), the only argument is: test"
 
