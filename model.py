@@ -678,9 +678,10 @@ def sample(policy: Policy, prompts: list[list[int]], *, width: int, generations:
   prefix, rows = np.array([prompts[0][:shared]] * fsdp, np.int32).reshape(fsdp, shared), np.arange(len(keys))
   out, states = np.full((len(rows), new), PAD_ID, np.int32), []
   with policy.mesh:
-    for i in range(0, len(own), 8 if lean else len(own)):
-      part = own[i:i + 8] if lean else own
-      tight = min(width - shared, -(-max(map(len, part)) // 16) * 16) if lean else width - shared
+    at_once = 8 if lean else len(own)
+    for i in range(0, len(own), at_once):
+      part = own[i:i + at_once]
+      tight = bucket(max(map(len, part)), width - shared) if lean else width - shared
       states.append(_prefill(policy.model, prefix, pad_left(part, tight), keys[i * generations:(i + len(part)) * generations],
                              generations=generations, slots=width, new=new))
     state = jax.tree.map(lambda *x: jnp.concatenate(x) if x[0].ndim else x[0], *states) if len(states) > 1 else states[0]

@@ -14,7 +14,6 @@ one temperature; KL is the k3 estimator; prompts and completions are as long as 
 head runs on completion positions only.
 Kill it anywhere and start the same command again: it goes on to the parameters it would have had.
 """
-import collections
 import functools
 import json
 import os
@@ -117,12 +116,30 @@ PANELS = [("reward", ("reward", "eval_reward")), ("accuracy", ("accuracy", "eval
 SECONDS = ("rollout_seconds", "reward_seconds", "reference_seconds", "update_seconds")  # of a step, in this order
 
 
-# What the learner needs of the flags, under their names, sentinels resolved. domain_beta: {domain: weight}; prompt_widths: padded
-# prompt lengths, ascending; style: of the data; packed: the answers of a prompt share its sequence (see model.packed_hidden).
-Settings = collections.namedtuple("Settings", (
-    "algorithm batch_size micro_batch_size rollout_batch_size num_generations num_iterations beta domain_beta epsilon epsilon_high "
-    "dynamic_sampling mask_truncated overlong_buffer anneal_domains temperature max_new_tokens prompt_widths seed remat style "
-    "rewards packed"), defaults=[True])
+class Settings(NamedTuple):
+  """What the learner needs of the flags, under their names, sentinels resolved."""
+  algorithm: str
+  batch_size: int
+  micro_batch_size: int
+  rollout_batch_size: int
+  num_generations: int
+  num_iterations: int
+  beta: float
+  domain_beta: dict[str, float]
+  epsilon: float
+  epsilon_high: float
+  dynamic_sampling: int
+  mask_truncated: bool
+  overlong_buffer: int
+  anneal_domains: bool
+  temperature: float
+  max_new_tokens: int
+  prompt_widths: tuple[int, ...]  # padded prompt lengths, ascending
+  seed: int
+  remat: bool
+  style: str  # of the data
+  rewards: str
+  packed: bool = True  # the answers of a prompt share its sequence (see model.packed_hidden); False: a sequence each
 
 
 # ------------------------------------------------------------------------------------------------------------ rows → tokens
@@ -195,7 +212,14 @@ class LeanRollout(base_rollout.BaseRollout):
   def update_params(self, params, filter_types=None):
     """Nothing to do: this rollout reads the trainer's own model."""
 
-  pad_id, eos_id, model = lambda self: gemma.PAD_ID, lambda self: gemma.EOS_ID, lambda self: self.policy.model
+  def pad_id(self):
+    return gemma.PAD_ID
+
+  def eos_id(self):
+    return gemma.EOS_ID
+
+  def model(self):
+    return self.policy.model
 
 
 def read_answers(tokenizer, rows: list[dict], prompts: np.ndarray, completions: np.ndarray) -> Rollout:

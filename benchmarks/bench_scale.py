@@ -108,7 +108,7 @@ def lower_step(trainer, batch, mesh):
 
 
 def lower_programs(names, model, reference, mesh, *, micros: int, micro: int, generations: int, prompt: int, new: int,
-                   lora_rank: int, remat: bool):
+                   remat: bool):
   """{name: a function that lowers it}. A micro-batch has `micro` prompts, an update `micros` of them."""
   shape = lambda *size, dtype=jnp.int32: jax.ShapeDtypeStruct(size, dtype)
   real = functools.partial(shape, dtype=jnp.float32)
@@ -187,7 +187,7 @@ def main():
     model, reference = make_models(flag.size, mesh, flag.lora_rank)
     lower = lower_programs(flag.programs, model, reference, mesh, micros=flag.batch_size // micro, micro=micro,
                            generations=flag.num_generations, prompt=flag.max_prompt_tokens, new=flag.max_new_tokens,
-                           lora_rank=flag.lora_rank, remat=flag.remat)
+                           remat=flag.remat)
     for name, program in lower.items():
       start = time.monotonic()
       arguments, peak = bytes_per_device(program())
