@@ -575,32 +575,34 @@ def jit_reading(static_argnames: tuple[str, ...] = (), donate: bool = False):
   return wrap
 
 
-def draw(logits, keys, t, temperature: float):
-  """One exact draw a row from softmax(logits / temperature) (B, V): inverse CDF over blocks, two uniforms a row.
+def blocks_of(logits):
+  """logits (V, N) in blocks of 512 words, (V / 512, 512, N): XLA reduces the whole of V at once on one core of a CPU."""
+  return jnp.pad(logits, ((0, -len(logits) % 512), (0, 0)), constant_values=-jnp.inf).reshape(-1, 512, logits.shape[1])
 
-  Untruncated: with top-p or top-k the sampler's distribution would differ from the one the loss assumes. `keys` (B, 2)
+
+def draw(logits, keys, t, temperature: float):
+  """One exact draw (N,) from softmax(logits / temperature), logits (V, N): inverse CDF over blocks, two uniforms a row.
+
+  Untruncated: with top-p or top-k the sampler's distribution would differ from the one the loss assumes. `keys` (N, 2)
   belong to the row, so the noise does not depend on how rows are batched.
   """
-  if temperature == 0:
-    return jnp.argmax(logits, -1)
-  rows, size = logits.shape
-  side = min(512, size)
-  weights = jnp.exp((logits - logits.max(-1, keepdims=True)) / temperature)
-  weights = jnp.pad(weights, ((0, 0), (0, -size % side))).reshape(rows, -1, side)  # (B, blocks, side)
-  u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, t), (2,)))(keys)
+  blocks = blocks_of(logits)
+  top = blocks.max(1).max(0)
+  weights = lambda x: jnp.exp((x - top) / temperature)
+  u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, t), (2,)), out_axes=1)(keys)  # (2, N)
 
-  def pick(w, u):  # the first index whose cumulative weight exceeds u · total: one with weight > 0, also after rounding
-    c = jnp.cumsum(w, -1)
-    return jnp.sum(c <= jnp.minimum(u * c[:, -1], jnp.nextafter(c[:, -1], -1.0))[:, None], -1)
-  block = pick(weights.sum(-1), u[:, 0])
-  return block * side + pick(jnp.take_along_axis(weights, block[:, None, None], 1)[:, 0], u[:, 1])
+  def pick(w, u):  # w (K, N): the first index whose cumulative weight exceeds u · total: one with weight > 0, also after rounding
+    c = jnp.cumsum(w, 0)
+    return jnp.sum(c <= jnp.minimum(u * c[-1], jnp.nextafter(c[-1], -1.0)), 0)
+  block = pick(weights(blocks).sum(1), u[0])
+  return block * 512 + pick(weights(blocks[block, :, jnp.arange(len(keys))].T), u[1])
 
 
-def first_max(x):
-  """argmax over the first axis of x (V, N). In two stages: XLA's own runs on one core of a CPU."""
-  blocks = jnp.pad(x, ((0, -len(x) % 512), (0, 0)), constant_values=-jnp.inf).reshape(-1, 512, x.shape[1])  # (V / 512, 512, N)
-  block = blocks.max(1).argmax(0)  # (N,)
-  return block * 512 + blocks[block, :, jnp.arange(x.shape[1])].argmax(-1)
+def first_max(logits):
+  """argmax (N,) of logits (V, N)."""
+  blocks = blocks_of(logits)
+  block = blocks.max(1).argmax(0)
+  return block * 512 + blocks[block, :, jnp.arange(logits.shape[1])].argmax(-1)
 
 
 @jit_reading(static_argnames=("generations", "slots", "new"))
@@ -644,7 +646,7 @@ def _decode(model, state: dict, few, *, temperature: float) -> dict:
 
   def step(s):
     logits = jnp.einsum("vd,nd->vn", head, s["h"], preferred_element_type=jnp.float32)  # "nd,vd->nv" is slower on a CPU
-    token = first_max(logits) if temperature == 0 else draw(logits.T, keys, s["t"], temperature)
+    token = first_max(logits) if temperature == 0 else draw(logits, keys, s["t"], temperature)
     token = jnp.where(s["done"], PAD_ID, token).astype(jnp.int32)
     seen = real | ((slot >= len(slot) - new) & (slot <= len(slot) - new + s["t"]))  # the prompt, the completion up to this token
     h, cache = forward(view, token[:, None], real.sum(-1, keepdims=True) + s["t"], seen[:, None], s["cache"])
@@ -742,12 +744,15 @@ def completion_hidden(view, sliding_window: int, prompts, completions, generatio
 
 
 def head_logps(h, ids, head, temperature: float):
-  """h (C, D), ids (C,), head (V, D) -> log p(id) and entropy (C,), and p (C, V) without its gradient."""
-  logits = jnp.einsum("cd,vd->cv", h, head, preferred_element_type=jnp.float32) / temperature
-  log_z = jax.nn.logsumexp(logits, -1)
+  """h (C, D), ids (C,), head (V, D) -> log p(id) and entropy (C,), and p (V, C) without its gradient.
+
+  The vocabulary leads, as in `_decode`: on a CPU the product itself, its softmax and p · head take 30% less time so.
+  """
+  logits = jnp.einsum("vd,cd->vc", head, h, preferred_element_type=jnp.float32) / temperature
+  log_z = jax.nn.logsumexp(logits, 0)
   free, free_z = jax.lax.stop_gradient((logits, log_z))
-  p = jnp.exp(free - free_z[:, None])
-  return jnp.take_along_axis(logits, ids[:, None], -1)[:, 0] - log_z, free_z - jnp.sum(p * free, -1), p
+  p = jnp.exp(free - free_z)
+  return jnp.take_along_axis(logits, ids[None], 0)[0] - log_z, free_z - jnp.sum(p * free, 0), p
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -759,7 +764,7 @@ def frozen_head(h, ids, head, temperature: float):
 
 def frozen_head_forward(h, ids, head, temperature):
   logps, entropy, p = head_logps(h, ids, head, temperature)
-  expected = jnp.einsum("cv,vd->cd", p.astype(head.dtype), head, preferred_element_type=jnp.float32)
+  expected = jnp.einsum("vd,vc->dc", head, p.astype(head.dtype), preferred_element_type=jnp.float32).T
   return (logps, entropy), ((head[ids] - expected) / temperature).astype(h.dtype)
 
 

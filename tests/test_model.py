@@ -225,7 +225,7 @@ def test_draw_fits_the_distribution_of_a_real_vocabulary(temperature):
   p = np.exp((logits - logits.max()) / temperature, dtype=np.float64)
   p /= p.sum()
   keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(5), draws)))
-  step = jax.jit(lambda keys: gemma.draw(jnp.broadcast_to(logits, (rows, size)), keys, 3, temperature))
+  step = jax.jit(lambda keys: gemma.draw(jnp.broadcast_to(logits[:, None], (size, rows)), keys, 3, temperature))
   got = np.concatenate([np.asarray(step(keys[i:i + rows])) for i in range(0, draws, rows)])
   assert got.min() >= 0 and got.max() < size and not impossible[got].any()
   order = np.cumsum(p[np.argsort(-p)])  # bins of equal probability, likely words first: they mix all blocks
@@ -244,9 +244,9 @@ def test_draw_never_rounds_past_the_end(monkeypatch, u):
   monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, u))
   for size in (700, 1024, 262_144):
     for word in (0, size // 2, size - 1):
-      logits = jnp.full((1, size), -jnp.inf).at[0, word].set(0.0)
+      logits = jnp.full((size, 1), -jnp.inf).at[word, 0].set(0.0)
       assert int(gemma.draw(logits, jnp.zeros((1, 2), jnp.uint32), 0, 1.0)[0]) == word
-    many = jnp.full((1, size), -jnp.inf).at[0, 100:600].set(jnp.linspace(-3, 3, 500))
+    many = jnp.full((size, 1), -jnp.inf).at[100:600, 0].set(jnp.linspace(-3, 3, 500))
     assert 100 <= int(gemma.draw(many, jnp.zeros((1, 2), jnp.uint32), 0, 1.0)[0]) < 600
 
 
