@@ -163,8 +163,12 @@ def bucket(length: int, limit: int | None = None) -> int:
 
 
 def choose_widths(lengths: list[int], limit: int) -> tuple[int, ...]:
-  """Two padded widths, for three quarters of `lengths` and for all: every width costs a compilation, padding costs work."""
-  return tuple(sorted({bucket(int(np.quantile(lengths, q)), limit) for q in (0.75, 1.0)}))
+  """Two padded widths, multiples of 16, for three quarters of `lengths` and for all: a width costs a compilation, padding work.
+
+  limit: largest width; 0 for none.
+  """
+  sizes = {-(-int(np.quantile(lengths, q)) // 16) * 16 for q in (0.75, 1.0)}
+  return tuple(sorted({min(size, limit or size) for size in sizes}))
 
 
 def fit(length: int, widths: tuple[int, ...]) -> int:
@@ -711,36 +715,29 @@ def completion_lengths(completions: np.ndarray) -> tuple[np.ndarray, np.ndarray]
   return np.where(stopped, stops.argmax(-1) + 1, completions.shape[-1]), stopped
 
 
-def packed_hidden(view, prompts, completions, generations: int, remat: bool):
-  """Hidden states that predict each completion token, (N, L, D), with the G completions of a prompt in one sequence.
+def completion_hidden(view, sliding_window: int, prompts, completions, generations: int, remat: bool):
+  """Hidden states that predict each completion token, (N, L, D); prompts (N / G, P), completions (N, L).
 
-  [prompt | c1 | … | cG]: every completion sees the prompt and itself, so the prompt runs once instead of G times. Positions
-  restart at each completion. Right only inside the sliding window, where Tunix's local mask (by index) hides nothing.
+  Answers to one prompt share its sequence, [prompt | c1 | c2 | …], so that the prompt runs once for them: each sees the prompt
+  and itself, and positions restart at each. As many share as fit in the sliding window, because Tunix's local mask goes by
+  index: there it hides nothing. A sequence longer than the window holds one answer.
   """
-  groups, width = prompts.shape
-  length = completions.shape[-1]
-  tokens = jnp.concatenate([prompts, completions.reshape(groups, generations * length)], 1)
-  real = is_real(prompts, generations * length)
-  owner = jnp.concatenate([jnp.full(width, -1), jnp.repeat(jnp.arange(generations), length)])
+  length = completions.shape[1]
+  share = max(g for g in range(1, generations + 1)
+              if generations % g == 0 and (g == 1 or prompts.shape[1] + g * length <= sliding_window))
+  prompts = jnp.repeat(prompts, generations // share, 0)
+  rows, width = prompts.shape
+  tokens = jnp.concatenate([prompts, completions.reshape(rows, share * length)], 1)  # (N / share, T)
+  real = is_real(prompts, share * length)
+  owner = jnp.concatenate([jnp.full(width, -1), jnp.repeat(jnp.arange(share), length)])
   same = (owner[:, None] == owner[None]) | (owner[None] == -1)  # (T, T): same completion, or a key in the prompt
   mask = jnp.tril(same)[None] & real[:, None]
   start = real[:, :width].sum(-1, keepdims=True)
   positions = jnp.concatenate([sft_utils.build_positions_from_mask(real[:, :width]),
-                               start + jnp.tile(jnp.arange(length), generations)], 1)
+                               start + jnp.tile(jnp.arange(length), share)], 1)
   h, _ = forward(view, tokens, positions, mask, remat=remat)
-  last = jnp.repeat(h[:, width - 1:width], generations, 0)  # (N, 1, D), the prompt's last token
-  return jnp.concatenate([last, h[:, width:].reshape(groups * generations, length, -1)[:, :-1]], 1)
-
-
-def completion_hidden(view, sliding_window: int, prompts, completions, generations: int, remat: bool):
-  """Hidden states that predict each completion token, (N, L, D); prompts (N / G, P), completions (N, L)."""
-  width, length = prompts.shape[1], completions.shape[1]
-  if generations > 1 and width + generations * length <= sliding_window:
-    return packed_hidden(view, prompts, completions, generations, remat)
-  prompts = jnp.repeat(prompts, generations, 0)
-  tokens, real = jnp.concatenate([prompts, completions], 1), is_real(prompts, length)
-  h, _ = forward(view, tokens, sft_utils.build_positions_from_mask(real), sft_utils.make_causal_attn_mask(real), remat=remat)
-  return h[:, width - 1:-1]
+  last = jnp.repeat(h[:, width - 1:width], share, 0)  # (N, 1, D), the prompt's last token
+  return jnp.concatenate([last, h[:, width:].reshape(rows * share, length, -1)[:, :-1]], 1)
 
 
 def head_logps(h, ids, head, temperature: float):

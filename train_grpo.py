@@ -139,7 +139,7 @@ class Settings(NamedTuple):
   remat: bool
   style: str  # of the data
   rewards: str
-  packed: bool = True  # the answers of a prompt share its sequence (see model.packed_hidden); False: a sequence each
+  packed: bool = True  # the answers of a prompt share sequences (see model.completion_hidden); False: a sequence each
 
 
 # ------------------------------------------------------------------------------------------------------------ rows → tokens

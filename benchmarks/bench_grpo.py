@@ -9,9 +9,9 @@ Writes  nothing; prints a table a shape: median s/step, completions/s, tokens/s,
 
 Every contestant runs in a process of its own, so that peak memory is its own, and they take turns: ours, Tunix, TRL, ours, …
 A process's first step compiles and is reported apart. All generate exactly max_new_tokens (nothing stops early), with the
-reference's KL and without rematerialisation. Ours and Tunix pad prompts to the one bucket that holds them all (in the seeds
-Tunix pads to 1,024, which does not fit 24 GiB). CPU seconds (all threads) stand beside the wall clock: on a busy machine they
-are the steadier measure.
+reference's KL and without rematerialisation. Ours pads a batch's prompts as train_grpo.py does, to one of two widths; Tunix to
+the one bucket that holds them all (in the seeds to 1,024, which does not fit 24 GiB); TRL to the longest of the batch. CPU
+seconds (all threads) stand beside the wall clock: on a busy machine they are the steadier measure.
 """
 import functools
 import json
@@ -164,12 +164,17 @@ def run_ours(job: dict, clock: Clock):
   flag(["bench_grpo"] + [f"--{name}={value}" for name, value in options.items()])
   start = gemma.load_policy(flag.model, "", job["data_dir"], "auto", flag.dtype)
   lengths = [len(gemma.encode(start.tokenizer, row["prompt"])) for row in job["rows"]]
-  width = job["prompt_width"] or gemma.bucket(max(lengths), flag.max_prompt_tokens)
-  settings = train_grpo.read_settings(flag, (width,), "tags", start.mesh.shape["fsdp"])
+  widths = (job["prompt_width"],) if job["prompt_width"] else gemma.choose_widths(lengths, flag.max_prompt_tokens)
+  settings = train_grpo.read_settings(flag, widths, "tags", start.mesh.shape["fsdp"])
   policy, reference = train_grpo.starting_policy(start, flag.lora_rank, flag.lora_alpha, flag.seed, flag.beta > 0)
   learner, _ = train_grpo.build(policy, reference, [variety], settings, flag, 100)
-  stream, progress = train_grpo.make_stream(job["rows"], settings), train_grpo.new_progress()
-  for _ in range(1 + job["steps"]):
+  progress, needed = train_grpo.new_progress(), [gemma.fit(length, widths) for length in lengths]
+  for width in sorted(set(needed))[:-1]:  # the first step below compiles the last
+    rows = [row for row, needs in zip(job["rows"], needed) if needs == width]
+    learner.update(learner.prepare(train_grpo.make_stream(rows, settings), progress)[3])
+  widest = [row for row, needs in zip(job["rows"], needed) if needs == max(needed)]
+  for step in range(1 + job["steps"]):
+    stream = train_grpo.make_stream(job["rows"] if step else widest, settings)
     rollout, _, _, batch, facts = learner.prepare(stream, progress)
     middle = time.monotonic()
     learner.update(batch)
@@ -278,7 +283,7 @@ def main():
     micro = 1 if flag.seed_shape else flag.micro_batch_size or size
     found = race(__file__, contestants, job | {"batch_size": size, "num_generations": groups, "micro_batch_size": micro}, rounds,
                  flag.peer_python)
-    width = next((step["prompt_width"] for process in found.get("ours", []) for step in process), "their own")
+    width = " or ".join(map(str, sorted({step["prompt_width"] for process in found.get("ours", []) for step in process})))
     print_table(f"GRPO {size} prompts × {groups} answers, prompts padded to {width}, {job['max_new_tokens']} new tokens, "
                 f"micro-batch {micro}, LoRA {flag.lora_rank}, {flag.dtype}", found, "completions")
 

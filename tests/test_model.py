@@ -61,10 +61,12 @@ def plain_logps(model, prompts, completions, temperature: float):
 
 # ------------------------------------------------------------------------------------------------------------------ log-probs
 @pytest.mark.parametrize("generations,length,chunk,remat,share", [
-    (1, 9, 256, False, 1), (3, 9, 81, True, 1), (3, 9, 7, False, 0.3), (3, 5, 8, False, 1), (2, 260, 256, True, 0.3)])
+    (1, 9, 256, False, 1), (3, 9, 81, True, 1), (3, 9, 7, False, 0.3), (3, 5, 8, False, 1), (2, 260, 256, True, 0.3),
+    (4, 130, 256, False, 0.3)])
 def test_token_logps_equal_plain_log_softmax(policy, monkeypatch, generations, length, chunk, remat, share):
-  """Value and gradient, packed (groups inside the sliding window) and repeated (2 × 260 tokens do not fit beside the prompt in
-  the window of 512), chunk sizes that divide the positions, do not, and hold all of them; all positions, or a share."""
+  """Value and gradient, the answers of a prompt in one sequence, in one each (2 × 260 tokens do not fit beside the prompt in the
+  window of 512) and two by two (4 × 130), chunk sizes that divide the positions, do not, and hold all of them; all positions, or
+  a share."""
   monkeypatch.setattr(gemma, "HEAD_CHUNK", chunk)
   model = gemma.with_params(policy.model, {})
   prompts = gemma.pad_left(PROMPTS, WIDTH)
