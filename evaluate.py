@@ -575,7 +575,14 @@ def training_chart(checkpoint: str, path) -> bool:
   return bool(panels)
 
 
-def draw_charts(results: dict, out_dir, checkpoint: str) -> dict:
+def shortened(responses: list[dict], limit: int) -> list[dict]:
+  """What a limit of `limit` new tokens would have left: an answer cut before its end has no form, so nothing in it is right."""
+  nothing = {"format": False, "lenient_format": False, "truncated": True, "partial": 0.0}
+  wrong = lambda r: {key: None if r[key] is None else False for key in ("correct", "correct_lenient")}
+  return [r | nothing | wrong(r) if r["tokens"] > limit else r for r in responses]
+
+
+def draw_charts(results: dict, responses: list[dict], out_dir, checkpoint: str) -> dict:
   """{file name: caption} of the charts drawn into out_dir."""
   captions = {"domain_compliance_chart.png": "Strict format by domain, with 95% Wilson intervals."}
   bar_chart(out_dir / "domain_compliance_chart.png", [("Strict format by domain, 95% intervals", "format_rate", ".1%")],
@@ -590,6 +597,13 @@ def draw_charts(results: dict, out_dir, checkpoint: str) -> dict:
     bar_chart(out_dir / "before_after.png", panels, series)
   if training_chart(checkpoint, out_dir / "training_curves.png"):
     captions["training_curves.png"] = "The training run of this checkpoint; bold lines are running means."
+  longest, most = max(r["tokens"] for r in responses), results["max_new_tokens"]
+  if limits := [n for n in (16, 32, 64, 128, 256, 512) if min(r["tokens"] for r in responses) <= n < min(longest, most)]:
+    captions["token_limit.png"] = "The same answers, had the limit been lower: one that is cut before `</answer>` is worth nothing."
+    panels = [("Strict format, by limit of new tokens", "format_rate", ".1%"), ("Accuracy, by limit", "accuracy", ".1%")]
+    numbers = {f"{n} tokens": summarize(shortened(responses, n), results["recipe"]) for n in limits}
+    bar_chart(out_dir / "token_limit.png", panels, [("", [ORANGE] * len(limits) + [SKY], None,
+                                                     numbers | {f"{most} tokens": results["overall"]})])
   if variants := sibling_variants(results, out_dir):
     captions["prompt_mismatch.png"] = "The same weights and questions, under the trained and spoiled prompts."
     panels = [("Strict format, by prompt", "format_rate", ".1%"), ("Accuracy, by prompt", "accuracy", ".1%")]
@@ -759,7 +773,7 @@ font-size:.82rem}"""
 
 def write_report(results: dict, responses: list[dict], before: list[dict], out_dir: pathlib.Path, checkpoint: str):
   """The charts, report.md, and report.html: the same text rendered, images inside, no script, no request."""
-  text = report(results, responses, before, draw_charts(results, out_dir, checkpoint))
+  text = report(results, responses, before, draw_charts(results, responses, out_dir, checkpoint))
   rewards.write_text(out_dir / "report.md", text)
   body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)  # a model's markup stays text
   inside = lambda m: f'src="data:image/png;base64,{base64.b64encode((out_dir / m[1]).read_bytes()).decode()}"'

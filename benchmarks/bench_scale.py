@@ -129,8 +129,8 @@ def lower_programs(names, model, reference, mesh, *, micros: int, micro: int, ge
 
   def reference_pass():
     with mesh:
-      return train_grpo.reference_logps.lower(reference, over(shape(lines, prompt)), over(shape(rows, new)), temperature=0.7,
-                                              generations=per)
+      return train_grpo.reference_logps.lower(reference, over(shape(lines, prompt)), over(shape(rows, new)),
+                                              over(shape(rows, new, dtype=jnp.bool)), temperature=0.7, generations=per)
 
   def prefill():  # on several devices each answer prefills its own prompt
     count = micros * rows

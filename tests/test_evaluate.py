@@ -637,7 +637,7 @@ def test_html_is_self_contained_and_inert(report):
   parser.feed(text)
   tags = collections.Counter(tag for tag, _ in parser.tags)
   assert not {"script", "link", "iframe", "object", "form", "a", "base"} & set(tags)
-  assert tags["img"] == 4 and all(a["src"].startswith("data:image/png;base64,") and a["alt"] for t, a in parser.tags if t == "img")
+  assert tags["img"] == 5 and all(a["src"].startswith("data:image/png;base64,") and a["alt"] for t, a in parser.tags if t == "img")
   assert not any(name.startswith("on") for _, attrs in parser.tags for name in attrs)
   assert html.escape(NASTY.split("```")[0]) in text and "url(" not in text and "@import" not in text
 
@@ -666,6 +666,14 @@ def test_report_says_whether_it_helped(report):
   text = (report / "report.md").read_text()
   assert re.search(r"Accuracy rose: \d+\.\d% → \d+\.\d%, \+\d+\.\d points \(95% interval \+", text)
   assert "format learned: +" in text and "newly right" in text and "newly wrong" in text
+
+
+def test_a_lower_limit_keeps_only_what_was_complete():
+  rows = [plain("short", tokens=9), plain("whole", tokens=20), plain("cut", tokens=21), plain("prose", tokens=30, correct=None)]
+  at = lambda limit: evaluate.summarize(evaluate.shortened(rows, limit), "multi_domain")
+  assert [at(n)["format_rate"] for n in (8, 9, 20, 21, 30)] == [0.0, 0.25, 0.5, 0.75, 1.0]
+  assert at(9)["accuracy"] == pytest.approx(1 / 3) and at(20)["truncated_rate"] == 0.5
+  assert evaluate.shortened(rows, 30) == rows
 
 
 def test_training_chart_tolerates_absence(tmp_path):
