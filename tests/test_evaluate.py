@@ -669,7 +669,7 @@ def test_report_says_whether_it_helped(report):
 
 
 def test_a_lower_limit_keeps_only_what_was_complete():
-  rows = [plain("short", tokens=9), plain("whole", tokens=20), plain("cut", tokens=21), plain("prose", tokens=30, correct=None)]
+  rows = [plain(n, tokens=n, correct=None if n == 30 else 1.0) for n in (9, 20, 21, 30)]
   at = lambda limit: evaluate.summarize(evaluate.shortened(rows, limit), "multi_domain")
   assert [at(n)["format_rate"] for n in (8, 9, 20, 21, 30)] == [0.0, 0.25, 0.5, 0.75, 1.0]
   assert at(9)["accuracy"] == pytest.approx(1 / 3) and at(20)["truncated_rate"] == 0.5
