@@ -735,5 +735,5 @@ def test_report_in_a_real_browser(browser, report, width):
   seen = browser(report / "report.html", width)
   assert seen["width"] == width and seen["wide"] <= width  # nothing makes the page itself scroll sideways
   assert not seen["hacked"] and not seen["requests"] and seen["font"] >= 15
-  assert len(seen["images"]) == 4 and all(natural >= 900 and 300 <= shown <= width for natural, shown in seen["images"])
+  assert len(seen["images"]) == 5 and all(natural >= 900 and 300 <= shown <= width for natural, shown in seen["images"])
   assert "In one minute" in seen["text"] and "window.hacked" in seen["text"]  # the nasty text is shown, as text
