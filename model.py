@@ -201,7 +201,7 @@ def resolve_model(model: str) -> str:
   if model == "tiny" or os.path.isdir(model):
     return model
   if model not in KAGGLE_HANDLES:
-    raise InputError(f"--model={model} is neither a folder nor one of: tiny, {', '.join(KAGGLE_HANDLES)}")
+    raise InputError(f"{model} is neither a folder nor one of: tiny, {', '.join(KAGGLE_HANDLES)}")
   attached = sorted(glob.glob(f"/kaggle/input/**/{model}/**/config.json", recursive=True))
   if attached:
     return os.path.dirname(attached[-1])

@@ -13,6 +13,10 @@
 # POOL     JSONL files in the unified schema, comma-separated; EVAL_POOL: the same for val and test; empty: the built-in pool
 # OUT      where the stages write; SEED; MAX_HOURS: one time budget for all stages, 0 for none
 # DATA_FLAGS, SFT_FLAGS, GRPO_FLAGS, EVAL_FLAGS, EXPORT_FLAGS: further flags for a stage; they win over the recipe's
+#
+# Several hosts: one process drives all of them through a Pathways proxy and alone writes OUT (docs/scale.md, "Several hosts"):
+#   .venv/bin/pip install pathwaysutils==0.1.13
+#   JAX_PLATFORMS=proxy JAX_BACKEND_TARGET=grpc://PROXY_HOST:29000 MODEL=gemma-3-1b-it ./run.sh
 set -euo pipefail
 cd "$(dirname "$0")"
 {  # read whole before it runs: an update of this file cannot break a run that is under way
@@ -70,6 +74,12 @@ fi
 
 install .venv requirements.txt || fail "pip could not install requirements.txt; is there a network?"
 py() { .venv/bin/python "$@"; }
+if [ "${JAX_PLATFORMS:-}" = proxy ]; then  # a script under Pathways
+  py() {
+    .venv/bin/python -c 'import pathwaysutils, runpy, sys; pathwaysutils.initialize(); sys.argv = sys.argv[1:]
+sys.path.insert(0, "."); runpy.run_path(sys.argv[0], run_name="__main__")' "$@"
+  }
+fi
 
 if [ "$hardware" = cpu ]; then MODEL=${MODEL:-tiny}; else MODEL=${MODEL:-gemma-3-1b-it}; fi
 RECIPE=${RECIPE:-multi_domain}
@@ -128,7 +138,7 @@ fi
 # --- the stages -----------------------------------------------------------------------------------------------------------
 began=$(date +%s)
 hours_left() {  # hours_left SHARE: that share of what is left of MAX_HOURS; 0 where there is no limit
-  py -c "import sys,time; b,t,m,s=int(sys.argv[1]),time.time(),float(sys.argv[2]),float(sys.argv[3]); print(max(0.01,(m-(t-b)/3600)*s) if m else 0)" \
+  .venv/bin/python -c "import sys,time; b,t,m,s=int(sys.argv[1]),time.time(),float(sys.argv[2]),float(sys.argv[3]); print(max(0.01,(m-(t-b)/3600)*s) if m else 0)" \
     "$began" "$MAX_HOURS" "$1"
 }
 
