@@ -1001,6 +1001,9 @@ def lock_folder(out_dir: str):
 
   The same process may take it again: a notebook keeps the frame, and so the lock, of the cell that failed before.
   """
+  if jax.process_count() > 1:
+    raise InputError(f"this is process {jax.process_index()} of {jax.process_count()} under jax.distributed, expected one that "
+                     "sees all devices; several hosts run under Pathways, see docs/scale.md")
   if held := LOCKS.pop(os.path.abspath(out_dir), None):
     held.close()
   try:
