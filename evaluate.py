@@ -65,6 +65,8 @@ flags.DEFINE_enum("rewards", "multi_domain", list(rewards.SYSTEMS), "Reward syst
 flags.DEFINE_string("judge_url", "", "OpenAI-compatible endpoint that grades the domains without a right answer, with the key in "
                     "JUDGE_API_KEY; empty: no judge.", flag_values=FLAGS)
 flags.DEFINE_string("judge_model", "deepseek-reasoner", "Model name at --judge_url.", flag_values=FLAGS)
+flags.DEFINE_enum("code_rewards", "on", ["on", "off"], "Run answers' code in the sandbox; off: it is not checked.",
+                  flag_values=FLAGS)
 # Misc.
 flags.DEFINE_integer("seed", 0, "Seed of every random choice.", flag_values=FLAGS)
 flags.DEFINE_string("mesh", "auto", "Devices as FSDPxTP, e.g. 4x2; auto: all devices on fsdp.", flag_values=FLAGS)
@@ -330,7 +332,8 @@ def write_rows(path, rows: list[dict]):
   rewards.write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
 
 
-def sample_and_score(policy, rows: list[dict], kept: list[dict], path, style: str, systems: dict, **sampling) -> tuple:
+def sample_and_score(policy, rows: list[dict], kept: list[dict], path, style: str, systems: dict, code_rewards: str,
+                     **sampling) -> tuple:
   """(all responses to `rows` in their order, those in `kept` included; the speed). A finished batch is on disk at once.
 
   Checking answers (sandbox, symbolic maths) runs beside the sampling of the next batch.
@@ -342,7 +345,7 @@ def sample_and_score(policy, rows: list[dict], kept: list[dict], path, style: st
   write_rows(path, out)
 
   def finish(part, completions):
-    scored = score(responses_of(policy, part, completions), style, systems)
+    scored = score(responses_of(policy, part, completions), style, systems, code_rewards)
     gemma.append_rows(path, scored)
     return scored
   tokens, start, checked = 0, time.monotonic(), None
@@ -379,15 +382,16 @@ def responses_of(policy, part: list[dict], out: np.ndarray) -> list[dict]:
   return rows
 
 
-def score(responses: list[dict], style: str, systems: dict[str, list]) -> list[dict]:
+def score(responses: list[dict], style: str, systems: dict[str, list], code_rewards: str = "on") -> list[dict]:
   """Adds the verdicts: format, lenient_format, parsed_answer, correct, correct_lenient, partial, rewards by component.
 
   The answer is read strictly, or leniently where the format is broken, and checked once. A row of a verifiable domain
-  without an answer gets the format verdicts only; a creative row is never right or wrong.
+  that cannot be checked gets the format verdicts only; a creative row is never right or wrong.
   """
   parsed = [rewards.parse_response(r["response"], style) for r in responses]
   verifiable = [r["domain"] in rewards.VERIFIABLE_DOMAINS for r in responses]
-  checkable = [v and bool(r["answer"] or r["metadata"].get("test_cases")) for v, r in zip(verifiable, responses)]
+  checkable = [r["domain"] in rewards.checked_domains(code_rewards) and bool(r["answer"] or r["metadata"].get("test_cases"))
+               for r in responses]
   read = [(p.answer if p else rewards.extract_answer(r["response"]) or r["response"]) if ok else None
           for p, r, ok in zip(parsed, responses, checkable)]
   column = {k: [r[k] for r in responses] for k in ("domain", "question", "answer", "prompt", "response", "metadata")}
@@ -671,8 +675,8 @@ def doubts(results: dict) -> list[str]:
     (o["truncated_rate"] > 0.05, f"{show(o['truncated_rate'])} of the responses were cut at {results['max_new_tokens']} tokens, "
      "so they cannot be well formed; raise --max_new_tokens."),
     (flat, f"All rewards in {', '.join(flat)} are equal: their bootstrap interval has no width, which is no certainty."),
-    (results["unscored_rows"], f"{results['unscored_rows']} rows of verifiable domains have no answer and were evaluated for "
-     "format only."),
+    (results["unscored_rows"], f"{results['unscored_rows']} rows of verifiable domains could not be checked (no answer, or "
+     "--code_rewards=off) and were evaluated for format only."),
     (results["prompt_variant"], f"Prompts were spoiled on purpose ({results['prompt_variant']})."),
     (results["prompt_mismatch"], "The checkpoint was trained with another prompt text (--allow_prompt_mismatch)."),
     (results["temperature"] > 0 and results["samples"] == 1, "One sample at a temperature: another seed gives other answers."),
@@ -853,11 +857,14 @@ def main():
   sampling = {k: FLAGS[k].value for k in ("samples", "temperature", "max_new_tokens", "seed")}
   identity = {"rows": digest([[r["id"], r["question"], r.get("answer"), r.get("metadata")] for r in rows]),
               "prompts": digest([r["prompt"] for r in rows]), "weights": weights_digest(policy, FLAGS.checkpoint),
-              "dtype": np.dtype(policy.model.config.param_dtype).name, "style": data["style"], **sampling}
+              "dtype": np.dtype(policy.model.config.param_dtype).name, "style": data["style"],
+              "code_rewards": FLAGS.code_rewards, **sampling}
   out_dir = pathlib.Path(FLAGS.out_dir)
   kept, path = open_folder(out_dir, identity, FLAGS.overwrite), out_dir / "responses.jsonl"
-  systems = {s: rewards.make_rewards(s, style="" if s == "dual_stream" else data["style"]) for s in rewards.SYSTEMS}
-  responses, speed = sample_and_score(policy, rows, kept, path, data["style"], systems, batch_size=FLAGS.batch_size, **sampling)
+  systems = {s: rewards.make_rewards(s, style="" if s == "dual_stream" else data["style"], code_rewards=FLAGS.code_rewards)
+             for s in rewards.SYSTEMS}
+  responses, speed = sample_and_score(policy, rows, kept, path, data["style"], systems, FLAGS.code_rewards,
+                                      batch_size=FLAGS.batch_size, **sampling)
   judged = judge_creative(responses, FLAGS.judge_url, FLAGS.judge_model, path) if FLAGS.judge_url else None
   write_rows(path, responses)
   failures = {k: n for k, n in (collections.Counter(rewards.failed_rows()) - failed).items() if not k.startswith("judge")}

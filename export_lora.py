@@ -143,6 +143,7 @@ def open_policy(model: str, checkpoint: str, disk: str):
   The base parameters are kept only where no Hugging Face folder holds them: tiny model, full-parameter run. Another base than
   the one trained on is refused, and a disk too small for the export.
   """
+  model_lib.check_one_process()
   policy = model_lib.load_policy(model, checkpoint, dtype="bfloat16")  # adapters stay float32
   lora = {}
   if policy.lora_rank:
@@ -169,7 +170,7 @@ def write_formats(out: str, policy, gemma, base: dict, adapter: dict, config: di
       pathlib.Path(f"{out}/orbax/tokenizer.model").write_bytes(policy.tokenizer.serialized_model_proto())
   if "zip" in formats:
     recipe = "dsa_cast_" if config["style"] == "dual_stream" else ""  # seed 002's file name
-    shutil.make_archive(f"{out}/tunix_{recipe}{config['stage'].removeprefix('train_')}_actor_ckpt", "zip", f"{out}/orbax")
+    shutil.make_archive(f"{out}/tunix_{recipe}{config['stage']}_actor_ckpt", "zip", f"{out}/orbax")
     if "orbax" not in formats:
       shutil.rmtree(f"{out}/orbax")
 

@@ -245,7 +245,7 @@ def gemma_config(folder: str, dtype) -> ModelConfig:
 
 
 def tiny_config(vocab_size: int) -> ModelConfig:
-  """0.8M parameters of the real architecture: learns the built-in pool in minutes on two cores."""
+  """0.9M parameters of the real architecture: learns the built-in pool in minutes on two cores."""
   return ModelConfig(
       num_layers=4, num_embed=-(-vocab_size // 64) * 64, embed_dim=128, hidden_dim=384, num_heads=4, head_dim=32,
       num_kv_heads=1, sliding_window_size=512, local_base_frequency=10_000, global_base_frequency=10_000,
@@ -511,7 +511,7 @@ def from_peft(tensors: dict[str, np.ndarray], config) -> dict[str, np.ndarray]:
 def read_peft(folder) -> tuple[dict[str, np.ndarray], int, float]:
   """(tensors, r, lora_alpha) of a PEFT LoRA folder; rank-stabilised scaling is turned into the plain alpha / r.
 
-  Needs json, math, pathlib, safetensors.numpy. What plain LoRA cannot express is refused: the model would silently differ.
+  What plain LoRA cannot express is refused: the model would silently differ.
   """
   folder = pathlib.Path(folder)
   config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -664,10 +664,10 @@ def sample(policy: Policy, prompts: list[list[int]], *, width: int, generations:
            temperature: float, keys=None, shared: int = 0) -> np.ndarray:
   """Completions (B·G, max_new_tokens) of B prompts of token ids: the stop token is kept, padding follows it.
 
-  width: padded prompt length, at least the longest prompt (use `bucket`). keys: (B, G, 2) uint32, unused when greedy.
-  shared: how many tokens all prompts begin with; those run once. On several devices the rows are padded to a multiple of the
-  fsdp axis and each generation prefills its own prompt. A CPU is bound by arithmetic: there prompts of like length, so sorted
-  by the caller, are prefilled 8 at a time without much padding, and rows that are done leave.
+  width: padded prompt length, at least the longest prompt (`bucket`, or `fit` over `choose_widths`). keys: (B, G, 2) uint32,
+  unused when greedy. shared: how many tokens all prompts begin with; those run once. On several devices the rows are padded to a
+  multiple of the fsdp axis and each generation prefills its own prompt. A CPU is bound by arithmetic: there prompts of like
+  length, so sorted by the caller, are prefilled 8 at a time without much padding, and rows that are done leave.
   """
   longest, new = max(map(len, prompts)), max_new_tokens
   if longest > width:
@@ -996,14 +996,19 @@ def update_flat(module, flat: dict, kind):
     nnx.update(module, nnx.from_flat_state([(path, leaf.replace(flat[".".join(map(str, path))]))]))
 
 
+def check_one_process():
+  """Refuses to be one of several controllers: each would train alone, and all would write."""
+  if jax.process_count() > 1:
+    raise InputError(f"this is process {jax.process_index()} of {jax.process_count()} under jax.distributed, expected one that "
+                     "sees all devices; several hosts run under Pathways, see docs/scale.md")
+
+
 def lock_folder(out_dir: str):
   """Makes `out_dir` and holds it for this process; a second run on it is refused. Returns the open lock: keep it.
 
   The same process may take it again: a notebook keeps the frame, and so the lock, of the cell that failed before.
   """
-  if jax.process_count() > 1:
-    raise InputError(f"this is process {jax.process_index()} of {jax.process_count()} under jax.distributed, expected one that "
-                     "sees all devices; several hosts run under Pathways, see docs/scale.md")
+  check_one_process()
   if held := LOCKS.pop(os.path.abspath(out_dir), None):
     held.close()
   try:

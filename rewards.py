@@ -692,7 +692,7 @@ def code_box():
   try:
     box = sandbox.Sandbox()
   except sandbox.SandboxUnavailable as error:
-    raise InputError(str(error)) from error
+    raise InputError(f"{error}; --code_rewards=off goes on without running code") from error
   atexit.register(box.close)
   return box
 
@@ -747,6 +747,11 @@ def is_correct_batch(domains, answers, truths, metadatas=None, code_rewards: str
 
 
 NEAR = ((Fraction(1, 10), 1 / 6), (Fraction(1, 5), 1 / 12))  # within 10% and 20%: 0.5 and 0.25 of 3, as Tunix's GSM8K recipe
+
+
+def checked_domains(code_rewards: str = "on") -> tuple[str, ...]:
+  """The domains whose answers are checked: those with right answers, without coding where no code may run."""
+  return tuple(domain for domain in VERIFIABLE_DOMAINS if domain != "coding" or code_rewards == "on")
 
 
 def grade(domains, answers, truths, metadatas=None, code_rewards: str = "on") -> list[float]:

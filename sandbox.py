@@ -52,7 +52,7 @@ class SandboxUnavailable(RuntimeError):
   """This machine cannot isolate code; the message says what is missing and what to do."""
 
   def __init__(self, why):
-    super().__init__(f"the code sandbox {why}; use --code_rewards=off to go on without running code")
+    super().__init__(f"the code sandbox {why}")
 
 
 class Verdict(NamedTuple):

@@ -4,14 +4,14 @@ Reads   data_dir/{train,val}.jsonl (rows marked metadata.use = "sft" are left to
 Writes  out_dir/params (the policy), best/ (highest held-out accuracy), checkpoints/ (to resume), metrics.jsonl,
         samples.jsonl (whole groups with rewards and advantages), curves.png, tokenizer.model, run.json; config.json last.
 
-  python train_grpo.py --data_dir=artifacts/run/data --model=tiny --init_from=artifacts/run/sft --max_steps=100
+  python train_grpo.py --data_dir=artifacts/run/data --model=tiny --init_from=artifacts/run/sft --lora_rank=0 --max_steps=100
 
 rows → tokens → rollouts → rewards → advantages → update: the sections below, in this order. A step is one optimizer update; a
 batch of prompts serves --num_iterations of them. Where we depart from google-tunix 0.1.7, whose classes this builds on:
 completions keep their stop token; noise is a pure function of (seed, batch, prompt, generation); sampling is untruncated (top-p
 or top-k would make the sampler another distribution than the loss's); old, reference and current log-probs are one function at
-one temperature; KL is the k3 estimator; prompts and completions are as long as their bucket, not their limit; the vocabulary
-head runs on completion positions only.
+one temperature; KL is the k3 estimator; prompts are padded to one of two widths and completions to their bucket, not to their
+limit; the vocabulary head runs on completion positions only.
 Kill it anywhere and start the same command again: it goes on to the parameters it would have had.
 """
 import functools
@@ -77,7 +77,7 @@ flags.DEFINE_list("phase_metrics", [], "Curriculum phases 1 and 2 begin when hel
 flags.DEFINE_bool("anneal_domains", False, "Draw domains in proportion to 1 - their running pass rate.", flag_values=FLAGS)
 flags.DEFINE_enum("code_rewards", "on", ["on", "off"], "Run answers' code in the sandbox; off: unpaid.", flag_values=FLAGS)
 flags.DEFINE_string("judge_url", "", "OpenAI-compatible judge of creative answers; empty: heuristics.", flag_values=FLAGS)
-flags.DEFINE_string("judge_model", "", "Model name at --judge_url.", flag_values=FLAGS)
+flags.DEFINE_string("judge_model", "deepseek-reasoner", "Model name at --judge_url.", flag_values=FLAGS)
 flags.DEFINE_list("weights", [], "four_component weights, e.g. format=0.25,coherence=0.2,correctness=0.55,efficiency=0; "
                   "empty: those.", flag_values=FLAGS)
 flags.DEFINE_float("learning_rate", 3e-6, "Peak learning rate.", flag_values=FLAGS)
@@ -139,6 +139,7 @@ class Settings(NamedTuple):
   remat: bool
   style: str  # of the data
   rewards: str
+  code_rewards: str = "on"
   packed: bool = True  # the answers of a prompt share sequences (see model.completion_hidden); False: a sequence each
 
 
@@ -276,7 +277,8 @@ def score_rollout(reward_fns, rollout: Rollout, settings: Settings) -> Scores:
     begin = settings.max_new_tokens - settings.overlong_buffer
     components["overlong"] = -np.clip((rollout.lengths - begin) / settings.overlong_buffer, 0, 1)
   answers = [parsed.answer if (parsed := rewards.parse_response(text, settings.style)) else None for text in rollout.texts]
-  checkable = [i for i, row in enumerate(rows) if answers[i] is not None and row["domain"] in rewards.VERIFIABLE_DOMAINS]
+  checked = rewards.checked_domains(settings.code_rewards)
+  checkable = [i for i, row in enumerate(rows) if answers[i] is not None and row["domain"] in checked]
   pick = lambda values: [values[i] for i in checkable]
   correct = np.zeros(len(rows), bool)
   correct[checkable] = rewards.is_correct_batch(pick(columns["domain"]), pick(answers), pick(columns["answer"]),
@@ -471,7 +473,7 @@ def rollout_metrics(rollout: Rollout, scores: Scores, settings: Settings) -> dic
   """One row's numbers of a batch: overall, per reward function and per domain."""
   size = settings.num_generations
   domains = np.repeat([row["domain"] for row in rollout.rows], size)
-  verifiable = np.isin(domains, rewards.VERIFIABLE_DOMAINS)
+  verifiable = np.isin(domains, rewards.checked_domains(settings.code_rewards))
   groups = scores.rewards.reshape(-1, size)
   flat = flat_groups(scores.rewards, size)
   right = scores.correct.reshape(-1, size).all(-1)
@@ -482,11 +484,12 @@ def rollout_metrics(rollout: Rollout, scores: Scores, settings: Settings) -> dic
          "flat_wrong": (flat & ~right).mean(), "prompt_width": rollout.prompts.shape[1], "reward_failed": scores.failed}
   for name, values in scores.components.items():
     row |= {f"rewards/{name}": values.mean(), f"rewards/{name}_std": values.std()}
+  row |= {f"failed/{name.removeprefix('failed_')}": count for name, count in rewards.failed_rows(reset=True).items()}
   for domain in sorted(set(domains)):
     mine = domains == domain
     row |= {f"domains/{domain}/reward": scores.rewards[mine].mean(), f"domains/{domain}/reward_std": scores.rewards[mine].std(),
             f"domains/{domain}/format": scores.formatted[mine].mean()}
-    if domain in rewards.VERIFIABLE_DOMAINS:
+    if verifiable[mine].any():
       row[f"domains/{domain}/accuracy"] = scores.correct[mine].mean()
   return {name: value if value is None else round(float(value), 6) for name, value in row.items()}
 
@@ -507,13 +510,14 @@ def step_line(row: dict, max_steps: int, eta_hours: float, hours_left: float) ->
   left = f" | left {hours_left:.2f} h" if np.isfinite(hours_left) else ""
   accuracy = "—" if row["accuracy"] is None else f"{row['accuracy']:.2f}"
   held_out = f" | held-out acc {row['eval_accuracy']:.3f} reward {row['eval_reward']:.3f}" if "eval_reward" in row else ""
+  failed = "".join(f" | {name.removeprefix('failed/')} {row[name]}" for name in row if name.startswith("failed/"))
   return (f"grpo {row['step']}/{max_steps} | eta {eta_hours:.2f} h{left} | reward {row['reward']:.3f} ± {row['reward_std']:.3f} | "
           f"format {row['format']:.2f} | acc {accuracy} | kl {row['kl']:.4f} | entropy {row['entropy']:.2f} | "
           f"len {row['completion_tokens']:.0f} max {row['completion_tokens_max']:.0f} cut {row['truncated']:.0%} | "
           f"flat {row['flat_right']:.0%} right {row['flat_wrong']:.0%} wrong | clip {row['clip_low']:.1%}/{row['clip_high']:.1%} | "
           f"grad {row['grad_norm']:.3f} | lr {row['learning_rate']:.2e} | "
           f"{row['rollout_seconds']:.1f}+{row['reward_seconds']:.1f}+"
-          f"{row['reference_seconds'] + row['update_seconds']:.1f} s | {row['tokens_per_second']:.0f} tok/s{held_out}")
+          f"{row['reference_seconds'] + row['update_seconds']:.1f} s | {row['tokens_per_second']:.0f} tok/s{failed}{held_out}")
 
 
 # ------------------------------------------------------------------------------------------------- held-out rows, preflight
@@ -878,8 +882,16 @@ def announce(rows, settings: Settings, policy: gemma.Policy):
             f"{settings.rewards}; {count:.2f}M trainable parameters; {gemma.device_line(policy.mesh)}")
 
 
-def before_training(learner: LeanGRPOLearner, stream, rows, state: dict, max_steps: int | None, flag):
-  """The preflight, and max_steps None (auto) resolved in `state` to what fits 90% of the time."""
+def measure_held_out(learner: LeanGRPOLearner, held_out: list[dict]) -> float:
+  """Seconds of a held-out evaluation, compilation left out."""
+  for _ in range(2):
+    start = time.monotonic()
+    held_out_metrics(learner, held_out)
+  return time.monotonic() - start
+
+
+def before_training(learner: LeanGRPOLearner, stream, rows, held_out, state: dict, max_steps: int | None, stop, flag):
+  """The preflight, and max_steps None (auto) resolved in `state` to what fits 90% of the time that is left."""
   seconds = measure_batch(learner, stream) if flag.max_hours or flag.preflight_only else None
   reasons = preflight(learner, rows, seconds, max_steps, flag.max_hours)
   for reason in reasons:
@@ -889,8 +901,10 @@ def before_training(learner: LeanGRPOLearner, stream, rows, state: dict, max_ste
   if flag.preflight_only:
     gemma.say("preflight: nothing speaks against training")
   if max_steps is None:
-    state["max_steps"] = max(1, int(0.9 * flag.max_hours * 3600 / seconds) * flag.num_iterations)
-    gemma.say(f"grpo: --max_steps=auto is {state['max_steps']} updates in {flag.max_hours} h; the schedule and phases follow it")
+    seconds += measure_held_out(learner, held_out) * flag.num_iterations / flag.eval_every if flag.eval_every else 0
+    left = stop.max_seconds - stop.seconds
+    state["max_steps"] = max(1, int(0.9 * left / seconds)) * flag.num_iterations
+    gemma.say(f"grpo: --max_steps=auto is {state['max_steps']} updates in {left / 3600:.2f} h; the schedule and phases follow it")
 
 
 def resume(out_dir: str, learner: LeanGRPOLearner, state: dict):
@@ -927,7 +941,7 @@ def main():
   make_learner = lambda: build(policy, reference, reward_fns, settings, flag, state["max_steps"])
   (learner, schedule), stream = make_learner(), make_stream(rows, settings)
   if "max_steps" not in started or flag.preflight_only:
-    before_training(learner, stream, rows, state, max_steps, flag)
+    before_training(learner, stream, rows, held_out, state, max_steps, stop, flag)
     if flag.preflight_only:
       return
     gemma.record_run(out_dir, max_steps=state["max_steps"])

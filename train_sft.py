@@ -58,6 +58,8 @@ flags.DEFINE_integer("max_new_tokens", 512, "Longest completion, in tokens.", fl
 flags.DEFINE_integer("check_rows", 64, "Held-out rows answered before and after, to see what SFT costs; 0: none.",
                      lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_integer("check_samples", 4, "Samples per checked row for maj@k; 0: greedy only.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_enum("code_rewards", "on", ["on", "off"], "Run answers' code in the sandbox; off: it is not checked.",
+                  flag_values=FLAGS)
 # Running.
 flags.DEFINE_integer("eval_every", 50, "Updates between held-out evaluations; 0: only at the end.", lower_bound=0,
                      flag_values=FLAGS)
@@ -150,7 +152,7 @@ def held_out_loss(model, pairs, rows: int, width: int, mesh) -> float:
 
 
 # ----------------------------------------------------------------------------------------------------- what the model says
-def answer_rows(policy: gemma.Policy, rows, style: str, max_new_tokens: int, samples: int, seed: int) -> dict:
+def answer_rows(policy: gemma.Policy, rows, style: str, max_new_tokens: int, samples: int, seed: int, code_rewards: str) -> dict:
   """Greedy pass@1, maj@k of `samples` draws at temperature 0.7, strict format, and the greedy texts."""
   ids = [gemma.encode(policy.tokenizer, row["prompt"]) for row in rows]
   width = gemma.bucket(max(map(len, ids)))
@@ -158,7 +160,7 @@ def answer_rows(policy: gemma.Policy, rows, style: str, max_new_tokens: int, sam
   texts = [gemma.decode(policy.tokenizer, out) for out in say(temperature=0.0)]
   parsed = [rewards.parse_response(text, style) for text in texts]
   judged = {"format": float(np.mean([p is not None for p in parsed]))}
-  hard = [i for i, row in enumerate(rows) if row["domain"] in rewards.VERIFIABLE_DOMAINS]
+  hard = [i for i, row in enumerate(rows) if row["domain"] in rewards.checked_domains(code_rewards)]
   right = lambda answers, index: rewards.is_correct_batch(
       [rows[i]["domain"] for i in index], answers, [rows[i]["answer"] for i in index], [rows[i]["metadata"] for i in index])
   if hard:
@@ -196,7 +198,7 @@ def train(trainer, schedule, batches, val_pairs, *, out_dir, max_steps, rows, wi
   """Updates until max_steps, patience or `stop`; returns the last step and the progress that a resume needs."""
   metrics_path = os.path.join(out_dir, "metrics.jsonl")
   step, progress = gemma.restore_checkpoint(out_dir, trainer.model, trainer.optimizer)
-  progress = progress or {"best_loss": None, "stale": 0, "skipped": 0}
+  progress = {"best_loss": None, "stale": 0, "skipped": 0, "all_skipped": 0} | progress
   gemma.trim_rows(metrics_path, step)
   if step:
     gemma.say(f"sft: resumed at step {step} of {max_steps}")
@@ -210,10 +212,12 @@ def train(trainer, schedule, batches, val_pairs, *, out_dir, max_steps, rows, wi
         gemma.say("sft: compiling the update (the first step waits for it) …")
       micros, count = pack(batches[step], rows, width)
       loss, _, norm = update(micros, count)
-      progress["skipped"] = 0 if np.isfinite(loss) and np.isfinite(norm) else progress["skipped"] + 1
+      rate = float(schedule(step - progress["all_skipped"]))
+      skipped = not np.isfinite(loss + norm)
+      progress |= {"skipped": progress["skipped"] + 1 if skipped else 0, "all_skipped": progress["all_skipped"] + skipped}
       step += 1
       seconds = time.monotonic() - started
-      row = {"step": step, "loss": loss, "grad_norm": norm, "learning_rate": float(schedule(step - 1)),
+      row = {"step": step, "loss": loss, "grad_norm": norm, "learning_rate": rate,
              "target_tokens": int((micros["weights"] != 0).sum()), "skipped": progress["skipped"]}
       if val_pairs and (step == max_steps or eval_every and step % eval_every == 0):
         row["eval_loss"] = held_out_loss(trainer.model, val_pairs, rows, width, mesh)
@@ -221,8 +225,8 @@ def train(trainer, schedule, batches, val_pairs, *, out_dir, max_steps, rows, wi
         if progress["best_loss"] is None or row["eval_loss"] < progress["best_loss"]:
           progress |= {"best_loss": row["eval_loss"], "stale": 0}
           gemma.save_params(os.path.join(out_dir, "best"), trainer.model)
-      rate = (time.monotonic() - began) / (step - first)
-      line = (f"sft {step}/{max_steps} | eta {rate * (max_steps - step) / 60:.1f} min | loss {loss:.4f}"
+      pace = (time.monotonic() - began) / (step - first)
+      line = (f"sft {step}/{max_steps} | eta {pace * (max_steps - step) / 60:.1f} min | loss {loss:.4f}"
               + (f" | held-out {row['eval_loss']:.4f}" if "eval_loss" in row else "")
               + f" | lr {row['learning_rate']:.2e} | grad {norm:.2f} | {row['target_tokens'] / seconds:.0f} target tok/s")
       bar.update()
@@ -252,11 +256,15 @@ def load_rows(data_dir: str, allow_mismatch: bool) -> tuple[dict, list[dict], li
   return config, train_rows, [row for row in val if row.get("target")], val
 
 
-def fitting_steps(trainer, micro_batches: list, max_hours: float, mesh) -> int:
-  """--max_steps=auto: how many updates fit 90% of --max_hours, at the speed measured on `micro_batches`."""
+def fitting_steps(trainer, micro_batches: list, stop, mesh) -> int:
+  """--max_steps=auto: how many updates fit 90% of the time left, at the speed measured on `micro_batches`.
+
+  The end, with its check and its saving, takes about as long as the start did: that is left free.
+  """
   seconds = gemma.measure_update(trainer, gemma.make_update(trainer, mesh), micro_batches)
-  steps = max(1, int(0.9 * max_hours * 3600 / seconds))
-  gemma.say(f"sft: {seconds:.2f} s an update; {steps} updates fit {max_hours} h")
+  left = stop.max_seconds - 2 * stop.seconds
+  steps = max(1, int(0.9 * left / seconds))
+  gemma.say(f"sft: {seconds:.2f} s an update; {steps} updates fit {left / 3600:.2f} h")
   return steps
 
 
@@ -311,7 +319,7 @@ def main():
   optimizer = functools.partial(gemma.make_optimizer, rate, final_ratio=0.1, b1=0.9, b2=0.999,
                                 weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
   batches = make_batches(pairs, flag.batch_size, flag.seed)
-  check = dict(max_new_tokens=flag.max_new_tokens, samples=flag.check_samples, seed=flag.seed)
+  check = dict(max_new_tokens=flag.max_new_tokens, samples=flag.check_samples, seed=flag.seed, code_rewards=flag.code_rewards)
   checked = held_out[:flag.check_rows]
   if "before" not in started:
     started["before"] = compare_before_after(policy, checked, config["style"], started, out_dir, 0, check)
@@ -319,7 +327,7 @@ def main():
   if "max_steps" not in started:
     started["max_steps"] = max_steps or fitting_steps(
         make_trainer(policy.model, optimizer(1000)[0], flag.remat), [pack(batches[i], rows, width) for i in range(3)],
-        flag.max_hours, policy.mesh)
+        stop, policy.mesh)
     gemma.record_run(out_dir, max_steps=started["max_steps"])
   tx, schedule = optimizer(started["max_steps"])
   trainer = make_trainer(policy.model, tx, flag.remat)
@@ -335,7 +343,7 @@ def finish(policy, checked, style: str, started: dict, out_dir: str, step: int, 
   after = compare_before_after(policy, checked, style, started, out_dir, step, check)
   facts = gemma.save_run(policy, out_dir, PANELS)
   rewards.write_config(out_dir, "sft", FLAGS, style, **facts, steps=step, before=started["before"], after=after,
-                       best_loss=progress["best_loss"], base_checkpoint="")
+                       best_loss=progress["best_loss"])
   gemma.say(f"sft: {step} steps, parameters in {out_dir}/params")
 
 

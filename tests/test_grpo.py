@@ -262,6 +262,18 @@ def test_right_answers_are_counted_by_format_and_domain():
   assert metrics["flat"] == 1 and metrics["flat_wrong"] == 1 and metrics["flat_right"] == 0
 
 
+def test_no_code_runs_where_code_rewards_is_off(monkeypatch):
+  monkeypatch.setattr(rewards, "code_box", lambda: pytest.fail("the sandbox was started"))
+  settings, rollout = SETTINGS._replace(code_rewards="off"), make_rollout()
+  rollout.rows[1]["metadata"]["test_cases"] = ["assert f(1) == 1"]
+  rollout = rollout._replace(texts=[rewards.format_response("2 + 2 = 4", "4")] * 8)
+  rewards.failed_rows(reset=True)
+  rewards.failed(ValueError("unreadable"))
+  metrics = train_grpo.rollout_metrics(rollout, train_grpo.score_rollout([zero], rollout, settings), settings)
+  assert metrics["accuracy"] == metrics["domains/math/accuracy"] == 1.0 and "domains/coding/accuracy" not in metrics
+  assert metrics["failed/ValueError"] == 1 and not rewards.failed_rows()
+
+
 # ------------------------------------------------------------------------------------------------------------ streams and sampling
 def rows_of(**counts) -> list[dict]:
   return [{"id": f"{domain}{i}", "domain": domain} for domain, n in counts.items() for i in range(n)]

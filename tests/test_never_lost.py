@@ -253,12 +253,12 @@ def test_auto_steps_are_kept(flag, tmp_path):
   """--max_steps=auto is resolved once: the schedule of a resumed run must not change."""
   flag = flag | dict(max_steps="auto", phase_metrics="", save_every=50, eval_every=0, eval_rows=0)
   with at_call(train_grpo.LeanGRPOLearner, "update", 4, lambda: os.kill(os.getpid(), signal.SIGTERM)):
-    result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=0.05)
+    result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=0.1)
   assert result.code == rewards.EXIT_STOPPED, result.err
   steps = json.loads((tmp_path / "run.json").read_text())["max_steps"]
   assert f"--max_steps=auto is {steps} updates" in result.out and steps > 8
   with at_call(train_grpo.LeanGRPOLearner, "update", 2, lambda: os.kill(os.getpid(), signal.SIGTERM)):
-    result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=0.1)
+    result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=0.2)
   assert f"of {steps}" in result.err and json.loads((tmp_path / "run.json").read_text())["max_steps"] == steps
   rates = [row["learning_rate"] for row in timeless(tmp_path / "metrics.jsonl")]
   schedule = gemma.make_optimizer(3e-4, steps, final_ratio=0.0, b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.1)[1]

@@ -229,6 +229,9 @@ def test_updates_that_are_not_finite(data_dir, tmp_path, monkeypatch, bad, code)
   else:
     assert result.code == 0, result.err
     assert all(np.isfinite(x).all() for x in restore(tmp_path / "params").values()) and len(metrics) == 8
+    _, schedule = gemma.make_optimizer(SFT["learning_rate"], 8, final_ratio=0.1, b1=0.9, b2=0.999, weight_decay=0, max_grad_norm=1)
+    used = [float(schedule(n)) for n in np.cumsum([0, *finite[:-1]])]  # a skipped update does not advance the schedule
+    np.testing.assert_allclose([row["learning_rate"] for row in metrics], used, rtol=1e-6)
 
 
 def test_dual_stream_targets_are_learned(dual_data_dir, dual_sft_dir):
