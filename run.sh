@@ -154,6 +154,13 @@ stage() {  # stage NAME COMMAND...: runs it unless its folder is complete
   echo "$name: $(( $(date +%s) - started )) s"
 }
 
+against() {  # against NAME...: an evaluation is compared with the first of these that there is
+  compare=()
+  for name in "$@"; do
+    if [ -f "$OUT/$name/results.json" ]; then compare=(--compare="$OUT/$name/results.json"); return; fi
+  done
+}
+
 for name in $STAGES; do
   case $name in data|eval_base|sft|eval_sft|grpo|eval_grpo|export) ;; *)
     fail "STAGES names '$name'; valid: data eval_base sft eval_sft grpo eval_grpo export" ;; esac
@@ -170,9 +177,11 @@ echo "run.sh: MODEL=$MODEL RECIPE=$RECIPE OUT=$OUT SEED=$SEED on $hardware"
 stage data prepare_data.py --tokenizer="$MODEL" --seed="$SEED" "${data[@]}" "${data_more[@]}"
 stage eval_base evaluate.py "${common[@]}" "${evaluate[@]}" "${eval_more[@]}"
 stage sft train_sft.py "${common[@]}" "${sft[@]}" --max_hours="$(hours_left 0.25)" "${sft_more[@]}"
-stage eval_sft evaluate.py "${common[@]}" --checkpoint="$sft_folder" --compare="$OUT/eval_base/results.json" "${evaluate[@]}" "${eval_more[@]}"
+against eval_base
+stage eval_sft evaluate.py "${common[@]}" --checkpoint="$sft_folder" "${compare[@]}" "${evaluate[@]}" "${eval_more[@]}"
 stage grpo train_grpo.py "${common[@]}" --init_from="$sft_folder" "${grpo[@]}" --max_hours="$(hours_left 0.85)" "${grpo_more[@]}"
-stage eval_grpo evaluate.py "${common[@]}" --checkpoint="$OUT/grpo" --compare="$OUT/eval_sft/results.json" "${evaluate[@]}" "${eval_more[@]}"
+against eval_sft eval_base
+stage eval_grpo evaluate.py "${common[@]}" --checkpoint="$OUT/grpo" "${compare[@]}" "${evaluate[@]}" "${eval_more[@]}"
 stage export export_lora.py --model="$MODEL" --checkpoint="$OUT/grpo" "${package[@]}" "${export_more[@]}"
 compgen -G "$OUT/eval_*/results.json" >/dev/null || exit 0  # STAGES left the evaluations out
 py evaluate.py --table="$OUT"
