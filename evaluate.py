@@ -791,14 +791,14 @@ def write_report(results: dict, responses: list[dict], before: list[dict], out_d
 
 
 # ------------------------------------------------------------------------------------------------------------------- main
-def digest(value) -> str:
+def digest_json(value) -> str:
   return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def weights_digest(policy, checkpoint: str) -> str:
   """16 hex digits of what a checkpoint put on the base model; the base's own fingerprint without one."""
   changed = gemma.flat_params(policy.model, gemma.trainable(policy.model)) if checkpoint else {}
-  return digest([policy.fingerprint, *((k, hashlib.sha256(np.asarray(x)).hexdigest()) for k, x in sorted(changed.items()))])
+  return digest_json([policy.fingerprint, *((k, hashlib.sha256(np.asarray(x)).hexdigest()) for k, x in sorted(changed.items()))])
 
 
 def open_folder(out_dir: pathlib.Path, identity: dict, overwrite: bool) -> list[dict]:
@@ -855,8 +855,8 @@ def main():
   gemma.enable_compilation_cache()
   policy = gemma.load_policy(FLAGS.model, FLAGS.checkpoint, FLAGS.data_dir, FLAGS.mesh, FLAGS.dtype)
   sampling = {k: FLAGS[k].value for k in ("samples", "temperature", "max_new_tokens", "seed")}
-  identity = {"rows": digest([[r["id"], r["question"], r.get("answer"), r.get("metadata")] for r in rows]),
-              "prompts": digest([r["prompt"] for r in rows]), "weights": weights_digest(policy, FLAGS.checkpoint),
+  identity = {"rows": digest_json([[r["id"], r["question"], r.get("answer"), r.get("metadata")] for r in rows]),
+              "prompts": digest_json([r["prompt"] for r in rows]), "weights": weights_digest(policy, FLAGS.checkpoint),
               "dtype": np.dtype(policy.model.config.param_dtype).name, "style": data["style"],
               "code_rewards": FLAGS.code_rewards, **sampling}
   out_dir = pathlib.Path(FLAGS.out_dir)

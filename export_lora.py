@@ -31,7 +31,7 @@ import safetensors.numpy
 from absl import flags
 from flax import nnx
 
-import model as model_lib
+import model as gemma
 import rewards
 from rewards import InputError
 
@@ -66,17 +66,17 @@ def main():
   check_flags(formats, checkpoint, FLAGS.kaggle_id, title)
   check_out_dir(out_dir, FLAGS.overwrite)
   python = find_python(FLAGS.verify_python) if FLAGS.verify else None
-  config, params = model_lib.read_checkpoint(checkpoint)
+  config, params = gemma.read_checkpoint(checkpoint)
   if not config["lora_rank"] and "peft" in formats:
     formats = [name for name in formats if name != "peft"] or ["merged"]
     print(f"this run trained all parameters: there is no adapter, so {' and '.join(formats)} is all that is exported", flush=True)
   parent = os.path.dirname(os.path.abspath(out_dir))
   os.makedirs(parent, exist_ok=True)
-  policy, gemma, base, adapter = open_policy(FLAGS.model, checkpoint, parent)
+  policy, shape, base, adapter = open_policy(FLAGS.model, checkpoint, parent)
   partial = tempfile.mkdtemp(prefix=f".{os.path.basename(out_dir)}.partial.", dir=parent)
   os.chmod(partial, 0o755)
   try:
-    write_formats(partial, policy, gemma, base, adapter, config, params, formats)
+    write_formats(partial, policy, shape, base, adapter, config, params, formats)
     base = None
     parity = verify(partial, FLAGS.model, checkpoint, config, python, formats) if FLAGS.verify else None
     licence = "apache-2.0" if policy.name == "tiny" else "gemma"
@@ -143,26 +143,26 @@ def open_policy(model: str, checkpoint: str, disk: str):
   The base parameters are kept only where no Hugging Face folder holds them: tiny model, full-parameter run. Another base than
   the one trained on is refused, and a disk too small for the export.
   """
-  model_lib.check_one_process()
-  policy = model_lib.load_policy(model, checkpoint, dtype="bfloat16")  # adapters stay float32
+  gemma.check_one_process()
+  policy = gemma.load_policy(model, checkpoint, dtype="bfloat16")  # adapters stay float32
   lora = {}
   if policy.lora_rank:
-    lora = {name: np.asarray(x) for name, x in model_lib.flat_params(policy.model, nnx.LoRAParam).items()}
-  base = model_lib.flat_params(policy.model, nnx.Param) if policy.name == "tiny" or not lora else {}
-  model_lib.check_disk(disk, 10 * sum(x.size for x in jax.tree.leaves(nnx.state(policy.model, nnx.Param))))
-  gemma = policy.model.config
-  return policy._replace(model=None), gemma, base, model_lib.to_peft(lora, gemma)
+    lora = {name: np.asarray(x) for name, x in gemma.flat_params(policy.model, nnx.LoRAParam).items()}
+  base = gemma.flat_params(policy.model, nnx.Param) if policy.name == "tiny" or not lora else {}
+  gemma.check_disk(disk, 10 * sum(x.size for x in jax.tree.leaves(nnx.state(policy.model, nnx.Param))))
+  shape = policy.model.config
+  return policy._replace(model=None), shape, base, gemma.to_peft(lora, shape)
 
 
-def write_formats(out: str, policy, gemma, base: dict, adapter: dict, config: dict, params: str, formats: list[str]):
+def write_formats(out: str, policy, shape, base: dict, adapter: dict, config: dict, params: str, formats: list[str]):
   if "peft" in formats:
     write_adapter(f"{out}/peft", adapter, policy)
     write_tokenizer(f"{out}/peft", policy, config["style"])
     if policy.name == "tiny":
-      write_model(f"{out}/base", policy, gemma, config["style"], base, {}, 0.0, np.float32)
+      write_model(f"{out}/base", policy, shape, config["style"], base, {}, 0.0, np.float32)
   if "merged" in formats:
     scale = policy.lora_alpha / policy.lora_rank if adapter else 0.0
-    write_model(f"{out}/merged", policy, gemma, config["style"], base, adapter, scale, jnp.bfloat16)
+    write_model(f"{out}/merged", policy, shape, config["style"], base, adapter, scale, jnp.bfloat16)
   if "orbax" in formats or "zip" in formats:
     shutil.copytree(params, f"{out}/orbax/params")
     rewards.write_text(f"{out}/orbax/config.json", json.dumps(config, indent=1, sort_keys=True) + "\n")
@@ -177,7 +177,7 @@ def write_formats(out: str, policy, gemma, base: dict, adapter: dict, config: di
 
 def hub_name(model: str) -> str:
   """Hugging Face's name of a known model, wherever its folder lies; any other folder keeps its own."""
-  return next((f"google/{name}" for name in model_lib.KAGGLE_HANDLES if name in model.split("/")), model)
+  return next((f"google/{name}" for name in gemma.KAGGLE_HANDLES if name in model.split("/")), model)
 
 
 def write_adapter(folder: str, adapter: dict[str, np.ndarray], policy):
@@ -192,15 +192,15 @@ def write_adapter(folder: str, adapter: dict[str, np.ndarray], policy):
   safetensors.numpy.save_file(adapter, f"{folder}/adapter_model.safetensors", metadata={"format": "pt"})
 
 
-def write_model(folder: str, policy, gemma, style: str, base: dict, adapter: dict, scale: float, dtype):
+def write_model(folder: str, policy, shape, style: str, base: dict, adapter: dict, scale: float, dtype):
   """A Hugging Face folder: base + scale · B·A, one tensor in memory at a time.
 
   base: its Tunix parameters (tiny model, full-parameter run); empty: read from the shards in the base folder.
   """
   os.makedirs(folder)
   if base:
-    names = model_lib.hf_names(gemma)
-    read = lambda name: model_lib.to_hf(name, np.asarray(base[names[name][0]]), names[name][1])
+    names = gemma.hf_names(shape)
+    read = lambda name: gemma.to_hf(name, np.asarray(base[names[name][0]]), names[name][1])
   else:
     names = {}
     for shard in sorted(glob.glob(f"{policy.name}/*.safetensors")):
@@ -225,7 +225,7 @@ def write_model(folder: str, policy, gemma, style: str, base: dict, adapter: dic
   if len(used) != len(adapter) // 2:
     raise InputError(f"{policy.name} has {len(used)} of the {len(adapter) // 2} projections that the adapter changes; its "
                      "safetensors are incomplete or carry other names")
-  write_model_config(folder, policy, gemma, np.dtype(dtype).name)
+  write_model_config(folder, policy, shape, np.dtype(dtype).name)
   write_tokenizer(folder, policy, style)
 
 
@@ -248,23 +248,23 @@ def write_safetensors(path: str, names: list[str], tensor):
     f.write(room.to_bytes(8, "little") + json.dumps(header).encode().ljust(room))
 
 
-def write_model_config(folder: str, policy, gemma, dtype: str):
+def write_model_config(folder: str, policy, shape, dtype: str):
   """config.json of the base (or of the tiny model) and a generation_config.json with both stop ids."""
   if policy.name == "tiny":
-    pattern = ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(gemma.num_layers)]
+    pattern = ["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(shape.num_layers)]
     settings = {
-      "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "vocab_size": gemma.num_embed,
-      "hidden_size": gemma.embed_dim, "intermediate_size": gemma.hidden_dim, "num_hidden_layers": gemma.num_layers,
-      "num_attention_heads": gemma.num_heads, "num_key_value_heads": gemma.num_kv_heads, "head_dim": gemma.head_dim,
-      "query_pre_attn_scalar": gemma.head_dim, "sliding_window": gemma.sliding_window_size, "layer_types": pattern,
-      "rope_theta": float(gemma.global_base_frequency), "rope_local_base_freq": float(gemma.local_base_frequency),
+      "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "vocab_size": shape.num_embed,
+      "hidden_size": shape.embed_dim, "intermediate_size": shape.hidden_dim, "num_hidden_layers": shape.num_layers,
+      "num_attention_heads": shape.num_heads, "num_key_value_heads": shape.num_kv_heads, "head_dim": shape.head_dim,
+      "query_pre_attn_scalar": shape.head_dim, "sliding_window": shape.sliding_window_size, "layer_types": pattern,
+      "rope_theta": float(shape.global_base_frequency), "rope_local_base_freq": float(shape.local_base_frequency),
       "rms_norm_eps": 1e-6, "hidden_activation": "gelu_pytorch_tanh", "max_position_embeddings": 32768,
-      "tie_word_embeddings": True, "bos_token_id": model_lib.BOS_ID, "eos_token_id": model_lib.EOS_ID,
-      "pad_token_id": model_lib.PAD_ID}
+      "tie_word_embeddings": True, "bos_token_id": gemma.BOS_ID, "eos_token_id": gemma.EOS_ID,
+      "pad_token_id": gemma.PAD_ID}
   else:
     settings = json.loads(pathlib.Path(policy.name, "config.json").read_text(encoding="utf-8"))
   settings["torch_dtype"] = dtype
-  generation = {"bos_token_id": model_lib.BOS_ID, "eos_token_id": list(model_lib.STOP_IDS), "pad_token_id": model_lib.PAD_ID}
+  generation = {"bos_token_id": gemma.BOS_ID, "eos_token_id": list(gemma.STOP_IDS), "pad_token_id": gemma.PAD_ID}
   rewards.write_text(f"{folder}/config.json", json.dumps(settings, indent=1) + "\n")
   rewards.write_text(f"{folder}/generation_config.json", json.dumps(generation, indent=1) + "\n")
 
@@ -319,14 +319,14 @@ def fast_tokenizer(proto: bytes) -> dict:
             "normalized": piece.type == kind.USER_DEFINED,
             "special": piece.type != kind.USER_DEFINED or piece.piece in (rewards.TURN_START, rewards.TURN_END)}
            for i, piece in enumerate(pieces) if piece.type in (kind.CONTROL, kind.UNKNOWN, kind.USER_DEFINED)]
-  bos, unknown = pieces[model_lib.BOS_ID].piece, next(piece.piece for piece in pieces if piece.type == kind.UNKNOWN)
+  bos, unknown = pieces[gemma.BOS_ID].piece, next(piece.piece for piece in pieces if piece.type == kind.UNKNOWN)
   first, text = {"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
   return {
     "version": "1.0", "truncation": None, "padding": None, "added_tokens": added, "pre_tokenizer": None,
     "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
     "post_processor": {"type": "TemplateProcessing", "single": [first, text],
                        "pair": [first, text, {"Sequence": {"id": "B", "type_id": 0}}],
-                       "special_tokens": {bos: {"id": bos, "ids": [model_lib.BOS_ID], "tokens": [bos]}}},
+                       "special_tokens": {bos: {"id": bos, "ids": [gemma.BOS_ID], "tokens": [bos]}}},
     "decoder": {"type": "Sequence", "decoders": [{"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "},
                                                  {"type": "ByteFallback"}, {"type": "Fuse"}]},
     "model": {"type": "BPE", "dropout": None, "unk_token": unknown, "continuing_subword_prefix": None,
@@ -354,7 +354,7 @@ def verification_prompts(config: dict, tokenizer, count: int = 4, longest: int =
   """Up to `count` (question, prompt) of held-out rows, one a domain first, and where they are from."""
   data_dir = config.get("flags", {}).get("data_dir") or ""
   for path in filter(os.path.isfile, (f"{data_dir}/test.jsonl", f"{data_dir}/val.jsonl")):
-    rows = [row for row in rewards.read_rows(path)[:400] if len(model_lib.encode(tokenizer, row["prompt"])) <= longest]
+    rows = [row for row in rewards.read_rows(path)[:400] if len(gemma.encode(tokenizer, row["prompt"])) <= longest]
     first = {row["domain"]: row for row in reversed(rows)}
     chosen = [*first.values(), *(row for row in rows if row is not first[row["domain"]])][:count]
     if chosen:
@@ -364,17 +364,17 @@ def verification_prompts(config: dict, tokenizer, count: int = 4, longest: int =
 
 def jax_logits(model: nnx.Module, sequences: list[list[int]], starts: list[int]) -> list[np.ndarray]:
   """float32 logits (T_i - start_i, V) of each sequence, without a cache."""
-  width = model_lib.bucket(max(map(len, sequences)))
+  width = gemma.bucket(max(map(len, sequences)))
   positions, mask = jnp.arange(width)[None], jnp.tril(jnp.ones((1, width, width), bool))
   run = nnx.jit(lambda model, tokens: model(tokens, positions, None, mask)[0])
-  return [np.asarray(run(model, model_lib.pad_right([ids], width))[0, start:len(ids)]) for ids, start in zip(sequences, starts)]
+  return [np.asarray(run(model, gemma.pad_right([ids], width))[0, start:len(ids)]) for ids, start in zip(sequences, starts)]
 
 
 def jax_greedy(policy, prompts: list[list[int]]) -> list[list[int]]:
   """Greedy completions of at most GREEDY_STEPS tokens, the stop token kept."""
-  out = model_lib.sample(policy, prompts, width=model_lib.bucket(max(map(len, prompts))), max_new_tokens=GREEDY_STEPS,
+  out = gemma.sample(policy, prompts, width=gemma.bucket(max(map(len, prompts))), max_new_tokens=GREEDY_STEPS,
                          temperature=0.0)
-  ends = [next((i + 1 for i, token in enumerate(row) if token in model_lib.STOP_IDS), len(row)) for row in out]
+  ends = [next((i + 1 for i, token in enumerate(row) if token in gemma.STOP_IDS), len(row)) for row in out]
   return [row[:end].tolist() for row, end in zip(out, ends)]
 
 
@@ -420,9 +420,9 @@ def verify(out: str, model: str, checkpoint: str, config: dict, python: str, for
   what the rounding moved is reported apart: it must be nearer to the policy than the untrained base is. All in float32.
   """
   print("verifying: JAX first, then transformers and PEFT in their own process", flush=True)
-  policy = model_lib.load_policy(model, checkpoint, dtype="float32")
+  policy = gemma.load_policy(model, checkpoint, dtype="float32")
   chosen, source = verification_prompts(config, policy.tokenizer)
-  prompts = [model_lib.encode(policy.tokenizer, prompt) for _, prompt in chosen]
+  prompts = [gemma.encode(policy.tokenizer, prompt) for _, prompt in chosen]
   name, tokenizer, mesh = policy.name, policy.tokenizer, policy.mesh
   models = {"peft": (f"{out}/base" if name == "tiny" else name, f"{out}/peft")} if "peft" in formats else {}
   with jax.default_matmul_precision("highest"):  # else a TPU multiplies float32 in bfloat16, a GPU in TF32
@@ -431,8 +431,8 @@ def verify(out: str, model: str, checkpoint: str, config: dict, python: str, for
     logits = {"peft": jax_logits(policy.model, sequences, starts)}
     if "merged" in formats:
       policy = None  # one float32 model at a time
-      logits["base"] = jax_logits(model_lib.load_base(name, tokenizer, mesh, "float32"), sequences, starts)
-      policy = model_lib.load_policy(f"{out}/merged", dtype="float32")
+      logits["base"] = jax_logits(gemma.load_base(name, tokenizer, mesh, "float32"), sequences, starts)
+      policy = gemma.load_policy(f"{out}/merged", dtype="float32")
       greedy["merged"], logits["merged"] = jax_greedy(policy, prompts), jax_logits(policy.model, sequences, starts)
       models["merged"] = (f"{out}/merged", None)
   policy = None
@@ -440,7 +440,7 @@ def verify(out: str, model: str, checkpoint: str, config: dict, python: str, for
   gc.collect()
   with tempfile.TemporaryDirectory() as folder:
     request = {"models": models, "sequences": sequences, "starts": starts, "prompts": prompts, "steps": GREEDY_STEPS,
-               "questions": [q for q, _ in chosen], "stop_ids": list(model_lib.STOP_IDS)}
+               "questions": [q for q, _ in chosen], "stop_ids": list(gemma.STOP_IDS)}
     rewards.write_text(f"{folder}/request.json", json.dumps(request))
     code = f"{inspect.getsource(torch_outputs)}\nimport sys\ntorch_outputs(sys.argv[1])"
     done = subprocess.run([python, "-c", code, folder], capture_output=True, text=True)
@@ -477,7 +477,7 @@ def compare(names: list[str], logits: dict, greedy: dict, theirs: dict, result: 
       found["bfloat16_rounding"] = gap(logits["merged"], logits["peft"])
       found["training_effect"] = gap(logits["base"], logits["peft"])
       checks["rounding to bfloat16 lost what training changed"] = not found["bfloat16_rounding"] < found["training_effect"]
-      checks["generation_config lacks a stop id"] = result[name]["stop_ids"] != list(model_lib.STOP_IDS)
+      checks["generation_config lacks a stop id"] = result[name]["stop_ids"] != list(gemma.STOP_IDS)
     failures += [f"{name}: {text}" for text, failed in checks.items() if failed]
   return {"passed": not failures, "failures": failures, "logit_tolerance": LOGIT_TOLERANCE, "formats": figures}
 
@@ -551,7 +551,7 @@ def model_card(title: str, model: str, checkpoint: str, config: dict, formats: l
       f"{name}: largest float32 logit difference {x['max_logit_difference']:.1e}, {x['greedy_same']} of {x['greedy_tokens']} "
       "greedy tokens the same" for name, x in parity["formats"].items()) + "."
   return CARD.format(
-    title=title, licence=licence, base=base, stage=config["stage"], code=code, stops=list(model_lib.STOP_IDS), parity=checked,
+    title=title, licence=licence, base=base, stage=config["stage"], code=code, stops=list(gemma.STOP_IDS), parity=checked,
     adapter=f"LoRA rank {config['lora_rank']}, alpha {config['lora_alpha']:g}" if config["lora_rank"] else "all parameters",
     prompt=rewards.format_prompt("{question}", config["style"]), commit=config.get("git_commit"), terms=TERMS[licence],
     prompt_hash=config.get("prompt_hash"), fingerprint=config["model_fingerprint"], results=results_section(checkpoint),

@@ -23,7 +23,7 @@ from absl import flags
 from flax import nnx
 
 import export_lora
-import model as model_lib
+import model as gemma
 import rewards
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -55,11 +55,11 @@ def make_checkpoint(folder: pathlib.Path, model: str, rank: int, scale: float, t
   folder.mkdir(parents=True)
   if tokenizer:
     (folder / "tokenizer.model").write_bytes(tokenizer)
-  base = model_lib.load_policy(model, data_dir=str(folder), dtype="float32")
-  tuned = model_lib.apply_lora(base.model, base.mesh, rank, 2.0 * rank) if rank else base.model
-  rng, values = np.random.default_rng(0), model_lib.flat_params(tuned, model_lib.trainable(tuned))
+  base = gemma.load_policy(model, data_dir=str(folder), dtype="float32")
+  tuned = gemma.apply_lora(base.model, base.mesh, rank, 2.0 * rank) if rank else base.model
+  rng, values = np.random.default_rng(0), gemma.flat_params(tuned, gemma.trainable(tuned))
   values = {name: x + jnp.asarray(scale * rng.normal(size=x.shape), x.dtype) for name, x in values.items()}
-  model_lib.save_params(str(folder / "params"), model_lib.with_params(tuned, values))
+  gemma.save_params(str(folder / "params"), gemma.with_params(tuned, values))
   none = flags.FlagValues()
   none(["test"])
   rewards.write_config(folder, stage, none, style, model=base.name, model_fingerprint=base.fingerprint, lora_rank=rank,
@@ -70,7 +70,7 @@ def make_checkpoint(folder: pathlib.Path, model: str, rank: int, scale: float, t
 @pytest.fixture(scope="session")
 def tokenizer() -> bytes:
   texts = [rewards.format_prompt(line) for line in (ROOT / "rewards.py").read_text(encoding="utf-8").splitlines()]
-  return model_lib.train_tokenizer(texts, 512)
+  return gemma.train_tokenizer(texts, 512)
 
 
 @pytest.fixture(scope="session")
@@ -88,28 +88,28 @@ def exported(tmp_path_factory, lora_run):
 
 
 def logits_of(policy, text: str = "What is 7 * 8?") -> np.ndarray:
-  ids = model_lib.encode(policy.tokenizer, rewards.format_prompt(text))
+  ids = gemma.encode(policy.tokenizer, rewards.format_prompt(text))
   return export_lora.jax_logits(policy.model, [ids], [0])[0]
 
 
 # ------------------------------------------------------------------------------------------------------ names and scaling
 def test_peft_factors_are_the_policys_delta_in_hugging_face_layout(lora_run):
-  policy = model_lib.load_policy("tiny", str(lora_run))
-  lora = {name: np.asarray(x) for name, x in model_lib.flat_params(policy.model, nnx.LoRAParam).items()}
-  adapter, names = model_lib.to_peft(lora, policy.model.config), model_lib.hf_names(policy.model.config)
+  policy = gemma.load_policy("tiny", str(lora_run))
+  lora = {name: np.asarray(x) for name, x in gemma.flat_params(policy.model, nnx.LoRAParam).items()}
+  adapter, names = gemma.to_peft(lora, policy.model.config), gemma.hf_names(policy.model.config)
   assert len(adapter) == 2 * 7 * policy.model.config.num_layers
   for name in (n for n in names if "_proj." in n):
     path, part = names[name]
-    delta = np.asarray(model_lib.lora_delta(path, lora[f"{path}_lora_a"], lora[f"{path}_lora_b"]))
+    delta = np.asarray(gemma.lora_delta(path, lora[f"{path}_lora_a"], lora[f"{path}_lora_b"]))
     key = "base_model.model." + name.removesuffix(".weight")
     found = adapter[f"{key}.lora_B.weight"] @ adapter[f"{key}.lora_A.weight"]
-    np.testing.assert_allclose(found, model_lib.to_hf(name, delta, part), atol=1e-6)
+    np.testing.assert_allclose(found, gemma.to_hf(name, delta, part), atol=1e-6)
 
 
 def test_adapters_go_there_and_back(lora_run):
-  policy = model_lib.load_policy("tiny", str(lora_run))
-  lora = {name: np.asarray(x) for name, x in model_lib.flat_params(policy.model, nnx.LoRAParam).items()}
-  back = model_lib.from_peft(model_lib.to_peft(lora, policy.model.config), policy.model.config)
+  policy = gemma.load_policy("tiny", str(lora_run))
+  lora = {name: np.asarray(x) for name, x in gemma.flat_params(policy.model, nnx.LoRAParam).items()}
+  back = gemma.from_peft(gemma.to_peft(lora, policy.model.config), policy.model.config)
   assert back.keys() == lora.keys()
   for name in lora:
     np.testing.assert_array_equal(back[name], lora[name])
@@ -122,8 +122,8 @@ def test_a_foreign_adapter_with_its_own_key_and_value_factors_loads_exactly(expo
   name = "base_model.model.model.layers.2.self_attn.v_proj.lora_A.weight"
   tensors[name] = rng.normal(size=tensors[name].shape).astype(np.float32)
   safetensors.numpy.save_file(tensors, folder / "adapter_model.safetensors")
-  policy = model_lib.load_policy("tiny", str(folder))
-  again = model_lib.to_peft({k: np.asarray(x) for k, x in model_lib.flat_params(policy.model, nnx.LoRAParam).items()},
+  policy = gemma.load_policy("tiny", str(folder))
+  again = gemma.to_peft({k: np.asarray(x) for k, x in gemma.flat_params(policy.model, nnx.LoRAParam).items()},
                             policy.model.config)
   assert policy.lora_rank == 8 and policy.lora_alpha / policy.lora_rank == 2.0
   for a in (n for n in tensors if ".lora_A." in n):
@@ -149,16 +149,16 @@ def test_every_file_is_there_and_listed(exported):
 
 
 def test_merged_is_the_base_plus_the_scaled_delta_rounded_once(exported, lora_run):
-  policy = model_lib.load_policy("tiny", str(lora_run))
+  policy = gemma.load_policy("tiny", str(lora_run))
   merged = safetensors.numpy.load_file(exported / "merged/model.safetensors")
-  base, adapters = model_lib.flat_params(policy.model, nnx.Param), model_lib.flat_params(policy.model, nnx.LoRAParam)
-  names = model_lib.hf_names(policy.model.config)
+  base, adapters = gemma.flat_params(policy.model, nnx.Param), gemma.flat_params(policy.model, nnx.LoRAParam)
+  names = gemma.hf_names(policy.model.config)
   assert merged.keys() == names.keys() and {x.dtype.name for x in merged.values()} == {"bfloat16"}
   for name, (path, part) in names.items():
     wanted = base[path]
     if f"{path}_lora_a" in adapters:
-      wanted = wanted + 2.0 * model_lib.lora_delta(path, adapters[f"{path}_lora_a"], adapters[f"{path}_lora_b"])
-    wanted = model_lib.to_hf(name, np.asarray(wanted), part)
+      wanted = wanted + 2.0 * gemma.lora_delta(path, adapters[f"{path}_lora_a"], adapters[f"{path}_lora_b"])
+    wanted = gemma.to_hf(name, np.asarray(wanted), part)
     np.testing.assert_allclose(merged[name].astype(np.float32), wanted, rtol=2.0 ** -8, atol=1e-7)
 
 
@@ -168,10 +168,10 @@ def test_what_is_exported_goes_back_in_as_checkpoint(exported, lora_run, tmp_pat
   if place == "zip":
     folder = tmp_path / "unpacked"
     zipfile.ZipFile(exported / "tunix_grpo_actor_ckpt.zip").extractall(folder)
-  wanted = logits_of(model_lib.load_policy("tiny", str(lora_run)))
-  found = logits_of(model_lib.load_policy("tiny", str(folder)))
+  wanted = logits_of(gemma.load_policy("tiny", str(lora_run)))
+  found = logits_of(gemma.load_policy("tiny", str(folder)))
   np.testing.assert_allclose(found, wanted, atol=1e-5)
-  assert np.abs(wanted - logits_of(model_lib.load_policy("tiny", data_dir=str(lora_run)))).max() > 0.1  # the adapter matters
+  assert np.abs(wanted - logits_of(gemma.load_policy("tiny", data_dir=str(lora_run)))).max() > 0.1  # the adapter matters
 
 
 def test_the_best_parameters_of_a_run_export_too(lora_run, tmp_path):
@@ -179,13 +179,13 @@ def test_the_best_parameters_of_a_run_export_too(lora_run, tmp_path):
   shutil.copytree(lora_run, folder)
   (folder / "params").rename(folder / "best")
   assert run(f"--checkpoint={folder / 'best'}", f"--out_dir={tmp_path / 'out'}", "--formats=orbax") == 0
-  found = logits_of(model_lib.load_policy("tiny", str(tmp_path / "out/orbax")))
-  np.testing.assert_allclose(found, logits_of(model_lib.load_policy("tiny", str(lora_run))), atol=1e-5)
+  found = logits_of(gemma.load_policy("tiny", str(tmp_path / "out/orbax")))
+  np.testing.assert_allclose(found, logits_of(gemma.load_policy("tiny", str(lora_run))), atol=1e-5)
 
 
 def test_merged_goes_back_in_as_model(exported, lora_run):
-  wanted, found = model_lib.load_policy("tiny", str(lora_run)), model_lib.load_policy(str(exported / "merged"), dtype="float32")
-  base = logits_of(model_lib.load_policy("tiny", data_dir=str(lora_run)))
+  wanted, found = gemma.load_policy("tiny", str(lora_run)), gemma.load_policy(str(exported / "merged"), dtype="float32")
+  base = logits_of(gemma.load_policy("tiny", data_dir=str(lora_run)))
   rounding, effect = np.abs(logits_of(found) - logits_of(wanted)).max(), np.abs(base - logits_of(wanted)).max()
   assert 0 < rounding < 0.1 * effect
   assert found.tokenizer.EncodeAsIds("What is 7 * 8?") == wanted.tokenizer.EncodeAsIds("What is 7 * 8?")
@@ -219,13 +219,13 @@ def test_a_full_parameter_run_exports_no_adapter_and_says_so(tmp_path, tokenizer
   assert run(f"--checkpoint={checkpoint}", f"--out_dir={tmp_path / 'out'}") == 0
   assert "merged is all that is exported" in capsys.readouterr().out
   assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["README.md", "config.json", "merged"]
-  merged = model_lib.load_policy(str(tmp_path / "out/merged"), dtype="float32")
-  policy = model_lib.load_policy("tiny", str(checkpoint))
+  merged = gemma.load_policy(str(tmp_path / "out/merged"), dtype="float32")
+  policy = gemma.load_policy("tiny", str(checkpoint))
   assert np.abs(logits_of(merged) - logits_of(policy)).max() < 0.1
   assert run(f"--checkpoint={checkpoint}", f"--out_dir={tmp_path / 'zipped'}", "--formats=merged,zip") == 0
   with zipfile.ZipFile(tmp_path / "zipped/tunix_dsa_cast_sft_actor_ckpt.zip") as archive:  # the actor itself, in one file
     archive.extractall(tmp_path / "actor")
-  assert np.array_equal(logits_of(model_lib.load_policy("tiny", str(tmp_path / "actor"))), logits_of(policy))
+  assert np.array_equal(logits_of(gemma.load_policy("tiny", str(tmp_path / "actor"))), logits_of(policy))
 
 
 # ------------------------------------------------------------------------------------------------ tokenizer and template
@@ -333,7 +333,7 @@ def test_tiny_export_verifies_and_a_wrong_scale_is_caught(lora_run, tmp_path, ca
     assert figures["max_logit_difference"] < 1e-3 and figures["greedy_identical"] and figures["chat_template_identical"]
   adapter = json.loads((out / "peft/adapter_config.json").read_text())
   (out / "peft/adapter_config.json").write_text(json.dumps({**adapter, "lora_alpha": 2 * adapter["lora_alpha"]}))
-  config, _ = model_lib.read_checkpoint(str(lora_run))
+  config, _ = gemma.read_checkpoint(str(lora_run))
   wrong = export_lora.verify(str(out), "tiny", str(lora_run), config, PARITY_PYTHON, ["peft"])
   assert not wrong["passed"] and "logits differ" in wrong["failures"][0]
   assert not json.loads((out / "parity.json").read_text())["passed"]
