@@ -609,6 +609,12 @@ def first_max(logits):
   return block * 512 + blocks[block, :, jnp.arange(logits.shape[1])].argmax(-1)
 
 
+def join_heads(x):
+  """A cache between decoded tokens, (N, S, K · H): kept as Tunix has it, (N, S, K, H), XLA copies all of it four times a token
+  on a CPU instead of once, as it fuses the update twice, into attention and into the next state."""
+  return x.reshape(*x.shape[:2], -1) if x.ndim == 4 else x
+
+
 @jit_reading(static_argnames=("generations", "slots", "new"))
 def _prefill(model, prefix, prompts, keys, *, generations: int, slots: int, new: int) -> dict:
   """State of `_decode` before the first of `new` tokens, of B·G rows: `prefix` (F, S; equal rows), then a row of `prompts` (B, P).
@@ -635,7 +641,8 @@ def _prefill(model, prefix, prompts, keys, *, generations: int, slots: int, new:
     cache = jax.tree.map(lambda x: jax.vmap(lambda x, i: x[i])(x, source) if x.ndim == 4 else x, cache)
   spread = lambda x: jnp.repeat(x, generations, axis=0)
   rows, left = rows * generations, slots - shared - width
-  return {"t": 0, "h": spread(h[:, -1]), "cache": jax.tree.map(lambda x: enlarge(spread(x), left, new), cache), "keys": keys,
+  cache = jax.tree.map(lambda x: join_heads(enlarge(spread(x), left, new)), cache)
+  return {"t": 0, "h": spread(h[:, -1]), "cache": cache, "keys": keys,
           "real": jnp.pad(spread(slot >= padding), ((0, 0), (left, new))), "out": jnp.full((rows, new), PAD_ID, jnp.int32),
           "done": jnp.zeros(rows, bool)}
 
@@ -647,14 +654,16 @@ def _decode(model, state: dict, few, *, temperature: float) -> dict:
   head = view[1]["embedder"]["input_embedding"].get_value()  # (V, D)
   stops, slot = jnp.array(STOP_IDS), jnp.arange(state["real"].shape[1])
   keys, real = state.pop("keys"), state.pop("real")
+  split_heads = lambda x: x.reshape(*x.shape[:2], model.config.num_kv_heads, -1) if x.ndim == 3 else x
 
   def step(s):
     logits = jnp.einsum("vd,nd->vn", head, s["h"], preferred_element_type=jnp.float32)  # "nd,vd->nv" is slower on a CPU
     token = first_max(logits) if temperature == 0 else draw(logits, keys, s["t"], temperature)
     token = jnp.where(s["done"], PAD_ID, token).astype(jnp.int32)
     seen = real | ((slot >= len(slot) - new) & (slot <= len(slot) - new + s["t"]))  # the prompt, the completion up to this token
-    h, cache = forward(view, token[:, None], real.sum(-1, keepdims=True) + s["t"], seen[:, None], s["cache"])
-    return {"t": s["t"] + 1, "h": h[:, 0], "cache": cache, "out": s["out"].at[:, s["t"]].set(token),
+    h, cache = forward(view, token[:, None], real.sum(-1, keepdims=True) + s["t"], seen[:, None],
+                       jax.tree.map(split_heads, s["cache"]))
+    return {"t": s["t"] + 1, "h": h[:, 0], "cache": jax.tree.map(join_heads, cache), "out": s["out"].at[:, s["t"]].set(token),
             "done": s["done"] | jnp.isin(token, stops)}
 
   return jax.lax.while_loop(lambda s: (s["t"] < new) & ((~s["done"]).sum() > few), step, state) | {"keys": keys, "real": real}
