@@ -18,6 +18,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 sys.path.insert(0, str(ROOT))
+import rewards  # noqa: E402
 import sandbox  # noqa: E402
 
 SQUARE = ["assert f(2) == 4", "assert f(3) == 9"]
@@ -552,6 +553,8 @@ def test_a_missing_python_is_one_clear_line(monkeypatch):
   monkeypatch.setattr(sys, "executable", "/no/such/python")
   with pytest.raises(sandbox.SandboxUnavailable, match="cannot start '/no/such/python'"):
     sandbox.Sandbox(workers=2)
+  with pytest.raises(rewards.InputError, match="cannot start '/no/such/python'.*--code_rewards=off"):  # where that flag is known
+    rewards.code_box.__wrapped__()
 
 
 def test_layers_are_reported(box):
