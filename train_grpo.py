@@ -484,7 +484,6 @@ def rollout_metrics(rollout: Rollout, scores: Scores, settings: Settings) -> dic
          "flat_wrong": (flat & ~right).mean(), "prompt_width": rollout.prompts.shape[1], "reward_failed": scores.failed}
   for name, values in scores.components.items():
     row |= {f"rewards/{name}": values.mean(), f"rewards/{name}_std": values.std()}
-  row |= {f"failed/{name.removeprefix('failed_')}": count for name, count in rewards.failed_rows(reset=True).items()}
   for domain in sorted(set(domains)):
     mine = domains == domain
     row |= {f"domains/{domain}/reward": scores.rewards[mine].mean(), f"domains/{domain}/reward_std": scores.rewards[mine].std(),
@@ -503,6 +502,11 @@ def sample_rows(step: int, rollout: Rollout, scores: Scores, advantages, setting
                 "tokens": int(rollout.lengths[n]), "truncated": not rollout.stopped[n]} for n in range(i * size, (i + 1) * size)]
     found.append({"step": step, **{name: row[name] for name in ("id", "domain", "question", "answer")}, "generations": answers})
   return found
+
+
+def check_failures() -> dict[str, int]:
+  """{"failed/NAME": count} of what could not be checked or judged since the last call, held-out answers included."""
+  return {f"failed/{name.removeprefix('failed_')}": count for name, count in rewards.failed_rows(reset=True).items()}
 
 
 def step_line(row: dict, max_steps: int, eta_hours: float, hours_left: float) -> str:
@@ -638,7 +642,7 @@ def train(learner: LeanGRPOLearner, stream, schedule, held_out, state: dict, *, 
       if before == first:
         gemma.say("grpo: compiling rollout and update (the first batch waits for it) …")
       rollout, scores, advantages, batch, facts = learner.prepare(stream, progress)
-      seen = rollout_metrics(rollout, scores, learner.settings) | {"draws": progress["draws"]}
+      seen = rollout_metrics(rollout, scores, learner.settings) | {"draws": progress["draws"]} | check_failures()
       follow_pass_rates(progress, seen)
       write_samples = functools.partial(gemma.append_rows, samples,
                                         sample_rows(before + 1, rollout, scores, advantages, learner.settings))

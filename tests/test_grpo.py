@@ -271,7 +271,7 @@ def test_no_code_runs_where_code_rewards_is_off(monkeypatch):
   rewards.failed(ValueError("unreadable"))
   metrics = train_grpo.rollout_metrics(rollout, train_grpo.score_rollout([zero], rollout, settings), settings)
   assert metrics["accuracy"] == metrics["domains/math/accuracy"] == 1.0 and "domains/coding/accuracy" not in metrics
-  assert metrics["failed/ValueError"] == 1 and not rewards.failed_rows()
+  assert train_grpo.check_failures()["failed/ValueError"] == 1 and not rewards.failed_rows()
 
 
 # ------------------------------------------------------------------------------------------------------------ streams and sampling
