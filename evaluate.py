@@ -115,18 +115,6 @@ def pass_at_k(n: int, c: int, k: int) -> float:
   return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def majority(responses: list[dict]) -> bool:
-  """Whether the well-formed answer that most samples of a row gave is right; the earlier wins a tie, equal numbers vote as one."""
-  votes, right = collections.Counter(), {}
-  for r in responses:
-    if r["parsed_answer"] is not None:
-      key = " ".join(r["parsed_answer"].casefold().split()).rstrip(".")
-      key = next((k for k in votes if k == key or r["domain"] == "math" and rewards.is_correct("math", key, k)), key)
-      votes[key] += 1
-      right.setdefault(key, r["correct"])
-  return bool(votes) and right[max(votes, key=votes.get)]
-
-
 def grouped(responses: list[dict], key: str) -> dict[str, list[dict]]:
   out = {}
   for r in responses:
@@ -178,7 +166,8 @@ def summarize(responses: list[dict], recipe: str, seed: int = 0) -> dict:
   if samples > 1 and answered:
     for k in sorted({2**i for i in range(samples.bit_length())} | {samples}):
       out[f"pass@{k}"] = mean(pass_at_k(len(rs), sum(r["correct"] for r in rs), k) for rs in answered)
-    out[f"maj@{samples}"] = mean(majority(rs) for rs in answered if rs[0]["domain"] != "coding")  # programs cannot vote
+    out[f"maj@{samples}"] = mean(rewards.majority(rs[0]["domain"], [(r["parsed_answer"], r["correct"]) for r in rs])
+                                 for rs in answered if rs[0]["domain"] != "coding")  # programs cannot vote
   if judged := [r["judge"] for r in responses if r.get("judge")]:
     out["judge"] = {"n": len(judged), **{k: mean(j[k] for j in judged) for k in JUDGED}}
   return out
@@ -392,8 +381,7 @@ def score(responses: list[dict], style: str, systems: dict[str, list], code_rewa
   verifiable = [r["domain"] in rewards.VERIFIABLE_DOMAINS for r in responses]
   checkable = [r["domain"] in rewards.checked_domains(code_rewards) and bool(r["answer"] or r["metadata"].get("test_cases"))
                for r in responses]
-  read = [(p.answer if p else rewards.extract_answer(r["response"]) or r["response"]) if ok else None
-          for p, r, ok in zip(parsed, responses, checkable)]
+  read = [rewards.read_answer(r["response"], style) if ok else None for r, ok in zip(responses, checkable)]
   column = {k: [r[k] for r in responses] for k in ("domain", "question", "answer", "prompt", "response", "metadata")}
   grades = rewards.grade(column["domain"], read, column["answer"], column["metadata"])
   prompts, texts = column.pop("prompt"), column.pop("response")
@@ -580,10 +568,12 @@ def training_chart(checkpoint: str, path) -> bool:
 
 
 def shortened(responses: list[dict], limit: int) -> list[dict]:
-  """What a limit of `limit` new tokens would have left: an answer cut before its end has no form, so nothing in it is right."""
+  """What a limit of `limit` new tokens would have left: an answer cut before its end has no form, so nothing in it is right,
+  and multi_domain pays nothing for it. Other rewards are left as they were."""
   nothing = {"format": False, "lenient_format": False, "truncated": True, "partial": 0.0}
   wrong = lambda r: {key: None if r[key] is None else False for key in ("correct", "correct_lenient")}
-  return [r | nothing | wrong(r) if r["tokens"] > limit else r for r in responses]
+  unpaid = lambda r: {"rewards": r["rewards"] and r["rewards"] | {"multi_domain": dict.fromkeys(r["rewards"]["multi_domain"], 0.0)}}
+  return [r | nothing | wrong(r) | unpaid(r) if r["tokens"] > limit else r for r in responses]
 
 
 def draw_charts(results: dict, responses: list[dict], out_dir, checkpoint: str) -> dict:
@@ -605,6 +595,8 @@ def draw_charts(results: dict, responses: list[dict], out_dir, checkpoint: str) 
   if limits := [n for n in (16, 32, 64, 128, 256, 512) if min(r["tokens"] for r in responses) <= n < min(longest, most)]:
     captions["token_limit.png"] = "The same answers, had the limit been lower: one that is cut before `</answer>` is worth nothing."
     panels = [("Strict format, by limit of new tokens", "format_rate", ".1%"), ("Accuracy, by limit", "accuracy", ".1%")]
+    if results["recipe"] == "multi_domain":
+      panels.append(("Mean reward (multi_domain), by limit", "mean_reward", ".2f"))
     numbers = {f"{n} tokens": summarize(shortened(responses, n), results["recipe"]) for n in limits}
     bar_chart(out_dir / "token_limit.png", panels, [("", [ORANGE] * len(limits) + [SKY], None,
                                                      numbers | {f"{most} tokens": results["overall"]})])
@@ -807,7 +799,7 @@ def open_folder(out_dir: pathlib.Path, identity: dict, overwrite: bool) -> list[
   path = out_dir / "responses.jsonl"
   if overwrite:
     (out_dir / "run.json").unlink(missing_ok=True)
-  if not gemma.begin_run(str(out_dir), "", identity, may_change=()) or not path.is_file():
+  if not gemma.begin_run(str(out_dir), "", identity, may_change=(), begun="flags") or not path.is_file():
     path.write_bytes(b"")
   for name in ("config.json", "results.json"):  # complete no more, until this run ends
     (out_dir / name).unlink(missing_ok=True)

@@ -232,6 +232,9 @@ def gemma_config(folder: str, dtype) -> ModelConfig:
   if hf.get("model_type") != "gemma3_text":
     raise InputError(f"{folder} holds model_type {hf.get('model_type')!r}; expected 'gemma3_text' (Gemma 3 270M, 1B, or the "
                      "text part of 4B and up)")
+  if missing := [key for key in ("vocab_size", "num_attention_heads", "num_key_value_heads", "head_dim") if key not in hf]:
+    raise InputError(f"{path} lacks {', '.join(missing)}; add them (Google's 4B and up leave out what transformers takes for "
+                     "granted: 262208, 8, 4 and 256 for 4B)")
   rope = hf.get("rope_parameters") or {}  # transformers 5 groups what 4 kept flat
   full, sliding = rope.get("full_attention", {}), rope.get("sliding_attention", {})
   scaling = hf.get("rope_scaling") or full
@@ -272,9 +275,10 @@ def load_base(model: str, tokenizer, mesh, dtype: str = "auto") -> nnx.Module:
   config = gemma_config(model, dtype)
   if not glob.glob(os.path.join(model, "*.safetensors")):
     raise InputError(f"{model} has no *.safetensors; --model must be a Hugging Face folder of a Gemma 3 text model")
-  if tokenizer.GetPieceSize() > config.num_embed:
-    raise InputError(f"the tokenizer in {model} has {tokenizer.GetPieceSize()} pieces, the model {config.num_embed}; "
-                     "they do not belong together")
+  turn = tokenizer.PieceToId("<end_of_turn>")
+  if tokenizer.GetPieceSize() > config.num_embed or turn != END_OF_TURN_ID:
+    raise InputError(f"the tokenizer in {model} has {tokenizer.GetPieceSize()} pieces, <end_of_turn> is number {turn}; the model "
+                     f"has {config.num_embed} and {END_OF_TURN_ID}; they do not belong together")
   return params_safetensors.create_model_from_safe_tensors(model, config, mesh=mesh, dtype=config.param_dtype)
 
 
@@ -401,11 +405,14 @@ def load_policy(model: str, checkpoint: str = "", data_dir: str = "", mesh: str 
 
 
 def read_checkpoint(folder: str) -> tuple[dict, str]:
-  """(config.json, parameter folder) of a finished SFT or GRPO folder, or of its best/ folder."""
+  """(config.json, parameter folder) of a finished SFT or GRPO folder, or of a best/ or params/ in one, finished or not."""
   folder = folder.rstrip("/")
   inner = os.path.basename(folder) in ("best", "params")
-  config = rewards.read_config(os.path.dirname(folder) if inner else folder, "train_sft.py or train_grpo.py")
-  params = folder if inner else os.path.join(folder, "params")
+  params, run = folder if inner else os.path.join(folder, "params"), os.path.dirname(folder) if inner else folder
+  if inner and os.path.isfile(os.path.join(run, "run.json")) and not os.path.isfile(os.path.join(run, "config.json")):
+    config = json.loads(pathlib.Path(run, "run.json").read_text(encoding="utf-8")).get("made", {})
+  else:
+    config = rewards.read_config(run, "train_sft.py or train_grpo.py")
   if "model_fingerprint" not in config or not os.path.isdir(params):
     raise InputError(f"{folder} is no SFT or GRPO folder (no params/ inside, stage {config.get('stage')!r}); "
                      "make one with train_sft.py or train_grpo.py")
@@ -1052,10 +1059,17 @@ def say(text: str):
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
 
 
-def begin_run(out_dir: str, resume_from: str, flags: dict, may_change: tuple[str, ...]) -> dict:
+def pace(marks) -> float:
+  """Seconds a step, from the last marks (step, time); nan before the second, as the first step compiles."""
+  (first, began), (last, now) = marks[0], marks[-1]
+  return (now - began) / (last - first) if last > first else math.nan
+
+
+def begin_run(out_dir: str, resume_from: str, flags: dict, may_change: tuple[str, ...], begun: str = "max_steps") -> dict:
   """What run.json of a started run records beyond its flags; {} for a new run. A resume with other flags is refused.
 
   resume_from: folder of a run to continue here (a copy, a read-only Kaggle input); it is copied and left as it is.
+  begun: the fact in run.json that says something was done. Before it a run may start over with other flags: most refusals name one.
   """
   path = os.path.join(out_dir, "run.json")
   if resume_from and not os.path.isfile(path):
@@ -1066,11 +1080,13 @@ def begin_run(out_dir: str, resume_from: str, flags: dict, may_change: tuple[str
     for folder, _, _ in os.walk(out_dir):  # copytree keeps the folders' modes, and an attached input's are read-only
       os.chmod(folder, 0o755)
     rewards.write_text(path, pathlib.Path(resume_from, "run.json").read_text(encoding="utf-8"))  # last: a cut copy starts over
-  if not os.path.isfile(path):
+  started = {}
+  if os.path.isfile(path):
+    with open(path, encoding="utf-8") as f:
+      started = json.load(f)
+  if begun not in started:
     rewards.write_text(path, json.dumps({"flags": flags}, indent=1) + "\n")
     return {}
-  with open(path, encoding="utf-8") as f:
-    started = json.load(f)
   changed = [f"--{k} was {started['flags'].get(k)!r}, is {v!r}" for k, v in flags.items()
              if k not in may_change and started["flags"].get(k) != v]
   if changed:
@@ -1093,15 +1109,23 @@ def check_finished(stop, step: int, max_steps: int, out_dir: str):
     raise rewards.Stopped(f"{stop.reason} after step {step} of {max_steps}; saved in {out_dir}; run the same command to go on")
 
 
-def save_run(policy: Policy, out_dir: str, panels) -> dict:
-  """Final parameters, tokenizer and curves of a training run; the facts of its config.json that every reader needs.
+def describe_run(policy: Policy, out_dir: str, stage: str, style: str) -> dict:
+  """Writes the tokenizer and, into run.json, what a reader of best/ or params/ needs, so that a run that never ends is of use too.
 
-  What `load_policy` reads: after this, config.json (written last) marks the folder complete.
+  Returns the facts of the model, for config.json.
   """
-  save_params(os.path.join(out_dir, "params"), policy.model)
+  facts = dict(model=policy.name, model_fingerprint=policy.fingerprint, lora_rank=policy.lora_rank, lora_alpha=policy.lora_alpha)
   pathlib.Path(out_dir, "tokenizer.model").write_bytes(policy.tokenizer.serialized_model_proto())
-  plot_curves(rewards.read_rows(os.path.join(out_dir, "metrics.jsonl")), panels, os.path.join(out_dir, "curves.png"))
-  return dict(model=policy.name, model_fingerprint=policy.fingerprint, lora_rank=policy.lora_rank, lora_alpha=policy.lora_alpha)
+  record_run(out_dir, made=dict(stage=stage, style=style, prompt_hash=rewards.prompt_hash(style), **facts))
+  return facts
+
+
+def save_run(policy: Policy, out_dir: str, panels):
+  """Parameters and curves of a training run that ends here, for now or for good."""
+  save_params(os.path.join(out_dir, "params"), policy.model)
+  metrics = os.path.join(out_dir, "metrics.jsonl")
+  if os.path.isfile(metrics):  # not where the time was up before the first update
+    plot_curves(rewards.read_rows(metrics), panels, os.path.join(out_dir, "curves.png"))
 
 
 def record_run(out_dir: str, **facts):

@@ -134,7 +134,9 @@ def read_config(folder, made_by: str) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
   except (FileNotFoundError, NotADirectoryError):
     if path.parent.is_dir():
-      raise InputError(f"{folder} is incomplete: it has no config.json, which is written last; run {made_by} again") from None
+      there = " or ".join(f"{folder}/{name}" for name in ("params", "best") if (path.parent / name).is_dir())  # of a broken-off run
+      raise InputError(f"{folder} is incomplete: it has no config.json, which is written last; run {made_by} again"
+                       + (f", or name {there}" if there else "")) from None
     raise InputError(f"{folder} does not exist; make it with {made_by}") from None
   except ValueError as error:
     raise InputError(f"{path} is not JSON ({error}); run {made_by} again") from error
@@ -272,6 +274,12 @@ def extract_answer(text: str) -> str | None:
   *before, last = re.split(r"<answer>", text, flags=re.I)
   answer = re.split(r"</?\s*answer\b|<end_of_turn>", last, maxsplit=1, flags=re.I)[0].strip(OUTER)
   return answer if before and says_something(answer) else None
+
+
+def read_answer(text: str, style: str = "tags") -> str:
+  """What a text answers: in strict format, else read leniently, else all of it, so that a model without the tags can be right."""
+  response = parse_response(text, style)
+  return response.answer if response else extract_answer(text) or text
 
 
 # ------------------------------------------------------------------------------------------ mathematics: normalise the text
@@ -744,6 +752,21 @@ def is_correct(domain: str, answer: str, truth: str, metadata: dict | None = Non
 def is_correct_batch(domains, answers, truths, metadatas=None, code_rewards: str = "on") -> list[bool]:
   """`is_correct` for lists, all code in one sandbox call; a row that cannot be checked is False and counted, never an error."""
   return [g == 1.0 for g in grade(domains, answers, truths, metadatas, code_rewards)]
+
+
+def majority(domain: str, votes: list[tuple[str | None, bool]]) -> bool:
+  """Whether the answer that most samples of a row gave is right; the earlier wins a tie, equal numbers vote as one.
+
+  votes: (answer, is it right) of each sample; an answer None does not vote.
+  """
+  count, right = collections.Counter(), {}
+  for answer, correct in votes:
+    if answer is not None:
+      key = " ".join(answer.casefold().split()).rstrip(".")
+      key = next((k for k in count if k == key or domain == "math" and is_correct("math", key, k)), key)
+      count[key] += 1
+      right.setdefault(key, correct)
+  return bool(count) and right[max(count, key=count.get)]
 
 
 NEAR = ((Fraction(1, 10), 1 / 6), (Fraction(1, 5), 1 / 12))  # within 10% and 20%: 0.5 and 0.25 of 3, as Tunix's GSM8K recipe

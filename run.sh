@@ -11,7 +11,7 @@
 # MODEL    tiny | gemma-3-270m-it | gemma-3-1b-it | a Hugging Face folder of a Gemma 3 text model
 # RECIPE   multi_domain | curriculum | dual_stream | four_component (the four lists below)
 # POOL     JSONL files in the unified schema, comma-separated; EVAL_POOL: the same for val and test; empty: the built-in pool
-# OUT      where the stages write; SEED; MAX_HOURS: one time budget for all stages, 0 for none
+# OUT      where the stages write, one folder a run; SEED; MAX_HOURS: one time budget for all stages, 0 for none
 # DATA_FLAGS, SFT_FLAGS, GRPO_FLAGS, EVAL_FLAGS, EXPORT_FLAGS: further flags for a stage; they win over the recipe's
 #
 # Several hosts: one process drives all of them through a Pathways proxy and alone writes OUT (docs/scale.md, "Several hosts"):
@@ -51,7 +51,9 @@ install() {
   [ "$(cat "$dir/.installed" 2>/dev/null)" = "$stamp" ] && return
   python=$(find_python) || exit 2
   echo "install: $* into $dir"
-  [ -x "$dir/bin/python" ] || "$python" -m venv "$dir" || fail "$python cannot make $dir; install its venv module"
+  "$dir/bin/python" -m pip --version >/dev/null 2>&1 || "$python" -m venv --clear "$dir" ||
+    { "$python" -m pip install --quiet virtualenv && "$python" -m virtualenv --quiet --clear "$dir"; } ||  # Colab, bare Debian
+    fail "$python cannot make $dir; install its venv module, such as apt install python3-venv"
   packages=(); for file in "$@"; do packages+=(-r "$file"); done
   if [ "$hardware" != cpu ] && [[ " $* " == *" requirements.txt "* ]]; then
     packages+=("jax[$hardware]==$(sed -n 's/^jax==//p' requirements.txt)")
@@ -92,8 +94,8 @@ STAGES=${STAGES:-data eval_base sft eval_sft grpo eval_grpo export}
 data=(--max_prompt_tokens=1024 --mixing=disco --disco_temperature=0.5)
 if [ -n "${POOL:-}" ]; then data+=(--train_size=10000 --val_size=500 --test_size=500); fi  # the built-in pool has its own sizes
 sft=(--lora_rank=16 --lora_alpha=32 --max_steps=200 --batch_size=32 --max_length=2048 --max_new_tokens=512)
-grpo=(--num_generations=4 --num_iterations=4 --epsilon=0.2 --learning_rate=3e-6 --lora_rank=16 --lora_alpha=32 --temperature=0.7
-      --max_prompt_tokens=1024 --max_new_tokens=512 --batch_size=2 --max_steps=20000 --beta=0.04 --rewards="$RECIPE")
+grpo=(--num_generations=4 --num_iterations=4 --learning_rate=3e-6 --lora_rank=16 --lora_alpha=32 --temperature=0.7
+      --max_prompt_tokens=1024 --max_new_tokens=512 --batch_size=2 --max_steps=20000 --rewards="$RECIPE")  # beta 0.04, epsilon 0.2
 evaluate=(--max_new_tokens=512 --rewards="$RECIPE")
 package=()
 case $RECIPE in
@@ -173,6 +175,11 @@ sft_folder=""; [[ " $STAGES " != *" sft "* && ! -d "$OUT/sft" ]] || sft_folder="
 common=(--model="$MODEL" --data_dir="$OUT/data" --seed="$SEED")
 
 mkdir -p "$OUT"
+made="MODEL=$MODEL RECIPE=$RECIPE SEED=$SEED POOL=${POOL:-} EVAL_POOL=${EVAL_POOL:-} SMOKE=${SMOKE:-}"
+if [ -f "$OUT/made_with" ] && [ "$(cat "$OUT/made_with")" != "$made" ]; then
+  fail "$OUT holds a run with $(cat "$OUT/made_with"), this one has $made; name another OUT, or delete that folder"
+fi
+echo "$made" > "$OUT/made_with"
 echo "run.sh: MODEL=$MODEL RECIPE=$RECIPE OUT=$OUT SEED=$SEED on $hardware"
 stage data prepare_data.py --tokenizer="$MODEL" --seed="$SEED" "${data[@]}" "${data_more[@]}"
 stage eval_base evaluate.py "${common[@]}" "${evaluate[@]}" "${eval_more[@]}"

@@ -14,6 +14,7 @@ one temperature; KL is the k3 estimator; prompts are padded to one of two widths
 limit; the vocabulary head runs on completion positions only.
 Kill it anywhere and start the same command again: it goes on to the parameters it would have had.
 """
+import collections
 import functools
 import json
 import os
@@ -57,24 +58,26 @@ flags.DEFINE_integer("batch_size", 2, "Prompts per batch, each with its answers.
 flags.DEFINE_integer("micro_batch_size", 0, "Prompts whose activations are in memory at once in an update; 0: batch_size.",
                      lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_integer("rollout_batch_size", 0, "Prompts sampled at once; 0: batch_size.", lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_integer("max_prompt_tokens", 1024, "Longest prompt, in tokens; a longer row is refused.", flag_values=FLAGS)
+flags.DEFINE_integer("max_prompt_tokens", 1024, "Longest prompt, in tokens; a longer row is refused.", lower_bound=1,
+                     flag_values=FLAGS)
 # Algorithm.
 flags.DEFINE_enum("rewards", "multi_domain", ["multi_domain", "curriculum", "dual_stream", "four_component"],
                   "Reward system (see rewards.py).", flag_values=FLAGS)
 flags.DEFINE_enum("algorithm", "grpo", ["grpo", "dr_grpo", "dapo", "gspo"], "Objective (see policy_loss).", flag_values=FLAGS)
 flags.DEFINE_integer("num_generations", 4, "Answers per prompt, G.", lower_bound=2, flag_values=FLAGS)
 flags.DEFINE_integer("num_iterations", 1, "Updates per batch, μ.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_float("beta", 0.04, "Weight of the KL to the reference; 0 loads no reference.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_float("beta", -1.0, "Weight of the KL to the reference; 0 loads no reference; -1: 0.04, but 0 for dr_grpo and dapo, "
+                   "as published.", lower_bound=-1, flag_values=FLAGS)
 flags.DEFINE_list("domain_beta", [], "beta of single domains, e.g. math=0.02,coding=0.1.", flag_values=FLAGS)
-flags.DEFINE_float("epsilon", 0.2, "Clip range of the ratio.", flag_values=FLAGS)
-flags.DEFINE_float("epsilon_high", 0.0, "Upper clip range; 0: 0.28 for dapo, else epsilon.", flag_values=FLAGS)
+flags.DEFINE_float("epsilon", 0.0, "Clip range of the ratio; 0: 0.2, for gspo 3e-4, as published.", flag_values=FLAGS)
+flags.DEFINE_float("epsilon_high", 0.0, "Upper clip range; 0: 0.28 for dapo, 4e-4 for gspo, else epsilon.", flag_values=FLAGS)
 flags.DEFINE_integer("dynamic_sampling", -1, "Further batches drawn to replace groups of equal rewards; -1: 3 for dapo, else 0.",
                      flag_values=FLAGS)
 flags.DEFINE_bool("mask_truncated", False, "Leave answers cut by the token limit out of the loss.", flag_values=FLAGS)
 flags.DEFINE_integer("overlong_buffer", 0, "Last tokens, over which a penalty grows to -1; 0: none.", flag_values=FLAGS)
 flags.DEFINE_list("phase_metrics", [], "Curriculum phases 1 and 2 begin when held-out format and accuracy reach these, "
                   "e.g. 0.9,0.5; empty: at 25% and 75% of the steps.", flag_values=FLAGS)
-flags.DEFINE_bool("anneal_domains", False, "Draw domains in proportion to 1 - their running pass rate.", flag_values=FLAGS)
+flags.DEFINE_bool("anneal_domains", False, "Draw domains by their share × (1 - running pass rate).", flag_values=FLAGS)
 flags.DEFINE_enum("code_rewards", "on", ["on", "off"], "Run answers' code in the sandbox; off: unpaid.", flag_values=FLAGS)
 flags.DEFINE_string("judge_url", "", "OpenAI-compatible judge of creative answers; empty: heuristics.", flag_values=FLAGS)
 flags.DEFINE_string("judge_model", "deepseek-reasoner", "Model name at --judge_url.", flag_values=FLAGS)
@@ -87,13 +90,14 @@ flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass: l
                   flag_values=FLAGS)
 # Sampling.
 flags.DEFINE_float("temperature", 0.7, "Sampling temperature; 0 is greedy.", flag_values=FLAGS)
-flags.DEFINE_integer("max_new_tokens", 512, "Longest completion, in tokens.", flag_values=FLAGS)
+flags.DEFINE_integer("max_new_tokens", 512, "Longest completion, in tokens.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_enum("rollout_engine", "vanilla", ["vanilla", "vllm", "sglang_jax"], "vanilla: this project's sampler; or Tunix's.",
                   flag_values=FLAGS)
 # Running.
-flags.DEFINE_integer("eval_every", 50, "Updates between held-out evaluations; 0: only at the end.", flag_values=FLAGS)
-flags.DEFINE_integer("eval_rows", 64, "Held-out rows per evaluation; 0: none.", flag_values=FLAGS)
-flags.DEFINE_integer("save_every", 50, "Updates between checkpoints; 0: only at the end.", flag_values=FLAGS)
+flags.DEFINE_integer("eval_every", 50, "Updates between held-out evaluations; 0: only at the end.", lower_bound=0,
+                     flag_values=FLAGS)
+flags.DEFINE_integer("eval_rows", 64, "Held-out rows per evaluation; 0: none.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer("save_every", 50, "Updates between checkpoints; 0: only at the end.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_integer("sample_every", 10, "Batches between groups written to samples.jsonl.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_float("max_hours", 0.0, "Save and stop after this many hours; 0: no limit.", flag_values=FLAGS)
 flags.DEFINE_bool("preflight_only", False, "Print the preflight and stop.", flag_values=FLAGS)
@@ -140,6 +144,7 @@ class Settings(NamedTuple):
   style: str  # of the data
   rewards: str
   code_rewards: str = "on"
+  reference: bool = True  # one is loaded, for the KL
   packed: bool = True  # the answers of a prompt share sequences (see model.completion_hidden); False: a sequence each
 
 
@@ -148,7 +153,8 @@ def make_stream(rows: list[dict], settings: Settings) -> Callable[[dict], list[d
   """progress → the next batch of rows, advancing progress["draws"]: a resumed run draws what it would have drawn.
 
   Rows come in file order, which prepare_data.py mixed so that every window holds the domains in proportion. With
-  anneal_domains a domain is drawn with probability ∝ max(0.1, 1 − its running pass rate), and its rows in file order.
+  anneal_domains a domain is drawn with probability ∝ its share of the rows × max(0.1, 1 − its running pass rate), and its rows
+  in file order; a domain that cannot be checked counts as one of the mean pass rate.
   """
   size = settings.batch_size
   in_order = grain.MapDataset.range(2**31 - 1).map(lambda i: [rows[(i * size + j) % len(rows)] for j in range(size)])
@@ -156,7 +162,9 @@ def make_stream(rows: list[dict], settings: Settings) -> Callable[[dict], list[d
 
   def annealed(progress):
     rng = np.random.default_rng((settings.seed, progress["draws"]))
-    weights = np.array([max(0.1, 1 - progress["pass_rate"].get(d, 0.0)) for d in by_domain])
+    rates = progress["pass_rate"]
+    unrated = sum(rates.values()) / max(1, len(rates))
+    weights = np.array([len(by_domain[d]) * max(0.1, 1 - rates.get(d, unrated)) for d in by_domain])
     batch = []
     for d in rng.choice(list(by_domain), size, p=weights / weights.sum()):
       at = progress["cursors"].get(str(d), 0)
@@ -308,7 +316,8 @@ def token_weights(lengths: np.ndarray, counted: np.ndarray, size: int, algorithm
   """How much each token counts in the loss, (N, size); the one place where the algorithms' averages differ.
 
   grpo, gspo: mean over answers of the mean over their tokens (2402.03300 eq. 3, 2507.18071 eq. 5). dapo: mean over all tokens
-  (2503.14476 eq. 8). dr_grpo: sum over tokens ÷ the constant max_new_tokens, mean over answers (2503.20783 §3.2, Listing 1).
+  (2503.14476 eq. 8, over the whole batch as its authors' code does). dr_grpo: sum over tokens ÷ the constant max_new_tokens,
+  mean over answers (2503.20783 §3.2, Listing 1).
   counted (N,) bool: answers that take part (see --mask_truncated).
   """
   mask = (np.arange(size) < lengths[:, None]) & counted[:, None]
@@ -368,7 +377,7 @@ def policy_loss(model, train_example: Batch, algo_config, pad_id=gemma.PAD_ID, e
   clipped = jnp.clip(ratio, 1 - options.epsilon, 1 + options.epsilon_high)
   surrogate = jnp.minimum(ratio * gain, clipped * gain)
   gap = jnp.clip(batch.ref_logps - logps, -20, 20)
-  k3 = jnp.where(batch.beta[:, None] > 0, jnp.exp(gap) - gap - 1, 0.0)
+  k3 = jnp.exp(gap) - gap - 1 if options.reference else jnp.zeros_like(gap)
   loss = -(batch.weights * (surrogate - batch.beta[:, None] * k3)).sum()
   total = lambda x: (x * mask).sum()
   return loss, {"tokens": mask.sum(), "kl": total(k3), "entropy": total(entropy),
@@ -408,21 +417,24 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     """A batch of B groups; with dynamic sampling, groups whose rewards are all equal are replaced from further draws.
 
     DAPO (2503.14476) §3.2. Bounded: after `dynamic_sampling` further batches the flat groups that are left stay. The result
-    always has B groups, so nothing is compiled again.
+    always has B groups, so nothing is compiled again. Pass rates and the share of flat groups are those of all that was drawn.
     """
-    size, groups, flat, seconds = self.settings.batch_size, [], [], {"rollout_seconds": 0.0, "reward_seconds": 0.0}
+    size, groups, flat, drawn = self.settings.batch_size, [], [], []
     for _ in range(1 + self.settings.dynamic_sampling):
       rollout, scores, took = self.rollout(stream(progress), progress["draws"])
-      seconds = {name: seconds[name] + took[name] for name in took}
+      drawn.append(took | rollout_metrics(rollout, scores, self.settings))
+      follow_pass_rates(progress, drawn[-1])
       groups += [(rollout, scores, i) for i in range(size)]
       flat += list(flat_groups(scores.rewards, self.settings.num_generations))
       if len(flat) - sum(flat) >= size:
         break
     chosen = sorted(np.argsort(flat, kind="stable")[:size])  # groups that differ first, each kind in the order drawn
-    return *join_groups([groups[i] for i in chosen]), seconds | {"resampled": sum(int(i >= size) for i in chosen)}
+    facts = {name: sum(row[name] for row in drawn) for name in took}
+    facts |= {name: sum(row[name] for row in drawn) / len(drawn) for name in ("flat", "flat_right", "flat_wrong")}
+    return *join_groups([groups[i] for i in chosen]), facts | {"resampled": sum(int(i >= size) for i in chosen)}
 
   def prepare(self, stream, progress: dict) -> tuple[Rollout, Scores, np.ndarray, "Batch", dict]:
-    """All that comes before an update: (rollout, scores, advantages (N,), micro-batches, seconds of each part)."""
+    """All that comes before an update: (rollout, scores, advantages (N,), micro-batches, seconds and shares to log)."""
     rollout, scores, facts = self.informative_rollout(stream, progress)
     start = time.monotonic()
     advantages, batch = self._generate_and_compute_advantage((rollout, scores))
@@ -457,15 +469,17 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
 
 def join_groups(groups: list[tuple[Rollout, Scores, int]]) -> tuple[Rollout, Scores]:
   """One rollout and its scores from the i-th groups of several, padded to the widest prompt."""
-  size = len(groups[0][0].texts) // len(groups[0][0].rows)
-  width = max(rollout.prompts.shape[1] for rollout, _, _ in groups)
-  join = lambda get: np.concatenate([get(r, s)[i * size:(i + 1) * size] for r, s, i in groups])
-  prompts = np.stack([np.pad(r.prompts[i], (width - r.prompts.shape[1], 0)) for r, _, i in groups])
-  rollout = Rollout([r.rows[i] for r, _, i in groups], prompts, join(lambda r, s: r.completions), join(lambda r, s: r.lengths),
-                    join(lambda r, s: r.stopped), [text for r, _, i in groups for text in r.texts[i * size:(i + 1) * size]])
-  components = {name: join(lambda r, s, name=name: s.components[name]) for name in groups[0][1].components}
-  return rollout, Scores(join(lambda r, s: s.rewards), components, join(lambda r, s: s.formatted), join(lambda r, s: s.correct),
-                         max(s.failed for _, s, _ in groups))
+  rollouts, scores, places = zip(*groups)
+  size, width = len(rollouts[0].texts) // len(rollouts[0].rows), max(r.prompts.shape[1] for r in rollouts)
+  group = lambda column, i: column[i * size:(i + 1) * size]
+  join = lambda columns: np.concatenate([group(column, i) for column, i in zip(columns, places)])
+  prompts = np.stack([np.pad(r.prompts[i], (width - r.prompts.shape[1], 0)) for r, i in zip(rollouts, places)])
+  rollout = Rollout([r.rows[i] for r, i in zip(rollouts, places)], prompts, join(r.completions for r in rollouts),
+                    join(r.lengths for r in rollouts), join(r.stopped for r in rollouts),
+                    [text for r, i in zip(rollouts, places) for text in group(r.texts, i)])
+  components = {name: join(s.components[name] for s in scores) for name in scores[0].components}
+  return rollout, Scores(join(s.rewards for s in scores), components, join(s.formatted for s in scores),
+                         join(s.correct for s in scores), max(s.failed for s in scores))
 
 
 # -------------------------------------------------------------------------------------------------------- what a person sees
@@ -511,11 +525,11 @@ def check_failures() -> dict[str, int]:
 
 def step_line(row: dict, max_steps: int, eta_hours: float, hours_left: float) -> str:
   """The line of a step: greppable, one unit per number, in the order one reads a run."""
-  left = f" | left {hours_left:.2f} h" if np.isfinite(hours_left) else ""
+  hours = "".join(f" | {name} {h:.2f} h" for name, h in (("eta", eta_hours), ("left", hours_left)) if np.isfinite(h))
   accuracy = "—" if row["accuracy"] is None else f"{row['accuracy']:.2f}"
   held_out = f" | held-out acc {row['eval_accuracy']:.3f} reward {row['eval_reward']:.3f}" if "eval_reward" in row else ""
   failed = "".join(f" | {name.removeprefix('failed/')} {row[name]}" for name in row if name.startswith("failed/"))
-  return (f"grpo {row['step']}/{max_steps} | eta {eta_hours:.2f} h{left} | reward {row['reward']:.3f} ± {row['reward_std']:.3f} | "
+  return (f"grpo {row['step']}/{max_steps}{hours} | reward {row['reward']:.3f} ± {row['reward_std']:.3f} | "
           f"format {row['format']:.2f} | acc {accuracy} | kl {row['kl']:.4f} | entropy {row['entropy']:.2f} | "
           f"len {row['completion_tokens']:.0f} max {row['completion_tokens_max']:.0f} cut {row['truncated']:.0%} | "
           f"flat {row['flat_right']:.0%} right {row['flat_wrong']:.0%} wrong | clip {row['clip_low']:.1%}/{row['clip_high']:.1%} | "
@@ -532,15 +546,18 @@ def held_out_metrics(learner: LeanGRPOLearner, rows: list[dict]) -> dict:
   settings = learner.settings._replace(num_generations=1, overlong_buffer=0)
   rows = sorted(rows, key=lambda row: len(row["prompt"]))  # like lengths share a batch; means do not mind the order
   ids = [gemma.encode(learner.tokenizer, row["prompt"]) for row in rows]
-  size = settings.batch_size * learner.settings.num_generations
+  size = settings.rollout_batch_size * learner.settings.num_generations
   ids += ids[-1:] * (-len(ids) % size)  # one compiled shape a width
   policy = gemma.Policy(learner.trainer.model, learner.tokenizer, learner.mesh, "", "", 0, 0.0)
   answer = lambda part: gemma.sample(policy, part, width=gemma.fit(max(map(len, part)), settings.prompt_widths),
                                      max_new_tokens=settings.max_new_tokens, temperature=0.0)
   completions = np.concatenate([answer(ids[i:i + size]) for i in range(0, len(ids), size)])[:len(rows)]
-  rollout = read_answers(learner.tokenizer, rows, np.zeros((len(rows), 0)), completions)
-  seen = rollout_metrics(rollout, score_rollout(learner.reward_fns, rollout, settings), settings)
-  return {f"eval_{name}": seen[name] or 0.0 for name in ("reward", "format", "accuracy", "truncated")}
+  rollout = read_answers(learner.tokenizer, rows, gemma.pad_left(ids[:len(rows)], max(settings.prompt_widths)), completions)
+  scores = score_rollout(learner.reward_fns, rollout, settings)
+  checked = np.isin([row["domain"] for row in rows], rewards.checked_domains(settings.code_rewards))
+  return {"eval_reward": float(scores.rewards.mean()), "eval_format": float(scores.formatted.mean()),
+          "eval_accuracy": float(scores.correct[checked].mean()) if checked.any() else 0.0,
+          "eval_truncated": float(1 - rollout.stopped.mean())}
 
 
 def new_progress() -> dict:
@@ -551,17 +568,18 @@ def new_progress() -> dict:
 
 def measure_batch(learner: LeanGRPOLearner, stream) -> float:
   """Seconds of a batch (rollout, reward, reference, μ updates), compilation left out; the model is put back as it was."""
-  trainer, progress = learner.trainer, new_progress()
+  trainer = learner.trainer
   kinds = ((trainer.model, gemma.trainable(trainer.model)), (trainer.optimizer, nnx.optimizer.OptState))
   before = [{name: jnp.copy(x) for name, x in gemma.flat_params(module, kind).items()} for module, kind in kinds]
-  for _ in range(2):
-    start = time.monotonic()
-    *_, batch, _ = learner.prepare(stream, progress)
-    for _ in range(learner.settings.num_iterations):
-      batch, _ = learner.update(batch)
-    seconds = time.monotonic() - start
-  for (module, kind), values in zip(kinds, before):
-    gemma.update_flat(module, values, kind)
+  for _ in range(2):  # the same two batches twice, from the same weights: the second time nothing compiles
+    start, progress = time.monotonic(), new_progress()
+    for _ in range(2):
+      *_, batch, _ = learner.prepare(stream, progress)
+      for _ in range(learner.settings.num_iterations):
+        batch, _ = learner.update(batch)
+    seconds = (time.monotonic() - start) / 2
+    for (module, kind), values in zip(kinds, before):
+      gemma.update_flat(module, jax.tree.map(jnp.copy, values), kind)
   return seconds
 
 
@@ -571,8 +589,8 @@ def preflight(learner: LeanGRPOLearner, rows: list[dict], batch_seconds: float |
   settings, start = learner.settings, time.monotonic()
   size, count = settings.num_generations, settings.batch_size
   chosen = [row for d in rewards.DOMAINS for row in [r for r in rows if r["domain"] == d][:2]]
-  parts = [learner.rollout([chosen[i % len(chosen)] for i in range(first, first + count)], 2**30 + first)
-           for first in range(0, len(chosen), count)]
+  filled = (chosen * count)[:-(-len(chosen) // count) * count]  # whole batches: no shape that training would not compile
+  parts = [learner.rollout(filled[first:first + count], 2**30 + first) for first in range(0, len(filled), count)]
   groups = [(rollout, scores, i) for rollout, scores, _ in parts for i in range(count)]
   rollout, scores = join_groups(groups[:len(chosen)])
   seconds, spread = time.monotonic() - start, ~flat_groups(scores.rewards, size)
@@ -622,10 +640,11 @@ def check_health(loss: float, failed: int | None, state: dict, save_samples: Cal
   if max(progress["skipped"], progress["reward_failed"]) < 3:
     return
   save_samples()
-  raise InputError(f"step {state['step']}: " + (
-      f"three updates in a row had a loss or gradient that is not finite (last loss {loss}); lower --learning_rate or use "
-      "--dtype=float32" if progress["skipped"] >= 3 else "a reward function failed on three batches in a row; mend it")
-      + "; the step's samples are in samples.jsonl, the last good checkpoint in checkpoints/")
+  reason = "a reward function failed on three batches in a row; mend it and run the same command"
+  if progress["skipped"] >= 3:
+    reason = (f"three updates in a row had a loss or gradient that is not finite (last loss {loss}); start again in another "
+              "--out_dir with a lower --learning_rate or --dtype=float32")
+  raise InputError(f"step {state['step']}: {reason}; the answers are in samples.jsonl")
 
 
 def train(learner: LeanGRPOLearner, stream, schedule, held_out, state: dict, *, out_dir: str, eval_every: int, save_every: int,
@@ -633,9 +652,9 @@ def train(learner: LeanGRPOLearner, stream, schedule, held_out, state: dict, *, 
   """Batches until max_steps or `stop`. state: {"step", "max_steps", "progress"}, which the reward functions read too."""
   progress, iterations, first = state["progress"], learner.settings.num_iterations, state["step"]
   samples, metrics = (os.path.join(out_dir, name) for name in ("samples.jsonl", "metrics.jsonl"))
-  save = lambda: gemma.save_checkpoint(manager, state["step"], learner.trainer.model, learner.trainer.optimizer, progress)
   bar = tqdm(total=state["max_steps"], initial=first, desc="grpo", disable=None)
   show = open_report(bar, state, metrics, stop, log, 3 * iterations)
+  save = lambda: gemma.save_checkpoint(manager, state["step"], learner.trainer.model, learner.trainer.optimizer, progress)
   with bar, gemma.open_checkpoints(out_dir) as manager:
     while state["step"] < state["max_steps"] and not stop:
       before = state["step"]
@@ -643,7 +662,6 @@ def train(learner: LeanGRPOLearner, stream, schedule, held_out, state: dict, *, 
         gemma.say("grpo: compiling rollout and update (the first batch waits for it) …")
       rollout, scores, advantages, batch, facts = learner.prepare(stream, progress)
       seen = rollout_metrics(rollout, scores, learner.settings) | {"draws": progress["draws"]} | check_failures()
-      follow_pass_rates(progress, seen)
       write_samples = functools.partial(gemma.append_rows, samples,
                                         sample_rows(before + 1, rollout, scores, advantages, learner.settings))
       if before // iterations % sample_every == 0:
@@ -653,9 +671,12 @@ def train(learner: LeanGRPOLearner, stream, schedule, held_out, state: dict, *, 
         if held_out and (state["step"] == state["max_steps"] or eval_every and state["step"] % eval_every == 0):
           row |= evaluate(learner, held_out, progress, thresholds, out_dir)
         row |= {"phase": progress["phase"]} if thresholds else {}
-        show({"step": state["step"], "iteration": iteration, **seen, **row, **facts}, int(rollout.lengths.sum()))
+        show({"step": state["step"], "iteration": iteration, **seen, **row, **facts},
+             int(rollout.lengths.sum()) if iteration == 0 else 0)
         check_health(row["loss"], scores.failed if iteration == 0 else None, state, write_samples)
-        facts = dict.fromkeys(facts, 0.0)  # the later updates of a batch cost no rollout
+        if row["skipped"]:
+          break  # the batch would fail again
+        facts |= {name: 0.0 for name in facts if name in SECONDS}  # the later updates of a batch cost no rollout
       if save_every and state["step"] // save_every > before // save_every:
         save()
         gemma.plot_curves(rewards.read_rows(metrics), PANELS, os.path.join(out_dir, "curves.png"))
@@ -699,12 +720,14 @@ def open_report(bar, state: dict, metrics_path: str, stop, log, steady: int) -> 
 
   steady: updates after which the speed says how many more steps fit the time left.
   """
-  first, began = state["step"], time.monotonic()
+  first, marks = state["step"], collections.deque(maxlen=21)
 
   def show(row: dict, tokens: int):
     row["tokens_per_second"] = round(tokens / max(1e-9, sum(row[name] for name in SECONDS)), 1)
     row |= {name: round(row[name], 3) for name in SECONDS}
-    per_step, to_do = (time.monotonic() - began) / (row["step"] - first), state["max_steps"] - row["step"]
+    if row["iteration"] == 0:  # so that an interval is a whole batch
+      marks.append((row["step"], time.monotonic()))
+    per_step, to_do = gemma.pace(marks), state["max_steps"] - row["step"]
     left = stop.max_seconds - stop.seconds
     bar.update()
     bar.set_postfix_str(f"reward {row['reward']:.3f} format {row['format']:.2f} kl {row['kl']:.4f}")
@@ -717,7 +740,7 @@ def open_report(bar, state: dict, metrics_path: str, stop, log, steady: int) -> 
   return show
 
 
-def starting_policy(start: gemma.Policy, lora_rank: int, lora_alpha: float, seed: int, beta: bool):
+def starting_policy(start: gemma.Policy, lora_rank: int, lora_alpha: float, seed: int, with_reference: bool):
   """(policy to train, frozen reference or None). A LoRA start continues as that LoRA; its reference is the start itself."""
   copy = lambda model: gemma.with_params(  # the frozen weights are shared; an update donates what it trains, so that is copied
       model, {name: jnp.copy(x) for name, x in gemma.flat_params(model, gemma.trainable(model)).items()})
@@ -725,13 +748,13 @@ def starting_policy(start: gemma.Policy, lora_rank: int, lora_alpha: float, seed
     if (lora_rank, lora_alpha) != (start.lora_rank, start.lora_alpha):
       raise InputError(f"--init_from has LoRA rank {start.lora_rank} alpha {start.lora_alpha:g}, the flags say {lora_rank} and "
                        f"{lora_alpha:g}; pass --lora_rank={start.lora_rank} --lora_alpha={start.lora_alpha:g}")
-    return start, copy(start.model) if beta else None
+    return start, copy(start.model) if with_reference else None
   if lora_rank:
     tuned = gemma.apply_lora(start.model, start.mesh, lora_rank, lora_alpha, seed)
-    return start._replace(model=tuned, lora_rank=lora_rank, lora_alpha=lora_alpha), start.model if beta else None
+    return start._replace(model=tuned, lora_rank=lora_rank, lora_alpha=lora_alpha), start.model if with_reference else None
   merged = gemma.merge_lora(start.model, start.model, start.lora_alpha) if start.lora_rank else start.model
   masters = gemma.float32_masters(merged)
-  return start._replace(model=masters, lora_rank=0, lora_alpha=0.0), merged if beta else None
+  return start._replace(model=masters, lora_rank=0, lora_alpha=0.0), merged if with_reference else None
 
 
 def build_learner(policy: gemma.Policy, reference, tx, reward_fns, settings: Settings, engine: str) -> LeanGRPOLearner:
@@ -812,11 +835,15 @@ def read_settings(flag, prompt_widths, style: str, fsdp: int) -> Settings:
     raise InputError(f"--overlong_buffer={flag.overlong_buffer} is not within 0 and --max_new_tokens={flag.max_new_tokens}")
   if flag.temperature <= 0:
     raise InputError(f"--temperature={flag.temperature}: GRPO needs answers that differ; use a value above 0, such as 0.7")
-  dapo, values = flag.algorithm == "dapo", {name: flag[name].value for name in Settings._fields if name in flag}
+  values, domain_beta = {name: flag[name].value for name in Settings._fields if name in flag}, read_domain_beta(flag.domain_beta)
+  dapo, gspo = (flag.algorithm == name for name in ("dapo", "gspo"))
+  beta = flag.beta if flag.beta >= 0 else 0.0 if dapo or flag.algorithm == "dr_grpo" else 0.04
   return Settings(**values | dict(
-      micro_batch_size=micro, rollout_batch_size=at_once, domain_beta=read_domain_beta(flag.domain_beta),
-      epsilon_high=flag.epsilon_high or (0.28 if dapo else flag.epsilon), prompt_widths=prompt_widths, style=style,
-      dynamic_sampling=flag.dynamic_sampling if flag.dynamic_sampling >= 0 else 3 * dapo, packed=micro % fsdp == 0))
+      micro_batch_size=micro, rollout_batch_size=at_once, beta=beta, domain_beta=domain_beta,
+      epsilon=flag.epsilon or (3e-4 if gspo else 0.2),  # 2507.18071 §5.1
+      epsilon_high=flag.epsilon_high or (0.28 if dapo else flag.epsilon or (4e-4 if gspo else 0.2)),
+      dynamic_sampling=flag.dynamic_sampling if flag.dynamic_sampling >= 0 else 3 * dapo, prompt_widths=prompt_widths, style=style,
+      reference=beta > 0 or any(domain_beta.values()), packed=micro % fsdp == 0))
 
 
 def read_thresholds(flag, held_out: list[dict]) -> list[float]:
@@ -825,9 +852,10 @@ def read_thresholds(flag, held_out: list[dict]) -> list[float]:
     found = [float(value) for value in flag.phase_metrics]
   except ValueError:
     found = [0.0]
-  if len(found) not in (0, 2) or found and (flag.rewards != "curriculum" or not held_out):
-    raise InputError(f"--phase_metrics={','.join(flag.phase_metrics)}: expected two numbers, a format rate and an accuracy such as "
-                     "0.9,0.5, together with --rewards=curriculum and held-out rows (--eval_rows)")
+  if len(found) not in (0, 2) or found and not (
+      flag.rewards == "curriculum" and held_out and flag.eval_every and all(0 <= rate <= 1 for rate in found)):
+    raise InputError(f"--phase_metrics={','.join(flag.phase_metrics)}: expected two rates in 0 to 1, format and accuracy, such as "
+                     "0.9,0.5, together with --rewards=curriculum, held-out rows (--eval_rows) and --eval_every above 0")
   return found
 
 
@@ -857,11 +885,14 @@ def load_rows(data_dir: str, system: str, allow_mismatch: bool, eval_rows: int) 
   return config["style"], rows, read("val.jsonl")[:eval_rows]
 
 
-def load_start(flag) -> gemma.Policy:
-  """The policy that --model and --init_from name."""
+def load_start(flag, style: str) -> gemma.Policy:
+  """The policy that --model and --init_from name; it must have learned the style of the data."""
   if flag.init_from:
     config, _ = gemma.read_checkpoint(flag.init_from)
     rewards.check_prompt_hash(config, flag.init_from, flag.allow_prompt_mismatch)
+    if config["style"] != style:
+      raise InputError(f"--init_from={flag.init_from} was trained in style {config['style']}, {flag.data_dir} is in style {style}; "
+                       f"prepare the data with --style={config['style']}, or start from another folder")
     if flag.lora_rank and not config["lora_rank"]:
       raise InputError(f"{flag.init_from} trained all parameters; go on with --lora_rank=0, or export it and pass the merged "
                        "folder as --model to put LoRA on it")
@@ -932,14 +963,13 @@ def main():
     return gemma.say(f"grpo: {out_dir} is complete, nothing to train; choose another --out_dir to train again")
   stop = gemma.StopSignal(flag.max_hours)
   gemma.enable_compilation_cache()
-  start = load_start(flag)
+  start = load_start(flag, style)
   gemma.check_inputs(out_dir, started, **fingerprints(flag.data_dir, flag.init_from, start))
   lengths = check_prompts(rows + held_out, start.tokenizer, flag.max_prompt_tokens)
   settings = read_settings(flag, gemma.choose_widths(lengths, flag.max_prompt_tokens), style, start.mesh.shape["fsdp"])
   state = {"step": 0, "max_steps": started.get("max_steps") or max_steps or 1000, "progress": new_progress()}
   reward_fns = reward_functions(flag, style, state)
-  policy, reference = starting_policy(start, flag.lora_rank, flag.lora_alpha, flag.seed,
-                                      flag.beta > 0 or any(settings.domain_beta.values()))
+  policy, reference = starting_policy(start, flag.lora_rank, flag.lora_alpha, flag.seed, settings.reference)
   gemma.check_disk(out_dir, 40 * gemma.count_parameters(policy.model, gemma.trainable(policy.model)))
   announce(rows, settings, policy)
   make_learner = lambda: build(policy, reference, reward_fns, settings, flag, state["max_steps"])
@@ -952,10 +982,11 @@ def main():
     if max_steps is None:
       learner, schedule = make_learner()  # the schedule's length is part of the compiled update
   resume(out_dir, learner, state)
+  facts = gemma.describe_run(policy, out_dir, "grpo", style)
   train(learner, stream, schedule, held_out, state, out_dir=out_dir, eval_every=flag.eval_every, save_every=flag.save_every,
         sample_every=flag.sample_every, thresholds=thresholds, stop=stop, log=open_log(out_dir, flag.wandb))
+  gemma.save_run(policy._replace(model=learner.trainer.model), out_dir, PANELS)
   gemma.check_finished(stop, state["step"], state["max_steps"], out_dir)
-  facts = gemma.save_run(policy._replace(model=learner.trainer.model), out_dir, PANELS)
   rewards.write_config(out_dir, "grpo", FLAGS, style, **facts, steps=state["step"], best=state["progress"]["best"])
   gemma.say(f"grpo: {state['step']} steps, parameters in {out_dir}/params")
 

@@ -11,6 +11,7 @@ the vocabulary (the head runs on target positions only, in chunks), and a batch'
 itself: almost no padding, and the same loss and gradient as the same rows apart.
 Kill it anywhere and start the same command again: it goes on to the parameters it would have had.
 """
+import collections
 import functools
 import os
 import time
@@ -43,7 +44,7 @@ flags.DEFINE_integer("batch_size", 32, "Rows per optimizer update.", lower_bound
 flags.DEFINE_integer("micro_batch_size", 0, "Packed sequences whose activations are in memory at once; 0: one a device, or "
                      "512 tokens a device where they are shorter.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_integer("max_length", 2048, "Longest prompt + target, in tokens; longer rows are dropped and counted.",
-                     flag_values=FLAGS)
+                     lower_bound=1, flag_values=FLAGS)
 # Algorithm.
 flags.DEFINE_float("learning_rate", 0.0, "Peak learning rate; 0: 2e-4 for LoRA, 2e-5 for all parameters.", lower_bound=0.0,
                    flag_values=FLAGS)
@@ -54,7 +55,7 @@ flags.DEFINE_integer("patience", 0, "Stop after this many evaluations without a 
 flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass: less memory, a third more work.",
                   flag_values=FLAGS)
 # Sampling (before and after training).
-flags.DEFINE_integer("max_new_tokens", 512, "Longest completion, in tokens.", flag_values=FLAGS)
+flags.DEFINE_integer("max_new_tokens", 512, "Longest completion, in tokens.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("check_rows", 64, "Held-out rows answered before and after, to see what SFT costs; 0: none.",
                      lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_integer("check_samples", 4, "Samples per checked row for maj@k; 0: greedy only.", lower_bound=0, flag_values=FLAGS)
@@ -102,19 +103,19 @@ def pack(batch, rows: int, width: int) -> tuple[dict[str, np.ndarray], int]:
   each. A target token weighs 1 / (target tokens of the batch), all else 0. M is what `batch` could need at most, so that one
   shape is compiled.
   """
-  used, count = [], -(-len(batch) // rows)
+  count = -(-len(batch) // rows)
+  used = [0] * (count * rows)  # tokens in each sequence
   tokens, positions = np.full((count * rows, width), gemma.PAD_ID, np.int32), np.zeros((count * rows, width), np.int32)
   weights = np.zeros((count * rows, width), np.float32)
   for prompt, target in sorted(batch, key=lambda pair: -len(pair[0]) - len(pair[1])):
     length = len(prompt) + len(target)
-    row = next((i for i, filled in enumerate(used) if filled + length <= width), len(used))
-    used += [0] * (row == len(used))
+    row = next(i for i, filled in enumerate(used) if filled + length <= width)
     here = slice(used[row], used[row] + length)
     tokens[row, here], positions[row, here] = prompt + target, np.arange(length)
     weights[row, here][len(prompt):] = 1
     used[row] += length
   arrays = dict(tokens=tokens, positions=positions, weights=weights / weights.sum())
-  return {name: x.reshape(count, rows, width) for name, x in arrays.items()}, -(-len(used) // rows)
+  return {name: x.reshape(count, rows, width) for name, x in arrays.items()}, -(-sum(filled > 0 for filled in used) // rows)
 
 
 def packed_shape(pairs, max_length: int, micro_batch_size: int, fsdp: int) -> tuple[int, int]:
@@ -153,27 +154,35 @@ def held_out_loss(model, pairs, rows: int, width: int, mesh) -> float:
 
 # ----------------------------------------------------------------------------------------------------- what the model says
 def answer_rows(policy: gemma.Policy, rows, style: str, max_new_tokens: int, samples: int, seed: int, code_rewards: str) -> dict:
-  """Greedy pass@1, maj@k of `samples` draws at temperature 0.7, strict format, and the greedy texts."""
+  """Greedy pass@1, maj@k of `samples` draws at temperature 0.7, strict format, and the greedy texts.
+
+  Answers are read leniently (`rewards.read_answer`): a model that knows much and no tags must not look ignorant before SFT.
+  """
   ids = [gemma.encode(policy.tokenizer, row["prompt"]) for row in rows]
-  width = gemma.bucket(max(map(len, ids)))
-  say = functools.partial(gemma.sample, policy, ids, width=width, max_new_tokens=max_new_tokens)
-  texts = [gemma.decode(policy.tokenizer, out) for out in say(temperature=0.0)]
-  parsed = [rewards.parse_response(text, style) for text in texts]
-  judged = {"format": float(np.mean([p is not None for p in parsed]))}
-  hard = [i for i, row in enumerate(rows) if row["domain"] in rewards.checked_domains(code_rewards)]
-  right = lambda answers, index: rewards.is_correct_batch(
-      [rows[i]["domain"] for i in index], answers, [rows[i]["answer"] for i in index], [rows[i]["metadata"] for i in index])
-  if hard:
-    judged["pass@1"] = float(np.mean(right([parsed[i].answer if parsed[i] else "" for i in hard], hard)))
-  if hard and samples:
-    keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(seed), (len(rows), samples))))
-    drawn = say(temperature=0.7, generations=samples, keys=keys)
-    votes = [rewards.parse_response(gemma.decode(policy.tokenizer, out), style) for out in drawn]
-    majority = []
-    for i in hard:
-      answers = [vote.answer for vote in votes[i * samples:(i + 1) * samples] if vote]
-      majority.append(max(answers, key=answers.count) if answers else "")
-    judged[f"maj@{samples}"] = float(np.mean(right(majority, hard)))
+  keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(seed), (len(rows), max(1, samples)))))
+  sample = functools.partial(gemma.sample, policy, width=gemma.bucket(max(map(len, ids))), max_new_tokens=max_new_tokens)
+
+  def answer(k: int, temperature: float) -> list[str]:  # k answers a row, 64 at once
+    at_once = max(1, 64 // k)
+    out = [sample(ids[i:i + at_once], generations=k, temperature=temperature, keys=keys[i:i + at_once, :k])
+           for i in range(0, len(ids), at_once)]
+    return [gemma.decode(policy.tokenizer, tokens) for tokens in np.concatenate(out)]
+
+  def right(texts: list[str], k: int) -> dict[int, list[tuple[str, bool]]]:  # row → (answer, is it right) of each of its k texts
+    hard = [i for i, row in enumerate(rows) if row["domain"] in rewards.checked_domains(code_rewards)]
+    read = [rewards.read_answer(text, style) for i in hard for text in texts[i * k:(i + 1) * k]]
+    column = lambda name: [rows[i][name] for i in hard for _ in range(k)]
+    verdicts = list(zip(read, rewards.is_correct_batch(column("domain"), read, column("answer"), column("metadata"))))
+    return {i: verdicts[n * k:(n + 1) * k] for n, i in enumerate(hard)}
+
+  texts = answer(1, 0.0)
+  judged = {"format": float(np.mean([rewards.parse_response(text, style) is not None for text in texts]))}
+  if greedy := right(texts, 1):
+    judged["pass@1"] = float(np.mean([correct for (_, correct), in greedy.values()]))
+  voting = {i: rows[i]["domain"] for i in greedy if rows[i]["domain"] != "coding"}  # programs cannot vote
+  if voting and samples:
+    votes = right(answer(samples, 0.7), samples)
+    judged[f"maj@{samples}"] = float(np.mean([rewards.majority(domain, votes[i]) for i, domain in voting.items()]))
   return judged | {"texts": texts}
 
 
@@ -203,7 +212,7 @@ def train(trainer, schedule, batches, val_pairs, *, out_dir, max_steps, rows, wi
   if step:
     gemma.say(f"sft: resumed at step {step} of {max_steps}")
   update = gemma.make_update(trainer, mesh)
-  first, began = step, time.monotonic()
+  first, marks = step, collections.deque(maxlen=21)
   bar = tqdm(total=max_steps, initial=step, desc="sft", disable=None)
   with gemma.open_checkpoints(out_dir) as manager:
     while step < max_steps and not stop and not (patience and progress["stale"] >= patience):
@@ -225,8 +234,9 @@ def train(trainer, schedule, batches, val_pairs, *, out_dir, max_steps, rows, wi
         if progress["best_loss"] is None or row["eval_loss"] < progress["best_loss"]:
           progress |= {"best_loss": row["eval_loss"], "stale": 0}
           gemma.save_params(os.path.join(out_dir, "best"), trainer.model)
-      pace = (time.monotonic() - began) / (step - first)
-      line = (f"sft {step}/{max_steps} | eta {pace * (max_steps - step) / 60:.1f} min | loss {loss:.4f}"
+      marks.append((step, time.monotonic()))
+      eta = gemma.pace(marks) * (max_steps - step) / 60
+      line = (f"sft {step}/{max_steps}" + (f" | eta {eta:.1f} min" if np.isfinite(eta) else "") + f" | loss {loss:.4f}"
               + (f" | held-out {row['eval_loss']:.4f}" if "eval_loss" in row else "")
               + f" | lr {row['learning_rate']:.2e} | grad {norm:.2f} | {row['target_tokens'] / seconds:.0f} target tok/s")
       bar.update()
@@ -304,16 +314,17 @@ def main():
   gemma.enable_compilation_cache()
   policy = build(flag.model, flag.data_dir, flag.mesh, flag.dtype, flag.lora_rank, flag.lora_alpha, flag.seed)
   gemma.check_inputs(out_dir, started, data_dir=gemma.digest(os.path.join(flag.data_dir, "train.jsonl")), model=policy.fingerprint)
-  (pairs, dropped), (val_pairs, _) = (tokenize(rows, policy.tokenizer, flag.max_length) for rows in (train_rows, val_rows))
+  (pairs, dropped), (val_pairs, val_dropped) = (
+      tokenize(rows, policy.tokenizer, flag.max_length) for rows in (train_rows, val_rows))
   if flag.patience and not (flag.eval_every and val_pairs):
     raise InputError(f"--patience={flag.patience} counts held-out evaluations: it needs --eval_every above 0, and rows with a "
                      f"target in {flag.data_dir}/val.jsonl")
   rows, width = packed_shape(pairs + val_pairs, flag.max_length, flag.micro_batch_size, policy.mesh.shape["fsdp"])
   count = gemma.count_parameters(policy.model, gemma.trainable(policy.model))
   gemma.check_disk(out_dir, 40 * count)  # two checkpoints of float32 parameters and two moments, params/, best/
-  gemma.say(f"sft: {len(pairs)} rows ({dropped} over {flag.max_length} tokens dropped), {count / 1e6:.2f}M trainable "
-            f"parameters, {flag.batch_size} rows an update, packed into {rows} × {width} tokens at once, "
-            f"{gemma.device_line(policy.mesh)}")
+  gemma.say(f"sft: {len(pairs)} rows ({dropped} over {flag.max_length} tokens dropped), {len(val_pairs)} held out ({val_dropped} "
+            f"dropped), {count / 1e6:.2f}M trainable parameters, {flag.batch_size} rows an update, packed into {rows} × {width} "
+            f"tokens at once, {gemma.device_line(policy.mesh)}")
 
   rate = flag.learning_rate or (2e-4 if flag.lora_rank else 2e-5)
   optimizer = functools.partial(gemma.make_optimizer, rate, final_ratio=0.1, b1=0.9, b2=0.999,
@@ -329,20 +340,16 @@ def main():
         make_trainer(policy.model, optimizer(1000)[0], flag.remat), [pack(batches[i], rows, width) for i in range(3)],
         stop, policy.mesh)
     gemma.record_run(out_dir, max_steps=started["max_steps"])
+  facts = gemma.describe_run(policy, out_dir, "sft", config["style"])
   tx, schedule = optimizer(started["max_steps"])
   trainer = make_trainer(policy.model, tx, flag.remat)
   step, progress = train(trainer, schedule, batches, val_pairs, out_dir=out_dir, max_steps=started["max_steps"], rows=rows,
                          width=width, eval_every=flag.eval_every, save_every=flag.save_every, patience=flag.patience, stop=stop,
                          mesh=policy.mesh)
+  gemma.save_run(policy, out_dir, PANELS)
   gemma.check_finished(stop, step, started["max_steps"], out_dir)
-  finish(policy, checked, config["style"], started, out_dir, step, progress, check)
-
-
-def finish(policy, checked, style: str, started: dict, out_dir: str, step: int, progress: dict, check: dict):
-  """The check after training, the curves, the parameters; config.json, which marks the folder complete, last."""
-  after = compare_before_after(policy, checked, style, started, out_dir, step, check)
-  facts = gemma.save_run(policy, out_dir, PANELS)
-  rewards.write_config(out_dir, "sft", FLAGS, style, **facts, steps=step, before=started["before"], after=after,
+  after = compare_before_after(policy, checked, config["style"], started, out_dir, step, check)
+  rewards.write_config(out_dir, "sft", FLAGS, config["style"], **facts, steps=step, before=started["before"], after=after,
                        best_loss=progress["best_loss"])
   gemma.say(f"sft: {step} steps, parameters in {out_dir}/params")
 

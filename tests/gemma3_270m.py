@@ -5,7 +5,7 @@ Writes  OUT_DIR: model.safetensors (bf16, 540 MB), tokenizer.model, tokenizer.js
 The weights are those of Q4_K_M with the quantisation undone, so they are near the original's, not equal. They fall under the Gemma
 Terms of Use, which the packages ship.
 
-  python tests/gemma3_270m.py ~/gemma-3-270m && MODEL=~/gemma-3-270m ./run.sh
+  python tests/gemma3_270m.py ~/gemma-3-270m && SMOKE=1 OUT=artifacts/270m-smoke MODEL=~/gemma-3-270m ./run.sh
 """
 import importlib
 import json

@@ -150,7 +150,7 @@ def test_repeated_questions_do_not_narrow_intervals():
     ([(None, False), (None, False), ("5", True)], True),  # ill-formed samples have no vote
     ([(None, False)], False)])
 def test_majority(answers, right):
-  assert evaluate.majority([{"domain": "math", "parsed_answer": a, "correct": c} for a, c in answers]) is right
+  assert rewards.majority("math", answers) is right
 
 
 def test_summary_of_samples():

@@ -3,14 +3,16 @@ import functools
 import json
 import os
 import shutil
+import sys
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import orbax.checkpoint as ocp
 import pytest
-from conftest import one_line_error, run, run_well
+from conftest import argv_of, one_line_error, run, run_well
 from flax import nnx
 from tunix.rl import algo_core, common
 from tunix.rl.grpo import grpo_learner
@@ -275,6 +277,53 @@ def test_no_code_runs_where_code_rewards_is_off(monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------------------------ streams and sampling
+def test_noise_is_a_function_of_draw_prompt_and_generation(data_dir):
+  """Each of the three alone changes an answer; how many prompts are sampled at once does not."""
+  policy = gemma.load_policy("tiny", data_dir=data_dir)
+  cluster = types.SimpleNamespace(rollout=train_grpo.LeanRollout(policy.model, policy.tokenizer, policy.mesh, None, policy),
+                                  get_rollout_config=lambda mode: types.SimpleNamespace(max_tokens_to_generate=8, temperature=1.0))
+  rows = [{"prompt": rewards.format_prompt("2+2=?"), "metadata": {}}] * 2
+  settings = SETTINGS._replace(prompt_widths=(64,), max_new_tokens=8, temperature=1.0)
+  draw = lambda index, **change: train_grpo.sample_rollout(
+      cluster, policy.tokenizer, rows, index, settings._replace(**change)).completions
+  first, ids = draw(1), lambda completions: {row.tobytes() for row in completions}
+  assert np.array_equal(draw(1), first) and np.array_equal(draw(1, rollout_batch_size=1), first)
+  assert len(ids(first)) == 8, "two equal prompts of four answers"
+  for other in (draw(2), draw(1, seed=1)):
+    assert len(ids(other)) == 8 and not ids(other) & ids(first)
+
+
+def test_optimizer_is_the_one_that_is_said(monkeypatch):
+  """AdamW with b1 0.9, b2 0.99, decay 0.1, clip 0.1, 10% warm-up and a cosine to 0, against optax's own parts."""
+  monkeypatch.setattr(train_grpo, "build_learner", lambda policy, reference, tx, *rest: tx)
+  flag = types.SimpleNamespace(learning_rate=0.1, rollout_engine="vanilla", **{
+      name: train_grpo.FLAGS[name].default for name in ("weight_decay", "max_grad_norm")})
+  ours, schedule = train_grpo.build(None, None, [], SETTINGS, flag, 20)
+  theirs = optax.chain(optax.clip_by_global_norm(0.1), optax.adamw(schedule, b1=0.9, b2=0.99, weight_decay=0.1))
+  rng, params = np.random.default_rng(0), jnp.linspace(-1, 1, 5)
+  states = ours.init(params), theirs.init(params)
+  for _ in range(6):
+    gradient = jnp.asarray(rng.normal(size=5))
+    (a, state), (b, other) = ours.update(gradient, states[0], params), theirs.update(gradient, states[1], params)
+    np.testing.assert_allclose(a, b, rtol=1e-5)
+    states, params = (state, other), params + a
+  rates = [float(schedule(n)) for n in range(20)]
+  assert max(rates) == pytest.approx(0.1) == rates[1] and rates[19] < 0.002 and rates[0] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("algorithm,flags,expected", [
+    ("grpo", {}, (0.04, 0.2, 0.2)), ("dr_grpo", {}, (0.0, 0.2, 0.2)), ("dapo", {}, (0.0, 0.2, 0.28)),
+    ("gspo", {}, (0.04, 3e-4, 4e-4)),
+    ("dapo", dict(beta=0.1, epsilon=0.1), (0.1, 0.1, 0.28)), ("gspo", dict(epsilon=0.01), (0.04, 0.01, 0.01)),
+    ("grpo", dict(beta=0.0, epsilon_high=0.3), (0.0, 0.2, 0.3))])
+def test_defaults_are_the_published_ones(algorithm, flags, expected):
+  for name in train_grpo.FLAGS:
+    train_grpo.FLAGS[name].unparse()
+  train_grpo.FLAGS(["train_grpo.py", f"--algorithm={algorithm}", *argv_of(flags)])
+  settings = train_grpo.read_settings(train_grpo.FLAGS, (8,), "tags", 1)
+  assert (settings.beta, settings.epsilon, settings.epsilon_high) == expected and settings.reference is (expected[0] > 0)
+
+
 def rows_of(**counts) -> list[dict]:
   return [{"id": f"{domain}{i}", "domain": domain} for domain, n in counts.items() for i in range(n)]
 
@@ -289,15 +338,16 @@ def test_stream_is_a_function_of_progress():
 
 
 def test_annealed_domains_follow_the_pass_rate():
-  """A domain is drawn ∝ max(0.1, 1 − pass rate), its rows in order; the stream goes on from saved progress."""
-  rows, settings = rows_of(math=50, logic=50, coding=50), SETTINGS._replace(anneal_domains=True, batch_size=8)
+  """A domain is drawn ∝ share × max(0.1, 1 − pass rate), its rows in order; the stream goes on from saved progress. One that has no
+  pass rate counts as the mean, here 0.75."""
+  rows, settings = rows_of(math=50, logic=50, coding=100), SETTINGS._replace(anneal_domains=True, batch_size=8)
   progress = train_grpo.new_progress() | {"pass_rate": {"math": 1.0, "logic": 0.5}}
   stream = train_grpo.make_stream(rows, settings)
   batches = [stream(progress) for _ in range(300)]
   counts = {d: sum(row["domain"] == d for batch in batches for row in batch) / 2400 for d in ("math", "logic", "coding")}
   assert all(len(batch) == 8 for batch in batches)
-  for domain, share in (("math", 0.1), ("logic", 0.5), ("coding", 1.0)):
-    assert counts[domain] == pytest.approx(share / 1.6, abs=0.03)
+  for domain, weight in (("math", 50 * 0.1), ("logic", 50 * 0.5), ("coding", 100 * 0.25)):
+    assert counts[domain] == pytest.approx(weight / 55, abs=0.03)
   order = [row["id"] for batch in batches for row in batch if row["domain"] == "logic"]
   assert order[:60] == [f"logic{i % 50}" for i in range(60)]
   saved = json.loads(json.dumps(progress))
@@ -321,14 +371,14 @@ def fake_learner(spreads: list[list[bool]], dynamic_sampling: int):
 
 
 @pytest.mark.parametrize("limit,spreads,kept,resampled", [
-    (0, [[False, False]], ["1.0", "1.1"], 0),
-    (3, [[True, True]], ["1.0", "1.1"], 0),
+    (0, [[False, False]], ["1.0", "1.1"], 0), (3, [[True, True]], ["1.0", "1.1"], 0),
     (3, [[False, True], [True, True]], ["1.1", "2.0"], 1),
     (3, [[False, False], [False, True], [False, False], [True, False]], ["2.1", "4.0"], 2),
     (1, [[False, False], [False, True]], ["1.0", "2.1"], 1),
     (2, [[False, False]] * 3, ["1.0", "1.1"], 0)])
 def test_dynamic_sampling_replaces_flat_groups(limit, spreads, kept, resampled):
-  """Bounded further draws, always B groups of one shape, in the order drawn; flat ones only where no other is left."""
+  """Bounded further draws, always B groups of one shape, in the order drawn; flat ones only where no other is left. The share of
+  flat groups and the pass rates that are kept see all that was drawn."""
   learner, calls = fake_learner(spreads, limit)
   rows, progress = rows_of(math=9), train_grpo.new_progress()
   rollout, scores, seconds = train_grpo.LeanGRPOLearner.informative_rollout(
@@ -337,6 +387,8 @@ def test_dynamic_sampling_replaces_flat_groups(limit, spreads, kept, resampled):
   assert calls == list(range(1, len(spreads) + 1)) and progress["draws"] == len(calls)
   assert rollout.completions.shape == (8, 12) and len(scores.rewards) == len(rollout.texts) == 8 and len(rollout.prompts) == 2
   assert seconds["rollout_seconds"] == len(calls)
+  assert seconds["flat"] == seconds["flat_wrong"] == pytest.approx(1 - np.mean(spreads)) and set(progress["pass_rate"]) == {
+      "math", "coding"}
   for i, row in enumerate(rollout.rows):  # each group is whole: its own prompt and answers
     source = make_rollout(seed=int(row["id"][0]))
     j = int(row["id"][2])
@@ -410,6 +462,22 @@ def test_updates_that_are_not_finite(flag, tmp_path, monkeypatch, bad, code):
   assert all(np.isfinite(x).all() for x in saved.values())
 
 
+def test_a_skipped_batch_is_left(flag, tmp_path, monkeypatch):
+  """With μ = 3 the second batch's first update is not finite: its other two would be no better, the next batch is drawn."""
+  inner, made = train_grpo.make_batch, []
+
+  def poisoned(*args):
+    made.append(1)
+    batch = inner(*args)
+    return batch._replace(advantages=batch.advantages * np.nan) if len(made) == 2 else batch
+  monkeypatch.setattr(train_grpo, "make_batch", poisoned)
+  run_well(train_grpo, **flag | dict(out_dir=tmp_path, max_steps=7, num_iterations=3))
+  metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
+  assert [row["iteration"] for row in metrics] == [0, 1, 2, 0, 0, 1, 2]
+  assert [row["skipped"] for row in metrics] == [0, 0, 0, 1, 0, 0, 0]
+  assert [row["draws"] for row in metrics] == [1, 1, 1, 2, 3, 3, 3]
+
+
 @pytest.mark.parametrize("bad,iterations,code", [((1, 2, 4), 4, 0), ((2, 3, 4), 1, 2)])
 def test_reward_function_that_raises_in_a_run(flag, tmp_path, monkeypatch, bad, iterations, code):
   """Batches are counted, not their updates."""
@@ -459,7 +527,10 @@ def test_iterations_ratio_and_exact_end(flag, tmp_path):
   best = max([row["eval_accuracy"], row["eval_reward"]] for row in metrics if "eval_accuracy" in row)
   assert config["steps"] == 6 and config["best"] == best
   assert all((tmp_path / name).exists() for name in ("best", "params", "curves.png", "tokenizer.model"))
-  assert "grpo 6/6 | eta" in out and "2 a batch × 4 answers = 8" in out and "updated 4 at once" in out
+  events = list((tmp_path / "tensorboard").iterdir())
+  assert len(events) == 1 and b"grpo/reward" in events[0].read_bytes() and "wandb" not in sys.modules
+  assert "grpo 1/6 | reward" in out and "grpo 6/6 | eta 0.00 h" in out and "2 a batch × 4 answers = 8" in out
+  assert "updated 4 at once" in out
   before = (tmp_path / "metrics.jsonl").read_bytes()
   assert "complete, nothing to train" in run_well(train_grpo, **flag)
   assert (tmp_path / "metrics.jsonl").read_bytes() == before
@@ -538,6 +609,8 @@ BAD = [(dict(batch_size=6, micro_batch_size=4), "is not a multiple of --micro_ba
        (dict(mesh="16x1"), "needs 16 devices, there are"), (dict(max_prompt_tokens=10), "has a prompt of"),
        (dict(data_dir="nowhere"), "nowhere does not exist"), (dict(init_from="nowhere"), "nowhere does not exist"),
        (dict(lora_rank=4), "trained all parameters; go on with --lora_rank=0"), (dict(phase_metrics="0.9,x"), "--phase_metrics"),
+       (dict(phase_metrics="90,50", rewards="curriculum", eval_rows=4, eval_every=1), "two rates in 0 to 1"),
+       (dict(phase_metrics="0.9,0.5", rewards="curriculum", eval_rows=4), "--eval_every above 0"),
        (dict(phase_metrics="0.9", rewards="curriculum"), "--phase_metrics"), (dict(overlong_buffer=99), "--overlong_buffer"),
        (dict(rewards="dual_stream"), "was rendered in style tags, --rewards=dual_stream pays for style dual_stream"),
        (dict(rewards="four_component", weights="format=x"), "name=number"),
@@ -560,6 +633,20 @@ def test_rows_refused_by_id(flag, data_dir, tmp_path):
   one_line_error(attempt(), f"row {row['id']} has a prompt of", "--max_prompt_tokens is 1024")
   save([row for row in rows if row["metadata"]["use"] == "sft"])
   one_line_error(attempt(), "has no row for GRPO")
+
+
+def test_refused_then_mended_in_the_same_folder(flag, tmp_path):
+  """Advice that a refusal gives can be followed: nothing was done, so nothing holds the run to its first flags."""
+  one_line_error(run(train_grpo, **flag | dict(max_steps=1, out_dir=tmp_path, max_prompt_tokens=10)), "or raise it here")
+  run_well(train_grpo, **flag | dict(max_steps=1, out_dir=tmp_path, max_prompt_tokens=64))
+  one_line_error(run(train_grpo, **flag | dict(max_steps=1, out_dir=tmp_path, max_prompt_tokens=80)),
+                 "--max_prompt_tokens was 64, is 80")
+
+
+def test_sft_folder_of_the_other_style(sft_dir, dual_data_dir, tmp_path):
+  result = run(train_grpo, **GRPO | dict(data_dir=dual_data_dir, init_from=sft_dir, out_dir=tmp_path, max_steps=1,
+                                         rewards="dual_stream"))
+  one_line_error(result, "was trained in style tags", "is in style dual_stream", "--style=tags")
 
 
 def test_rewards_of_the_other_style(dual_data_dir, tmp_path):

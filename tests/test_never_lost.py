@@ -226,13 +226,17 @@ def test_deadline_and_ctrl_c(flag, whole, tmp_path):
   def time_passes():
     clocks[-1].start -= 7200
   with mock.patch.object(gemma.StopSignal, "__init__", remember):
-    with at_call(train_grpo.LeanGRPOLearner, "update", 2 + 3, time_passes):  # two updates measure the speed first
+    with at_call(train_grpo.LeanGRPOLearner, "update", 4 + 3, time_passes):  # four updates measure the speed first
       result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=1.5)
     assert result.code == rewards.EXIT_STOPPED and "the deadline after step 3 of 8" in result.err
     assert "run the same command" in result.err
     with at_call(train_grpo.LeanGRPOLearner, "update", 2, lambda: os.kill(os.getpid(), signal.SIGINT)):
       result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=2.5)
     assert result.code == rewards.EXIT_STOPPED and "SIGINT after step 5 of 8" in result.err
+  with pytest.raises(rewards.InputError, match=f"incomplete.* or name {tmp_path}/params or {tmp_path}/best"):
+    gemma.read_checkpoint(str(tmp_path))
+  for folder in ("params", "best"):  # what there is can be evaluated, exported, started from
+    assert gemma.load_policy("tiny", str(tmp_path / folder), flag["data_dir"]).lora_rank == flag["lora_rank"]
   run_well(train_grpo, **flag, out_dir=tmp_path, max_hours=2.5)
   assert_same_run(whole, str(tmp_path))
 

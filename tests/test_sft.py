@@ -1,5 +1,6 @@
 """train_sft.py: the loss against optax, the boundary token by token, batches, what is logged, what is refused."""
 import collections
+import functools
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import orbax.checkpoint as ocp
 import pytest
 from conftest import SFT, one_line_error, run, run_well
 from flax import nnx
+from sentencepiece import sentencepiece_model_pb2
 from tunix.sft import utils as sft_utils
 
 import model as gemma
@@ -206,6 +208,21 @@ def test_lost_accuracy_is_said_loudly(capsys):
   assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("text,again,format_rate,right", [
+    ("The answer is 4.", "4.0", 0.0, 1.0), ("<reasoning>2 + 2</reasoning>\n<answer>4</answer>", "4", 1.0, 1.0),
+    ("<answer>4", "5", 0.0, 1.0), ("It is 5.", "5", 0.0, 0.0)])
+def test_a_model_without_tags_can_be_right(policy, monkeypatch, text, again, format_rate, right):
+  """Else an untrained model looks ignorant, and accuracy that SFT costs goes unseen. Equal numbers vote as one."""
+  def say(policy, prompts, *, generations, temperature, **_):
+    texts = [text] if temperature == 0 else [text, "7", again, "9"]
+    return gemma.pad_right([gemma.encode_target(policy.tokenizer, t) for t in texts] * len(prompts), 80)
+  monkeypatch.setattr(gemma, "sample", say)
+  rows = [{"domain": "math", "prompt": "p", "answer": "4", "metadata": {}}] * 2
+  judged = train_sft.answer_rows(policy, rows, "tags", 80, 4, 0, "on")
+  assert judged["format"] == format_rate and judged["pass@1"] == right
+  assert judged["maj@4"] == (1.0 if right and again != "5" else float(right and text == "<answer>4"))
+
+
 @pytest.mark.parametrize("bad,code", [((3,), 0), ((3, 4, 6, 7), 0), ((3, 4, 5), 2)])
 def test_updates_that_are_not_finite(data_dir, tmp_path, monkeypatch, bad, code):
   """They are skipped and counted; three in a row stop the run, the last good checkpoint stays."""
@@ -290,11 +307,16 @@ def test_bad_data(data_dir, tmp_path):
 
 
 def test_tokenizer_of_another_model(data_dir, tmp_path):
-  """A folder whose tokenizer has more pieces than its model has words."""
+  """A folder whose tokenizer has more pieces than its model has words, or other turn tokens than Gemma's."""
   shutil.copy(f"{data_dir}/tokenizer.model", tmp_path)
   config = dict(model_type="gemma3_text", num_hidden_layers=1, vocab_size=256, hidden_size=16, intermediate_size=16,
                 num_attention_heads=1, head_dim=16, num_key_value_heads=1, sliding_window=64)
   (tmp_path / "config.json").write_text(json.dumps(config))
   (tmp_path / "model.safetensors").write_bytes(b"")
-  one_line_error(run(train_sft, **SFT | dict(data_dir=data_dir, model=tmp_path, out_dir=tmp_path / "out")),
-                 "they do not belong together")
+  attempt = functools.partial(run, train_sft, **SFT | dict(data_dir=data_dir, model=tmp_path, out_dir=tmp_path / "out"))
+  one_line_error(attempt(), "they do not belong together")
+  (tmp_path / "config.json").write_text(json.dumps(config | dict(vocab_size=2**14)))
+  proto = sentencepiece_model_pb2.ModelProto.FromString((tmp_path / "tokenizer.model").read_bytes())
+  proto.pieces[106].piece = "<end_of_something_else>"
+  (tmp_path / "tokenizer.model").write_bytes(proto.SerializeToString())
+  one_line_error(attempt(), "<end_of_turn> is number 3; the model has 16384 and 106")
