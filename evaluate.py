@@ -162,6 +162,12 @@ def summarize(responses: list[dict], recipe: str, seed: int = 0) -> dict:
   out |= {"composite": out["rewards"]["four_component"]["total"] if scored else None,  # seed 004's name for that system's sum
           "partial_credit": mean(r["partial"] for r in responses), "mean_tokens": mean(tokens),
           "p95_tokens": float(np.quantile(tokens, 0.95))}
+  given = [(r["parsed_answer"].casefold().strip(), r["correct"]) for rs in answered for r in rs
+           if r["parsed_answer"] is not None and r["domain"] != "coding"]
+  if given:
+    top, count = collections.Counter(text for text, _ in given).most_common(1)[0]
+    right = mean(correct for text, correct in given if text == top)
+    out["top_answer"] = {"text": top[:40], "share": count / len(given), "right": right}
   samples = min(map(len, by_row.values()))
   if samples > 1 and answered:
     for k in sorted({2**i for i in range(samples.bit_length())} | {samples}):
@@ -661,7 +667,12 @@ def doubts(results: dict) -> list[str]:
   o, checks, judge = results["overall"], results["check_failures"], results["judge"] or {"malformed": 0, "failed": 0}
   same = (results["contamination"] or {"same_question": 0})["same_question"]
   flat = [d for d, v in results["domains"].items() if (ci := v["mean_reward_ci"]) and ci[1] - ci[0] < 1e-9]
+  shown = lambda text: repr(text) if re.fullmatch(r"[\w .-]+", text) else "one and the same text"  # no markup in a bullet
+  stuck = [(d, top) for d, v in results["domains"].items() if v["scored"] >= 20 and (top := v.get("top_answer"))
+           and top["share"] > 0.8 > top["right"]]
   found = (
+    *((True, f"{top['share']:.0%} of the answers in {d} are {shown(top['text'])}, right {top['right']:.0%} of the time: a "
+       "constant, not an ability.") for d, top in stuck),
     (o["questions"] < 100, f"Only {o['questions']} distinct questions: the intervals are wide."),
     (o["n"] > o["questions"], f"{o['n']} rows hold {o['questions']} distinct questions; intervals and tests count questions."),
     (o["truncated_rate"] > 0.05, f"{show(o['truncated_rate'])} of the responses were cut at {results['max_new_tokens']} tokens, "

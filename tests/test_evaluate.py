@@ -71,6 +71,7 @@ def plain(i, correct=0.0, format_ok=True, question=None, domain="math", **more):
   correct = None if correct is None else bool(correct)
   return {"id": f"r{i}", "question": question or f"q{i}", "domain": domain, "sample": 0, "correct": correct, "format": format_ok,
           "correct_lenient": correct, "lenient_format": format_ok, "truncated": False, "partial": correct, "tokens": 5,
+          "parsed_answer": None,
           "rewards": {s: {"a": float(correct or 0)} for s in rewards.SYSTEMS}, **more}
 
 
@@ -667,6 +668,19 @@ def test_report_says_whether_it_helped(report):
   text = (report / "report.md").read_text()
   assert re.search(r"Accuracy rose: \d+\.\d% → \d+\.\d%, \+\d+\.\d points \(95% interval \+", text)
   assert "format learned: +" in text and "newly right" in text and "newly wrong" in text
+
+
+@pytest.mark.parametrize("text,shown", [("B", "'b'"), ("<script>", "one and the same text")])
+def test_one_answer_to_everything_is_doubted(text, shown):
+  """A policy that always says B is right as often as B is: that is no ability, and the report says so."""
+  facts = {"check_failures": {}, "contamination": None, "judge": None, "prompt_variant": "", "prompt_mismatch": False,
+           "temperature": 0.0, "samples": 1, "seed": 0, "recipe": "multi_domain", "max_new_tokens": 64}
+  results = lambda stuck: evaluate.collect(respond(make_rows(24), lambda r: well(
+      text if r["domain"] == stuck else r["answer"] or "The cats ran.")), facts, [], "")
+  constant, varied = results("science"), results("")
+  said = f"of the answers in science are {shown}, right 0% of the time: a constant"
+  assert any(said in line for line in evaluate.doubts(constant))
+  assert not any("a constant" in line for line in evaluate.doubts(varied))
 
 
 def test_a_lower_limit_keeps_only_what_was_complete():
