@@ -338,7 +338,7 @@ found = {}
 for mesh in ("1x1", "8x1", "4x2", "2x2", "1x4"):
   policy = gemma.load_policy("tiny", data_dir=data_dir, mesh=mesh)
   losses = []
-  for lora in (False, True):
+  for lora in (False, True) if mesh in ("1x1", "8x1", "4x2") else (False,):
     settings = train_grpo.Settings("grpo", 8, 8, 8, 2, 1, 0.1, {}, 0.2, 0.2, 0, False, 0, False, 1.0, 12, (16,), 0, False, "tags",
                                    "multi_domain")
     model = gemma.apply_lora(policy.model, policy.mesh, 4, 8.0) if lora else gemma.float32_masters(policy.model)
@@ -364,7 +364,7 @@ print(json.dumps(found))
 
 
 def test_meshes_give_the_single_device_losses(data_dir, tmp_path):
-  """Two GRPO updates and one of SFT on five meshes of 8 forced devices, all parameters and LoRA; parameters move between meshes."""
+  """Two GRPO updates and one of SFT on five meshes of 8 forced devices, with LoRA on three; parameters move between meshes."""
   env = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
   ran = subprocess.run([sys.executable, "-c", MESHES, str(REPO), data_dir, str(tmp_path)], capture_output=True, text=True,
                        env=env, timeout=1200)
@@ -373,7 +373,7 @@ def test_meshes_give_the_single_device_losses(data_dir, tmp_path):
   one, drawn = found["1x1"]
   assert np.isfinite(one).all() and np.ptp(one) > 1
   for mesh, (losses, samples) in found.items():
-    np.testing.assert_allclose(losses, one, atol=1e-4, rtol=1e-4, err_msg=mesh)
+    np.testing.assert_allclose(losses, one[:len(losses)], atol=1e-4, rtol=1e-4, err_msg=mesh)
     assert np.mean(np.array(samples) == np.array(drawn)) > 0.9, mesh  # a near-tie may fall the other way
 
 

@@ -256,7 +256,7 @@ def test_sft_stops_and_goes_on(data_dir, tmp_path):
 def test_auto_steps_are_kept(flag, tmp_path):
   """--max_steps=auto is resolved once: the schedule of a resumed run must not change."""
   flag = flag | dict(max_steps="auto", phase_metrics="", save_every=50, eval_every=0, eval_rows=0)
-  with at_call(train_grpo.LeanGRPOLearner, "update", 4, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+  with at_call(train_grpo.LeanGRPOLearner, "update", 4 + 2, lambda: os.kill(os.getpid(), signal.SIGTERM)):
     result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=0.1)
   assert result.code == rewards.EXIT_STOPPED, result.err
   steps = json.loads((tmp_path / "run.json").read_text())["max_steps"]
