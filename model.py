@@ -862,7 +862,11 @@ def make_step(trainer: peft_trainer.PeftTrainer):
   graph, _, _ = nnx.split(trainer.model, kind, ...)
   optimizer_graph, _ = nnx.split(trainer.optimizer)
 
-  @functools.partial(jax.jit, donate_argnums=(0, 1))
+  devices = jax.tree.leaves(nnx.state(trainer.model))[0].sharding.device_set
+  # XLA's CPU pipeline drops the barriers of rematerialisation before it merges equal work: --remat would save nothing there.
+  options = {"xla_disable_hlo_passes": "cse_barrier_expander"} if {d.platform for d in devices} == {"cpu"} else None
+
+  @functools.partial(jax.jit, donate_argnums=(0, 1), compiler_options=options)
   def step(params, optimizer_state, frozen, micro_batches, count):
     def loss(params, micro_batch):
       return trainer.loss_fn(nnx.merge(graph, params, frozen), **trainer.gen_model_input_fn(micro_batch))

@@ -166,7 +166,7 @@ def run_ours(job: dict, clock: Clock):
   lengths = [len(gemma.encode(start.tokenizer, row["prompt"])) for row in job["rows"]]
   widths = (job["prompt_width"],) if job["prompt_width"] else gemma.choose_widths(lengths, flag.max_prompt_tokens)
   settings = train_grpo.read_settings(flag, widths, "tags", start.mesh.shape["fsdp"])
-  policy, reference = train_grpo.starting_policy(start, flag.lora_rank, flag.lora_alpha, flag.seed, flag.beta > 0)
+  policy, reference = train_grpo.starting_policy(start, flag.lora_rank, flag.lora_alpha, flag.seed, settings.reference)
   learner, _ = train_grpo.build(policy, reference, [variety], settings, flag, 100)
   progress, needed = train_grpo.new_progress(), [gemma.fit(length, widths) for length in lengths]
   for width in sorted(set(needed))[:-1]:  # the first step below compiles the last
@@ -178,7 +178,7 @@ def run_ours(job: dict, clock: Clock):
     rollout, _, _, batch, facts = learner.prepare(stream, progress)
     middle = time.monotonic()
     learner.update(batch)
-    del facts["resampled"]
+    facts = {name: facts[name] for name in facts if name in train_grpo.SECONDS}
     clock.step(completions=len(rollout.lengths), tokens=int(rollout.lengths.sum()), prompt_width=rollout.prompts.shape[1],
                **facts, update_seconds=time.monotonic() - middle)
 

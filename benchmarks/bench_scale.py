@@ -118,7 +118,7 @@ def lower_programs(names, model, reference, mesh, *, micros: int, micro: int, ge
       x.shape, x.dtype, sharding=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp")))
 
   def grpo():
-    settings = types.SimpleNamespace(algorithm="grpo", epsilon=0.2, epsilon_high=0.2, temperature=0.7, remat=remat)
+    settings = types.SimpleNamespace(algorithm="grpo", epsilon=0.2, epsilon_high=0.2, temperature=0.7, remat=remat, reference=True)
     loss = functools.partial(train_grpo.policy_loss, algo_config=types.SimpleNamespace(options=settings))
     token = lambda: real(micros, rows, new)
     batch = train_grpo.Batch(shape(micros, lines, prompt), shape(micros, rows, new), token(), real(micros, rows),

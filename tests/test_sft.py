@@ -208,6 +208,21 @@ def test_lost_accuracy_is_said_loudly(capsys):
   assert capsys.readouterr().out == ""
 
 
+def test_remat_saves_memory(policy):
+  """What the compiler sets aside for an update, and the update itself is the same."""
+  tokens = np.random.default_rng(0).integers(110, 500, (1, 8, 256)).astype(np.int32)
+  micro = dict(tokens=tokens, positions=np.broadcast_to(np.arange(256), tokens.shape), weights=np.full(tokens.shape, 1 / 2048))
+  micro["weights"][..., 0] = 0
+  sizes, norms = {}, {}
+  for remat in (False, True):
+    model = gemma.float32_masters(policy.model)
+    trainer = train_sft.make_trainer(model, optax.adam(1e-3), remat)
+    _, params, frozen = nnx.split(model, gemma.trainable(model), ...)
+    step = gemma.make_step(trainer).lower(params, nnx.state(trainer.optimizer), frozen, micro, 1).compile()
+    sizes[remat], norms[remat] = step.memory_analysis().temp_size_in_bytes, gemma.make_update(trainer, policy.mesh)(micro)[2]
+  assert sizes[True] < 0.6 * sizes[False] and norms[True] == pytest.approx(norms[False], rel=1e-5)
+
+
 @pytest.mark.parametrize("text,again,format_rate,right", [
     ("The answer is 4.", "4.0", 0.0, 1.0), ("<reasoning>2 + 2</reasoning>\n<answer>4</answer>", "4", 1.0, 1.0),
     ("<answer>4", "5", 0.0, 1.0), ("It is 5.", "5", 0.0, 0.0)])
