@@ -86,7 +86,7 @@ flags.DEFINE_list("weights", [], "four_component weights, e.g. format=0.25,coher
 flags.DEFINE_float("learning_rate", 3e-6, "Peak learning rate.", flag_values=FLAGS)
 flags.DEFINE_float("weight_decay", 0.1, "AdamW weight decay.", flag_values=FLAGS)
 flags.DEFINE_float("max_grad_norm", 0.1, "Gradients are clipped to this global norm.", flag_values=FLAGS)
-flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass: less memory, a third more work.",
+flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass: less memory, 33% to 42% more work.",
                   flag_values=FLAGS)
 # Sampling.
 flags.DEFINE_float("temperature", 0.7, "Sampling temperature; 0 is greedy.", flag_values=FLAGS)

@@ -52,7 +52,7 @@ flags.DEFINE_float("weight_decay", 0.01, "AdamW weight decay.", flag_values=FLAG
 flags.DEFINE_float("max_grad_norm", 1.0, "Gradients are clipped to this global norm.", flag_values=FLAGS)
 flags.DEFINE_integer("patience", 0, "Stop after this many evaluations without a lower held-out loss; 0: never.",
                      lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass: less memory, a third more work.",
+flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass: less memory, 33% to 42% more work.",
                   flag_values=FLAGS)
 # Sampling (before and after training).
 flags.DEFINE_integer("max_new_tokens", 512, "Longest completion, in tokens.", lower_bound=1, flag_values=FLAGS)

@@ -46,7 +46,8 @@ flags.DEFINE_integer("micro_batch_size", 0, "Prompts whose activations are in me
 flags.DEFINE_integer("num_generations", 4, "Answers per prompt, G.", lower_bound=2, flag_values=FLAGS)
 flags.DEFINE_integer("max_prompt_tokens", 1024, "Prompt length, in tokens.", flag_values=FLAGS)
 flags.DEFINE_integer("max_new_tokens", 512, "Longest completion, in tokens.", flag_values=FLAGS)
-flags.DEFINE_bool("remat", True, "Recompute activations in the backward pass: less memory, a third more work.", flag_values=FLAGS)
+flags.DEFINE_bool("remat", True, "Recompute activations in the backward pass: less memory, 33% to 42% more work.",
+                  flag_values=FLAGS)
 flags.DEFINE_list("programs", ["grpo", "reference", "prefill", "decode", "sft"], "What to compile.", flag_values=FLAGS)
 
 SIZES = {  # the fields of Gemma 3's config.json that differ; width of the MLP is in hidden_dim

@@ -39,7 +39,7 @@ flags.DEFINE_list("rows", ["full", "real"], "Rows of a case: full, real or both.
 flags.DEFINE_integer("batch_size", 4, "Rows per optimizer update.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("micro_batch_size", 0, "Rows whose activations are in memory at once, packed sequences in ours; 0: "
                      "batch_size, and what train_sft.py chooses in ours.", lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass: less memory, a third more work.",
+flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass: less memory, 33% to 42% more work.",
                   flag_values=FLAGS)
 flags.DEFINE_integer("lora_rank", 16, "Rank of the LoRA adapters; 0 trains all parameters (ours alone).", lower_bound=0,
                      flag_values=FLAGS)
