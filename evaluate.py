@@ -387,7 +387,7 @@ def score(responses: list[dict], style: str, systems: dict[str, list], code_rewa
   verifiable = [r["domain"] in rewards.VERIFIABLE_DOMAINS for r in responses]
   checkable = [r["domain"] in rewards.checked_domains(code_rewards) and bool(r["answer"] or r["metadata"].get("test_cases"))
                for r in responses]
-  read = [rewards.read_answer(r["response"], style) if ok else None for r, ok in zip(responses, checkable)]
+  read = [rewards.read_answer(r["response"], p) if ok else None for p, r, ok in zip(parsed, responses, checkable)]
   column = {k: [r[k] for r in responses] for k in ("domain", "question", "answer", "prompt", "response", "metadata")}
   grades = rewards.grade(column["domain"], read, column["answer"], column["metadata"])
   prompts, texts = column.pop("prompt"), column.pop("response")

@@ -409,10 +409,8 @@ def read_checkpoint(folder: str) -> tuple[dict, str]:
   folder = folder.rstrip("/")
   inner = os.path.basename(folder) in ("best", "params")
   params, run = folder if inner else os.path.join(folder, "params"), os.path.dirname(folder) if inner else folder
-  if inner and os.path.isfile(os.path.join(run, "run.json")) and not os.path.isfile(os.path.join(run, "config.json")):
-    config = json.loads(pathlib.Path(run, "run.json").read_text(encoding="utf-8")).get("made", {})
-  else:
-    config = rewards.read_config(run, "train_sft.py or train_grpo.py")
+  broken_off = inner and not os.path.isfile(os.path.join(run, "config.json"))
+  config = broken_off and read_run(run).get("made") or rewards.read_config(run, "train_sft.py or train_grpo.py")
   if "model_fingerprint" not in config or not os.path.isdir(params):
     raise InputError(f"{folder} is no SFT or GRPO folder (no params/ inside, stage {config.get('stage')!r}); "
                      "make one with train_sft.py or train_grpo.py")
@@ -1069,6 +1067,12 @@ def pace(marks) -> float:
   return (now - began) / (last - first) if last > first else math.nan
 
 
+def read_run(folder: str) -> dict:
+  """run.json of a folder; {} where there is none."""
+  path = pathlib.Path(folder, "run.json")
+  return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
 def begin_run(out_dir: str, resume_from: str, flags: dict, may_change: tuple[str, ...], begun: str = "max_steps") -> dict:
   """What run.json of a started run records beyond its flags; {} for a new run. A resume with other flags is refused.
 
@@ -1084,10 +1088,7 @@ def begin_run(out_dir: str, resume_from: str, flags: dict, may_change: tuple[str
     for folder, _, _ in os.walk(out_dir):  # copytree keeps the folders' modes, and an attached input's are read-only
       os.chmod(folder, 0o755)
     rewards.write_text(path, pathlib.Path(resume_from, "run.json").read_text(encoding="utf-8"))  # last: a cut copy starts over
-  started = {}
-  if os.path.isfile(path):
-    with open(path, encoding="utf-8") as f:
-      started = json.load(f)
+  started = read_run(out_dir)
   if begun not in started:
     rewards.write_text(path, json.dumps({"flags": flags}, indent=1) + "\n")
     return {}
@@ -1124,9 +1125,9 @@ def describe_run(policy: Policy, out_dir: str, stage: str, style: str) -> dict:
   return facts
 
 
-def save_run(policy: Policy, out_dir: str, panels):
+def save_run(model: nnx.Module, out_dir: str, panels):
   """Parameters and curves of a training run that ends here, for now or for good."""
-  save_params(os.path.join(out_dir, "params"), policy.model)
+  save_params(os.path.join(out_dir, "params"), model)
   metrics = os.path.join(out_dir, "metrics.jsonl")
   if os.path.isfile(metrics):  # not where the time was up before the first update
     plot_curves(rewards.read_rows(metrics), panels, os.path.join(out_dir, "curves.png"))
@@ -1134,10 +1135,7 @@ def save_run(policy: Policy, out_dir: str, panels):
 
 def record_run(out_dir: str, **facts):
   """Adds facts (resolved step count, …) to run.json, so that a resume keeps them."""
-  path = os.path.join(out_dir, "run.json")
-  with open(path, encoding="utf-8") as f:
-    started = json.load(f)
-  rewards.write_text(path, json.dumps(started | facts, indent=1) + "\n")
+  rewards.write_text(os.path.join(out_dir, "run.json"), json.dumps(read_run(out_dir) | facts, indent=1) + "\n")
 
 
 def digest(path: str) -> str:

@@ -276,9 +276,8 @@ def extract_answer(text: str) -> str | None:
   return answer if before and says_something(answer) else None
 
 
-def read_answer(text: str, style: str = "tags") -> str:
-  """What a text answers: in strict format, else read leniently, else all of it, so that a model without the tags can be right."""
-  response = parse_response(text, style)
+def read_answer(text: str, response: Response | None) -> str:
+  """What a text answers: by its strict reading `response`, else leniently, else all of it: a model without tags can be right."""
   return response.answer if response else extract_answer(text) or text
 
 

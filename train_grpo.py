@@ -117,6 +117,12 @@ PANELS = [("reward", ("reward", "eval_reward")), ("accuracy", ("accuracy", "eval
           ("KL to the reference", ("kl",)), ("entropy", ("entropy",)), ("completion tokens", ("completion_tokens",)),
           ("share", ("truncated", "flat_right", "flat_wrong")), ("gradient norm", ("grad_norm",)),
           ("learning rate", ("learning_rate",))]
+PUBLISHED = {  # algorithm: beta, epsilon, epsilon_high, dynamic_sampling where the flags say nothing
+  "grpo": (0.04, 0.2, 0.2, 0),    # beta: 2402.03300 §4.2
+  "dr_grpo": (0.0, 0.2, 0.2, 0),  # no KL: 2503.20783
+  "dapo": (0.0, 0.2, 0.28, 3),    # no KL: 2503.14476 §2.3, clip-higher: §3.1; it draws on without a bound
+  "gspo": (0.04, 3e-4, 4e-4, 0),  # clip: 2507.18071 §5.1
+}
 SECONDS = ("rollout_seconds", "reward_seconds", "reference_seconds", "update_seconds")  # of a step, in this order
 
 
@@ -836,13 +842,14 @@ def read_settings(flag, prompt_widths, style: str, fsdp: int) -> Settings:
   if flag.temperature <= 0:
     raise InputError(f"--temperature={flag.temperature}: GRPO needs answers that differ; use a value above 0, such as 0.7")
   values, domain_beta = {name: flag[name].value for name in Settings._fields if name in flag}, read_domain_beta(flag.domain_beta)
-  dapo, gspo = (flag.algorithm == name for name in ("dapo", "gspo"))
-  beta = flag.beta if flag.beta >= 0 else 0.0 if dapo or flag.algorithm == "dr_grpo" else 0.04
+  beta, epsilon, epsilon_high, draws = PUBLISHED[flag.algorithm]
+  if flag.epsilon and flag.algorithm != "dapo":  # one bound means both; clip-higher keeps its own upper one
+    epsilon_high = flag.epsilon
+  beta = flag.beta if flag.beta >= 0 else beta
   return Settings(**values | dict(
-      micro_batch_size=micro, rollout_batch_size=at_once, beta=beta, domain_beta=domain_beta,
-      epsilon=flag.epsilon or (3e-4 if gspo else 0.2),  # 2507.18071 §5.1
-      epsilon_high=flag.epsilon_high or (0.28 if dapo else flag.epsilon or (4e-4 if gspo else 0.2)),
-      dynamic_sampling=flag.dynamic_sampling if flag.dynamic_sampling >= 0 else 3 * dapo, prompt_widths=prompt_widths, style=style,
+      micro_batch_size=micro, rollout_batch_size=at_once, beta=beta, domain_beta=domain_beta, epsilon=flag.epsilon or epsilon,
+      epsilon_high=flag.epsilon_high or epsilon_high, prompt_widths=prompt_widths, style=style,
+      dynamic_sampling=flag.dynamic_sampling if flag.dynamic_sampling >= 0 else draws,
       reference=beta > 0 or any(domain_beta.values()), packed=micro % fsdp == 0))
 
 
@@ -985,7 +992,7 @@ def main():
   facts = gemma.describe_run(policy, out_dir, "grpo", style)
   train(learner, stream, schedule, held_out, state, out_dir=out_dir, eval_every=flag.eval_every, save_every=flag.save_every,
         sample_every=flag.sample_every, thresholds=thresholds, stop=stop, log=open_log(out_dir, flag.wandb))
-  gemma.save_run(policy._replace(model=learner.trainer.model), out_dir, PANELS)
+  gemma.save_run(learner.trainer.model, out_dir, PANELS)
   gemma.check_finished(stop, state["step"], state["max_steps"], out_dir)
   rewards.write_config(out_dir, "grpo", FLAGS, style, **facts, steps=state["step"], best=state["progress"]["best"])
   gemma.say(f"grpo: {state['step']} steps, parameters in {out_dir}/params")

@@ -168,21 +168,21 @@ def answer_rows(policy: gemma.Policy, rows, style: str, max_new_tokens: int, sam
            for i in range(0, len(ids), at_once)]
     return [gemma.decode(policy.tokenizer, tokens) for tokens in np.concatenate(out)]
 
-  def right(texts: list[str], k: int) -> dict[int, list[tuple[str, bool]]]:  # row → (answer, is it right) of each of its k texts
-    hard = [i for i, row in enumerate(rows) if row["domain"] in rewards.checked_domains(code_rewards)]
-    read = [rewards.read_answer(text, style) for i in hard for text in texts[i * k:(i + 1) * k]]
-    column = lambda name: [rows[i][name] for i in hard for _ in range(k)]
+  def grade(index: list[int], texts: list[str], k: int) -> list[list[tuple[str, bool]]]:  # k (answer, right) a row of `index`
+    read = [rewards.read_answer(text, rewards.parse_response(text, style)) for i in index for text in texts[i * k:(i + 1) * k]]
+    column = lambda name: [rows[i][name] for i in index for _ in range(k)]
     verdicts = list(zip(read, rewards.is_correct_batch(column("domain"), read, column("answer"), column("metadata"))))
-    return {i: verdicts[n * k:(n + 1) * k] for n, i in enumerate(hard)}
+    return [verdicts[n:n + k] for n in range(0, len(verdicts), k)]
 
+  hard = [i for i, row in enumerate(rows) if row["domain"] in rewards.checked_domains(code_rewards)]
+  voting = [i for i in hard if rows[i]["domain"] != "coding"]  # programs cannot vote
   texts = answer(1, 0.0)
   judged = {"format": float(np.mean([rewards.parse_response(text, style) is not None for text in texts]))}
-  if greedy := right(texts, 1):
-    judged["pass@1"] = float(np.mean([correct for (_, correct), in greedy.values()]))
-  voting = {i: rows[i]["domain"] for i in greedy if rows[i]["domain"] != "coding"}  # programs cannot vote
+  if hard:
+    judged["pass@1"] = float(np.mean([correct for (_, correct), in grade(hard, texts, 1)]))
   if voting and samples:
-    votes = right(answer(samples, 0.7), samples)
-    judged[f"maj@{samples}"] = float(np.mean([rewards.majority(domain, votes[i]) for i, domain in voting.items()]))
+    votes = grade(voting, answer(samples, 0.7), samples)
+    judged[f"maj@{samples}"] = float(np.mean([rewards.majority(rows[i]["domain"], vote) for i, vote in zip(voting, votes)]))
   return judged | {"texts": texts}
 
 
@@ -346,7 +346,7 @@ def main():
   step, progress = train(trainer, schedule, batches, val_pairs, out_dir=out_dir, max_steps=started["max_steps"], rows=rows,
                          width=width, eval_every=flag.eval_every, save_every=flag.save_every, patience=flag.patience, stop=stop,
                          mesh=policy.mesh)
-  gemma.save_run(policy, out_dir, PANELS)
+  gemma.save_run(policy.model, out_dir, PANELS)
   gemma.check_finished(stop, step, started["max_steps"], out_dir)
   after = compare_before_after(policy, checked, config["style"], started, out_dir, step, check)
   rewards.write_config(out_dir, "sft", FLAGS, config["style"], **facts, steps=step, before=started["before"], after=after,

@@ -234,8 +234,7 @@ def test_a_model_without_tags_can_be_right(policy, monkeypatch, text, again, for
   monkeypatch.setattr(gemma, "sample", say)
   rows = [{"domain": "math", "prompt": "p", "answer": "4", "metadata": {}}] * 2
   judged = train_sft.answer_rows(policy, rows, "tags", 80, 4, 0, "on")
-  assert judged["format"] == format_rate and judged["pass@1"] == right
-  assert judged["maj@4"] == (1.0 if right and again != "5" else float(right and text == "<answer>4"))
+  assert judged["format"] == format_rate and judged["pass@1"] == judged["maj@4"] == right
 
 
 @pytest.mark.parametrize("bad,code", [((3,), 0), ((3, 4, 6, 7), 0), ((3, 4, 5), 2)])
