@@ -60,8 +60,8 @@ flags.DEFINE_list("domain_weights", ["math=0.35", "coding=0.30", "science=0.20",
 flags.DEFINE_string("tokenizer", "auto", "Measures prompts: tiny (trained here), gemma-3-270m-it, gemma-3-1b-it, a folder with "
                     "tokenizer.model, empty for none; auto: tiny for the built-in pool, else none.", flag_values=FLAGS)
 flags.DEFINE_integer("max_prompt_tokens", 1024, "Longest prompt, in tokens, <bos> included.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_enum("overlong", "cut", ["cut", "drop"], "A longer prompt is cut at a sentence and marked, or dropped.",
-                  flag_values=FLAGS)
+flags.DEFINE_enum("overlong", "cut", ["cut", "drop"], "A longer prompt is dropped, or in creative domains cut at a sentence and "
+                  "marked.", flag_values=FLAGS)
 flags.DEFINE_enum("style", "tags", list(rewards.STYLES), "Prompt and target format.", flag_values=FLAGS)
 flags.DEFINE_enum("verify_code", "on", ["on", "off"], "Drop coding rows whose reference fails its own tests.", flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of every random choice.", flag_values=FLAGS)
@@ -152,6 +152,8 @@ def unified(row, place: str) -> dict:
   if not isinstance(row, dict):
     raise InputError(f'{place}: expected a JSON object with "domain", "prompt", "answer", found {type(row).__name__}')
   domain, question, answer, metadata = row.get("domain"), row.get("prompt"), row.get("answer"), row.get("metadata") or {}
+  if answer is None and domain in rewards.CREATIVE_DOMAINS:
+    answer = ""  # only SFT would read it
   if isinstance(answer, int | float):
     answer = ("no", "yes")[answer] if isinstance(answer, bool) else str(answer)
   if domain not in DOMAINS:
@@ -351,7 +353,7 @@ def read_source(name: str, raw_dir: str, limit: int, digests: dict) -> list[dict
   """The set's rows in the unified schema, at most `limit`; prints what was left out and why."""
   (domain, convert, _, hub, *_), rows, left_out = SOURCES[name], {}, collections.Counter()
   both = lambda record: (record, convert(record))
-  for path in locate(name, raw_dir):
+  for path in sorted(locate(name, raw_dir), key=lambda path: "train" not in path.name.lower()):  # else test rows use up `limit`
     found = read_file(path, both, f"a {name} record as {hub} publishes it", digests, name)
     for number, (place, (record, row)) in enumerate(found):
       if len(rows) >= limit:
@@ -372,8 +374,7 @@ def read_source(name: str, raw_dir: str, limit: int, digests: dict) -> list[dict
 # ------------------------------------------------------------------------------- cleaning: duplicates and contamination
 # A word, a number, or one symbol that carries meaning in mathematics and code; other punctuation does not make a new question.
 WORD = re.compile(r"[^\W\d]+|\d+(?:[.,:]\d+)*|[^\w\s.,;:!?'\"`´‘’“”…]")
-NUMBER_WORDS = frozenset(re.findall(r"\w+", """zero one two three four five six seven eight nine ten eleven twelve thirteen
-    fifteen twenty thirty forty fifty sixty eighty ninety hundred thousand million half third quarter twice double triple dozen"""))
+NUMBER_WORDS = frozenset([*rewards.WORDS, *rewards.MAGNITUDES, "half", "third", "quarter", "twice", "double", "triple", "dozen"])
 NEAR_WORDS, NEAR_SHINGLE, NEAR_JACCARD, NEAR_BANDS, NEAR_BUCKET = 128, 3, 0.75, 6, 20
 LEAK_NGRAM = 8  # words; open-r1's rule (its scripts/decontaminate.py)
 PHRASE = 5  # words
@@ -475,6 +476,11 @@ def near_duplicates(words: Words, groups) -> dict[int, int]:
       if shared >= NEAR_JACCARD * (len(shingles[late]) + len(shingles[early]) - shared):
         found[late] = early
   return found
+
+
+def only_evaluates(row: dict) -> bool:
+  """Its source marks it test, dev, val, valid, validation, eval, …"""
+  return str(row["metadata"].get("split")).lower().startswith(("test", "dev", "val", "eval"))
 
 
 def is_builtin(row: dict) -> bool:
@@ -593,8 +599,7 @@ def place_rows(rows: list[dict], keys: list[bytes], official: bool, separate_eva
   """
   salt = (seed % 2**64).to_bytes(8, "little")
   for row, key in zip(rows, keys):
-    marked = official and str(row["metadata"].get("split")).lower() in ("test", "dev", "val", "validation")
-    row["side"] = "eval" if marked or row.get("evaluates") else "train" if separate_eval else None
+    row["side"] = "eval" if official and only_evaluates(row) or row.get("evaluates") else "train" if separate_eval else None
     test, val = {"eval": (0.5, 1), "train": (0, 0), None: (0.1, 0.2)}[row["side"]]
     part = int.from_bytes(key[:8], "little") / 2**64
     row["home"] = "test" if part < test else "val" if part < val else "train"
@@ -650,6 +655,16 @@ def interleave(rows: list[dict]) -> list[dict]:
 
 
 # ------------------------------------------------------------------------------------------- checks of the rows that are drawn
+IDLE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)  # they check nothing by themselves
+
+
+def check_answers(rows: list[dict]) -> dict[int, str]:
+  """{index: why} of the rows whose own answer the rewards would call wrong: no response could ever earn theirs."""
+  column = lambda name: [row[name] for row in rows]
+  right = rewards.is_correct_batch(column("domain"), column("answer"), column("answer"), column("metadata"))
+  return {row["index"]: "its own answer does not pass the check" for row, ok in zip(rows, right) if not ok}
+
+
 def complete_code(row: dict) -> str | None:
   """Names the function and shows one test in a coding question; the other tests score. Returns a reason to drop the row."""
   metadata, question, answer = row["metadata"], row["question"], row["answer"]
@@ -659,12 +674,16 @@ def complete_code(row: dict) -> str | None:
     answer, question = f"{question}\n    {answer}", f"Complete this function:\n{question}"
   try:
     defined = {node.name: node for node in ast.parse(answer).body if isinstance(node, ast.FunctionDef)}
-    used = [node.id for test in tests for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)]
+    trees = [ast.parse(test) for test in tests]
+    used = [node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)]
   except (SyntaxError, ValueError, RecursionError):
     return "reference or tests are not Python"
   entry = next((name for name in [metadata.get("entry_point"), *used] if name in defined and name in used), None)
   if entry is None:
     return "tests call no function of the reference"
+  statements = [node for tree in trees for node in tree.body]
+  if all(isinstance(node, IDLE) or isinstance(node, ast.Expr) and not isinstance(node.value, ast.Call) for node in statements):
+    return "tests check nothing when they run"  # `def test_f(): …` that nobody calls: every answer would pass
   question = re.sub(r"must be named `\w+`", f"must be named `{entry}`", question)  # MBPP 601 names a class
   shown = next((test for test in tests if test in question), None)
   if not re.search(rf"\b{re.escape(entry)}\b", question):
@@ -760,7 +779,7 @@ def cut(question: str, fits: Callable) -> str | None:
 
 
 def check_lengths(rows: list[dict], tokenizer, limit: int, overlong: str, style: str) -> dict[int, str]:
-  """Cuts questions whose prompt is over `limit` tokens, or names them to be dropped. Code is never cut: a test is at its end."""
+  """Cuts creative questions whose prompt is over `limit` tokens; others are named to be dropped: what goes may be what is asked."""
   measure = lambda questions: count_tokens(tokenizer, [rewards.format_prompt(question, style) for question in questions])
   if (least := measure([""])[0]) >= limit:
     raise InputError(f"--max_prompt_tokens={limit} leaves no room for a question: the text around it takes {least}")
@@ -768,7 +787,7 @@ def check_lengths(rows: list[dict], tokenizer, limit: int, overlong: str, style:
   for row, tokens in zip(rows, measure([row["question"] for row in rows])):
     row["prompt_tokens"] = tokens
     if tokens > limit:
-      may_cut = overlong == "cut" and row["domain"] != "coding"
+      may_cut = overlong == "cut" and row["domain"] in rewards.CREATIVE_DOMAINS
       shorter = cut(row["question"], lambda text: measure([text])[0] <= limit) if may_cut else None
       if shorter is None:
         dropped[row["index"]] = "prompt too long"
@@ -872,7 +891,7 @@ def make_target(row: dict, style: str) -> str | None:
   elif row["domain"] == "coding" and not solution and metadata.get("shown_test"):
     solution = f"The function to write is `{metadata['entry_point']}`. It must satisfy: {metadata['shown_test']}"
   if style == "dual_stream":
-    solution = sections and "\n" + "".join(f"{name}: {sections[name]}\n" for name in rewards.SECTIONS)
+    solution = sections and "\n" + "".join(f"{name}: {sections.get(name, '')}\n" for name in rewards.SECTIONS)
   target = rewards.format_response(solution, row["answer"]) if solution else ""
   return target if rewards.parse_response(target, style) else None
 
@@ -973,10 +992,12 @@ def load(pools: list, eval_pools: list, sources: list, raw_dir: str, limit: int,
     rows += read_source(name, raw_dir, limit, digests)
   if not pools and not sources:
     rows += [unified(row, f"built-in pool row {i}") for i, row in enumerate(builtin_pool(seed))]
+  rows.sort(key=lambda row: not (row.get("evaluates") or only_evaluates(row)))  # of equal rows `clean` keeps the first
   for i, row in enumerate(rows):
-    if row["id"] in seen:
-      raise InputError(f"{row['place']}: id {row['id']!r} stands already at {seen[row['id']]}; ids must differ; delete one row")
-    seen[row["id"]], row["index"] = row["place"], i
+    other, row["index"] = seen.setdefault(row["id"], row), i
+    if other["question"] != row["question"]:  # else the same row again, which `clean` drops
+      raise InputError(f"{row['place']}: id {row['id']!r} stands already at {other['place']}, with another prompt; give each file "
+                       "a metadata.source of its own, or leave the ids out")
   return rows, digests
 
 
@@ -1013,6 +1034,7 @@ def main():
     fresh = [row for row in drawn if row["index"] not in checked]
     checked.update(row["index"] for row in fresh)
     bad = check_code([row for row in fresh if row["domain"] == "coding"], FLAGS.verify_code == "on")
+    bad |= check_answers([row for row in fresh if row["domain"] in rewards.checked_domains("off")])
     if named == "tiny" and not tokenizer:
       tokenizer = train_tokenizer([row for row in splits["train"] if row["index"] not in bad], style)
     if tokenizer:

@@ -66,8 +66,9 @@ SECTIONS = ("Plan", "Reasoning", "Evidence", "Sanity_check")  # of the dual-stre
 def format_prompt(question: str, style: str = "tags") -> str:
   """The chat text that the model continues; the tokenizer adds <bos>. A turn token in the question cannot end the user's turn."""
   check_option("style", style, STYLES)
-  question = question.replace(TURN_START, "").replace(TURN_END, "").strip()
-  return CHAT_TEMPLATE.format(system=SYSTEM_PROMPTS[style], question=question)
+  while (plain := question.replace(TURN_START, "").replace(TURN_END, "")) != question:  # what goes may leave a new one
+    question = plain
+  return CHAT_TEMPLATE.format(system=SYSTEM_PROMPTS[style], question=question.strip())
 
 
 def format_response(reasoning: str, answer: str) -> str:
@@ -327,6 +328,8 @@ ONES = re.findall(r"\w+", """zero one two three four five six seven eight nine t
     sixteen seventeen eighteen nineteen""")
 TENS = re.findall(r"\w+", "twenty thirty forty fifty sixty seventy eighty ninety")
 WORDS = {word: n for n, word in enumerate(ONES + [ten + one for ten in TENS for one in ["", *("-" + o for o in ONES[1:10])]])}
+SPELLED = {*WORDS, *re.findall(r"\w+", "half halves third thirds quarter quarters fifth fifths sixth sixths eighth eighths tenth "
+                               "tenths")}  # after a number word they make another number
 # What may follow a number and leave it a number: a unit of up to four words. A single letter other than a unit's is algebra.
 NOT_UNITS = "or|and|to|plus|minus|times|over|by|sqrt|pi|x|y|z|n|k|t|i|e|a|b|c|d|p|q|r|u|v|w|versus|vs|not|but|if"
 POWER = r"(?:\s?\^?\{?[23]\}?)?"
@@ -353,7 +356,7 @@ def read_number(text: str) -> Number | None:
   text = simplify(text).rstrip(" .,;:!?*\"'`=_<>\n").lstrip(" ,;:*\"'`=_<>~#\n")
   text = text[1:-1].strip() if text.startswith("(") and text.endswith(")") else text
   first, _, unit = text.partition(" ")
-  if first.lower() in WORDS and len(unit.split()) <= 2:
+  if first.lower() in WORDS and len(unit.split()) <= 2 and SPELLED.isdisjoint(unit.lower().split()):
     text = f"{WORDS[first.lower()]} {unit}".strip()
   match = QUANTITY.fullmatch(text)
   return to_number(match) if match else None
@@ -625,8 +628,9 @@ MARKUP = " \n*_\"'`"  # around a bare answer
 
 def normalize(text: str) -> str:
   """Lower-case words without punctuation, accents' variants and articles; enough for "The Mitochondria." = "mitochondria"."""
-  text = re.sub(r"(?<=\w)['’](?=\w)", "", unicodedata.normalize("NFKC", text).casefold())
-  return " ".join(w for w in re.findall(r"\w+|[+%=<>]|-(?=\d)", text) if w not in ARTICLES)
+  text = unicodedata.normalize("NFKC", re.sub(r"(?<=\d)(?=[⁰¹²³⁴-⁹⁻])", "^", text)).replace("−", "-").casefold()  # 10⁵ is no 105
+  words = re.findall(r"\w+|[+%=<>≤≥]|-(?=\d)|(?<=\w)-(?!\w)", re.sub(r"(?<=\w)['’](?=\w)", "", text))  # Na- is no Na
+  return " ".join([w for w in words if w not in ARTICLES] or words)
 
 
 def answer_part(text: str) -> str:
@@ -651,7 +655,9 @@ def science_correct(answer: str, truth: str, metadata: dict) -> bool:
 def read_choices(metadata: dict) -> dict[str, str]:
   """Normalized text by label of metadata["choices"]: texts, {"label", "text"} each, or ARC's {"text": […], "label": […]}."""
   choices = metadata.get("choices") or []
-  if isinstance(choices, dict):
+  if isinstance(choices, dict) and "text" not in choices:
+    choices = [{"label": label, "text": text} for label, text in choices.items()]
+  elif isinstance(choices, dict):
     choices = [{"text": t, "label": l} for t, l in itertools.zip_longest(choices["text"], choices.get("label", []))]
   choices = [(c.get("label"), c.get("text", "")) if isinstance(c, dict) else (None, c) for c in choices]
   return {str(label or chr(ord("a") + i)).casefold(): normalize(str(text)) for i, (label, text) in enumerate(choices)}
@@ -668,8 +674,9 @@ def chosen_text(answer: str, choices: dict[str, str]) -> str | None:
 
 def stated_verdict(text: str) -> bool | None:
   """The yes or no that a text states as a word ("no" does not stand in "know"); None for both, neither and "not true"."""
-  verdicts, words = {"yes": True, "true": True, "no": False, "false": False}, re.findall(r"[a-z']+", text.lower())
-  if any(w in ("not", "isn't", "never") and v in verdicts for w, v in itertools.pairwise(words)):
+  verdicts = {"yes": True, "true": True, "no": False, "false": False}
+  words = re.findall(r"[a-z']+", text.lower().replace("’", "'"))
+  if any((w in ("not", "never") or w.endswith("n't")) and v in verdicts for w, v in itertools.pairwise(words)):
     return None
   found = {verdicts[w] for w in words if w in verdicts}
   return found.pop() if len(found) == 1 else None
@@ -1178,8 +1185,8 @@ def judge(rows: list[dict], url: str, model: str, *, workers: int = 8, timeout_s
   give_up, end = threading.Event(), time.monotonic() + deadline_seconds
 
   def grade_row(row):  # -> (verdict, what went wrong, retries)
-    prompt = JUDGE_PROMPT.format(question=str(row.get("question") or row.get("prompt") or "")[:MAX_JUDGED],
-                                 response=str(row.get("response") or "")[:MAX_JUDGED])
+    shown = lambda text: re.sub(r"(TASK|RESPONSE)>>>", r"\1 >>>", str(text or "")[:MAX_JUDGED])  # it cannot close its block
+    prompt = JUDGE_PROMPT.format(question=shown(row.get("question") or row.get("prompt")), response=shown(row.get("response")))
     body = json.dumps({"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0.0}).encode()
     absent = True
     for attempt in range(attempts):

@@ -63,6 +63,7 @@ RIGHT = [  # answer, truth
     ("(1/2, 3)", "(0.5, 3)"), ("\\{3, 1, 2\\}", "\\{1,2,3\\}"), ("Tuesday", "\\text{Tuesday}"), ("\\text{(B)}", "(B)"),
 ]
 WRONG = [
+    ("five hundred twenty", "500"), ("two thousand fifty", "2000"), ("two thirds", "2"), ("one half", "1"),
     ("43", "42"), ("-42", "42"), ("42", "-42"), ("4.2", "42"), ("420", "42"), ("", "42"), ("forty", "42"), ("?", "42"),
     ("...", "42"),
     ("25/2", "25"), ("27√3", "27"), ("27\\sqrt{3}", "27"), ("56 or 63", "56"), ("56 or 63", "63"), ("1/4", "1/8"),
@@ -105,7 +106,12 @@ def test_math_wrong(answer, truth):
 
 
 CHOICES = {"choices": ["Mars", "Jupiter", "the Moon", "Mars and Venus"]}
+SIGNED = {"choices": ["5 °C", "−5 °C"]}
 SCIENCE = [  # answer, truth, metadata, verdict
+    ("A", "B", SIGNED, False), ("B", "B", SIGNED, True), ("-5 °C", "B", SIGNED, True),
+    ("105", "10⁵", {}, False), ("10^5", "10⁵", {}, True), ("5", "−5", {}, False),
+    ("Cl", "Cl-", {}, False), ("Cl-", "Cl-", {}, True), ("≤ 5", "≥ 5", {}, False),
+    ("the", "A", {"choices": ["A", "B", "AB", "O"]}, False), ("B", "B", {"choices": {"A": "Mars", "B": "Jupiter"}}, True),
     ("mitochondria", "mitochondria", {}, True), ("The Mitochondria.", "mitochondria", {}, True),
     ("a mesophilic organism", "mesophilic organism", {}, True),
     ("mesophilic-organisms", "mesophilic organisms", {}, True), ("The answer is osmosis.", "osmosis", {}, True),
@@ -134,6 +140,7 @@ SCIENCE = [  # answer, truth, metadata, verdict
     ("C", "x", {"choices": ["x", "y", "x"]}, True),  # ARC repeats options
 ]
 LOGIC = [
+    ("That isn’t true.", "yes", False), ("That wasn't true", "yes", False),
     ("yes", "yes", True), ("Yes.", "yes", True), ("YES!", "true", True), ("no", "no", True), ("No, they did not.", "no", True),
     ("True", "yes", True),
     ("false", "no", True), ("The answer is yes.", "yes", True), ("<reasoning>no</reasoning><answer>yes</answer>", "yes", True),

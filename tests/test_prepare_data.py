@@ -185,6 +185,9 @@ def test_eval_pool_and_official_marks(tmp_path):
   marked = {f"own-{r['metadata']['id']}" for r in rows[::4]}
   splits = run(tmp_path / "a", pool=write(tmp_path / "a.jsonl", rows), train_size=200, val_size=20, test_size=30)
   assert not marked & {r["id"] for r in splits["train"]}
+  again = [dict(row, metadata=row["metadata"] | {"id": f"again-{i}", "split": "valid"}) for i, row in enumerate(rows) if i % 4 == 1]
+  splits = run(tmp_path / "c", pool=write(tmp_path / "c.jsonl", rows + again), train_size=100, val_size=20, test_size=30)
+  assert not {r["prompt"] for r in again} & {r["question"] for r in splits["train"]}  # the copy that trains gives way
   held = pool_rows(dict.fromkeys(POOL, 8), salt=9)
   copied = dict(rows[0], metadata={"source": "own", "id": "copy"}, prompt=held[0]["prompt"].upper())
   splits = run(tmp_path / "b", pool=write(tmp_path / "b.jsonl", [copied, *rows]), eval_pool=write(tmp_path / "held.jsonl", held),
@@ -214,7 +217,7 @@ def test_exact_duplicates_ignore_case_space_and_punctuation(second, dropped):
 @pytest.mark.parametrize("first, second, dropped", [
     (LONG.format(10), LONG.format(10).replace("old", "deep"), True),
     (LONG.format(10), LONG.format(20), False),  # a template with another number is another question
-    (LONG.format("ten"), LONG.format("six"), False),
+    (LONG.format("ten"), LONG.format("six"), False), (LONG.format("fourteen"), LONG.format("sixteen"), False),
     (LONG.format(10), LONG.format(10).replace("gardener", "baker").replace("water", "bread").replace("breakfast", "noon"), False),
     ("What is 3 + 4?", "What is 3 - 4?", False), ("What is 2.5 + 1?", "What is 25 + 1?", False),
     ("What is the colour of iron?", "What is the colour of gold?", False)])
@@ -272,10 +275,27 @@ def test_a_wrong_entry_point_is_put_right():
   assert row["metadata"]["test_cases"] == ["assert area(Box(3)) == 9"]
 
 
-@pytest.mark.parametrize("tests, answer", [([], "def f(x): return x"), (["assert g(1)"], "def f(x): return x"),
-                                           (["assert f(1"], "def f(x): return x"), (["assert f(1)"], "def f(x: return x")])
+@pytest.mark.parametrize("tests, answer", [
+    ([], "def f(x): return x"), (["assert g(1)"], "def f(x): return x"), (["assert f(1"], "def f(x): return x"),
+    (["assert f(1)"], "def f(x: return x"),
+    (["def test_f():\n  assert f(1) == 2"], "def f(x): return x"), (["f(1) == 2"], "def f(x): return x")])  # nothing runs or checks
 def test_code_that_cannot_be_scored_is_dropped(tests, answer):
   assert data.complete_code(code_row(tests, answer))
+
+
+def test_tests_in_a_function_that_is_called_count():
+  assert data.complete_code(code_row(["def test():\n  assert double(1) == 2\ntest()", "assert double(3) == 6"])) is None
+
+
+def test_an_answer_that_cannot_pass_its_own_check_is_dropped(tmp_path):
+  rows = pool_rows({"math": 30, "logic": 30, "science": 30})
+  rows[3]["answer"], rows[33]["answer"] = "3 hours 20 minutes", "Tuesday"
+  rows[63] |= {"answer": "B", "metadata": rows[63]["metadata"] | {"choices": {"A": "Mars", "B": "Jupiter"}}}
+  splits = run(tmp_path, pool=write(tmp_path / "p.jsonl", rows), mixing="natural", train_size=88, val_size=0, test_size=0)
+  ids = {row["id"] for row in splits["train"]}
+  assert len(ids) == 88 and not ids & {"own-math-0-3", "own-logic-0-3"} and "own-science-0-3" in ids
+  dropped = json.loads((tmp_path / "stats.json").read_text())["domains"]["logic"]["dropped"]
+  assert dropped == {"its own answer does not pass the check": 1}
 
 
 def test_references_that_fail_their_tests_are_found():
@@ -340,7 +360,8 @@ def test_no_prompt_exceeds_the_limit(tokenizer, tmp_path, overlong):
   splits = run(tmp_path, pool=write(tmp_path / "p.jsonl", rows), tokenizer=tokenizer, max_prompt_tokens=limit, overlong=overlong,
                mixing="natural", train_size=300, val_size=30, test_size=30)
   rows = [row for s in data.SPLITS for row in splits[s]]
-  assert len(rows) == 360 and max(len(model.encode(row["prompt"])) + 1 for row in rows) <= limit
+  assert len(rows) == 360 and {row["domain"] for row in rows if row["metadata"].get("cut")} <= set(rewards.CREATIVE_DOMAINS)
+  assert max(len(model.encode(row["prompt"])) + 1 for row in rows) <= limit
   shortened = [row for row in rows if row["metadata"].get("cut")]
   table = json.loads((tmp_path / "stats.json").read_text())["domains"]["summarization"]
   if overlong == "cut":
@@ -505,6 +526,14 @@ def test_every_source_in_every_form(name, form, tmp_path):
     assert rows[0]["question"] == "Summarize the following article:\n\nA dog ran home. People cheered."
 
 
+def test_test_rows_leave_room_for_training_rows(tmp_path):
+  for part in ("test", "train"):
+    rows = [{"question": f"{part} {i} plus 1?", "answer": f"#### {i + 1}"} for i in range(8)]
+    (tmp_path / f"gsm8k_{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  rows = data.read_source("gsm8k", str(tmp_path), 10, {})
+  assert [row["metadata"]["split"] for row in rows] == ["train"] * 8 + ["test"] * 2
+
+
 def test_sources_run_through(tmp_path):
   for name in RECORDS:
     published(tmp_path / "raw", name, "jsonl")
@@ -545,7 +574,8 @@ BAD_FILES = [
     (GOOD.encode() + GOOD.replace('"2"', "NaN").encode(), r"p\.jsonl:2 is not a JSON row"),
     (GOOD.encode() + GOOD.replace("1 + 1", "caf\u00e9").encode("latin-1").replace(b"\\u00e9", b"\xe9"), r"p\.jsonl:2 is not UTF-8"),
     (GOOD.encode() + GOOD.replace("1 + 1", r"\ud83d").encode(), r"p\.jsonl:2 holds half of a surrogate pair"),
-    (GOOD.encode() + GOOD.encode(), r"p\.jsonl:2: id 'math-1' stands already at .*p\.jsonl:1"),
+    (GOOD.encode() + GOOD.replace("1 + 1", "1 + 2").encode(),
+     r"p\.jsonl:2: id 'math-1' stands already at .*p\.jsonl:1, with another prompt"),
     (GOOD.encode() + b'{"domain": "math", "prompt": "' + b"x" * (50 << 20) + b'"}\n', r"p\.jsonl:2 is longer than 16 MiB")]
 
 
