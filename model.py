@@ -1221,7 +1221,7 @@ def plot_curves(metrics: list[dict], panels: list[tuple[str, tuple[str, ...]]], 
       points = [(row["step"], row[name]) for row in metrics if isinstance(row.get(name), (int, float)) and math.isfinite(row[name])]
       if points:
         steps, values = np.array(points, float).T
-        span = max(1, len(values) // 20)
+        span = 1 if name == "learning_rate" else max(1, len(values) // 20)  # a schedule has no noise to smooth
         smooth = [values[max(0, i + 1 - span):i + 1].mean() for i in range(len(values))]
         axis.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
         axis.plot(steps, smooth, dash, color=color, label=name, linewidth=1.6, marker="." if len(values) < 40 else None)

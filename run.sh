@@ -15,7 +15,7 @@
 # DATA_FLAGS, SFT_FLAGS, GRPO_FLAGS, EVAL_FLAGS, EXPORT_FLAGS: further flags for a stage; they win over the recipe's
 #
 # Several hosts: one process drives all of them through a Pathways proxy and alone writes OUT (docs/scale.md, "Several hosts"):
-#   .venv/bin/pip install pathwaysutils==0.1.13
+#   MODEL=tiny STAGES=data OUT=artifacts/setup ./run.sh && .venv/bin/pip install pathwaysutils==0.1.13
 #   JAX_PLATFORMS=proxy JAX_BACKEND_TARGET=grpc://PROXY_HOST:29000 MODEL=gemma-3-1b-it ./run.sh
 set -euo pipefail
 cd "$(dirname "$0")"

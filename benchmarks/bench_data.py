@@ -17,11 +17,13 @@ import tempfile
 import time
 
 from absl import app, flags
+from machine import machine_line
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FLAGS = flags.FLAGS
 flags.DEFINE_string("pool", "", "Unified rows to use in the place of random ones.")
 flags.DEFINE_string("tokenizer", "", "Folder with Gemma's tokenizer.model; empty: that setting is left out.")
+flags.DEFINE_integer("train_size", 10000, "Training rows of the mix; validation and test get a twentieth each.")
 flags.DEFINE_integer("repeats", 3, "Runs per setting; the median counts.")
 flags.DEFINE_bool("peer", True, "Also time the seed's pandas loader and sampler.")
 
@@ -66,15 +68,14 @@ def main(_):
     pool = pathlib.Path(FLAGS.pool or f"{folder}/pool.jsonl")
     if not FLAGS.pool:
       write_pool(pool)
-    command = [sys.executable, "prepare_data.py", f"--pool={pool.resolve()}", "--train_size=10000", "--val_size=500",
-               "--test_size=500", f"--out_dir={folder}/out"]
+    command = [sys.executable, "prepare_data.py", f"--pool={pool.resolve()}", f"--train_size={FLAGS.train_size}",
+               f"--val_size={FLAGS.train_size // 20}", f"--test_size={FLAGS.train_size // 20}", f"--out_dir={folder}/out"]
     settings = {"no tokenizer, code verified": command, "no tokenizer, --verify_code=off": [*command, "--verify_code=off"]}
     if FLAGS.tokenizer:
       settings["Gemma's tokenizer, code verified"] = [*command, f"--tokenizer={os.path.abspath(FLAGS.tokenizer)}"]
     if FLAGS.peer:
       settings["peer: seed 000's pandas sampler"] = [sys.executable, "-c", PEER, str(pool.resolve()), f"{folder}/peer.jsonl"]
-    print(f"{pool.stat().st_size / 2**20:.0f} MiB pool; {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-          f"Python {sys.version.split()[0]}")
+    print(f"{pool.stat().st_size / 2**20:.0f} MiB pool; {machine_line()}")
     measure(command)
     runs = {name: [] for name in settings}
     for _ in range(FLAGS.repeats):  # alternating, so that a busy minute hits all alike

@@ -18,7 +18,7 @@ from absl import flags
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import jax
 import numpy as np
-from bench_grpo import machine_line
+from machine import machine_line
 
 import evaluate
 import model

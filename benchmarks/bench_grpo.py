@@ -17,7 +17,6 @@ import functools
 import json
 import os
 import pathlib
-import platform
 import resource
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ import tempfile
 import time
 
 from absl import flags
+from machine import machine_line
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import rewards
@@ -103,15 +103,6 @@ class Clock:
 
 def peak_gib() -> float:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def machine_line() -> str:
-  """Processor, cores, memory, load and date: what a reader needs to compare."""
-  with open("/proc/cpuinfo", encoding="utf-8") as f:
-    names = [line.split(":")[1].strip() for line in f if line.startswith("model name")]
-  memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-  return (f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, load "
-          f"{os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d %H:%M')}")
 
 
 def summary(processes: list[list[dict]], unit: str) -> dict | None:

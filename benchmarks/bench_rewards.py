@@ -9,6 +9,9 @@ import pathlib
 import sys
 import time
 
+from absl import flags
+from machine import machine_line
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import rewards
 
@@ -63,7 +66,8 @@ def hostile_answer() -> float:
   return best_of(1, lambda: rewards.is_correct("math", text, "\\sqrt{2}"))
 
 
-def main() -> int:
+def main():
+  print(machine_line(), flush=True)
   sentence = lambda i: (f"She pays ${i:,} for {i % 7 + 2} tickets.\nThe answer is {i:,} dollars.", str(i))
   results = [("plain numbers", math_rate(10_000, lambda i: (str(i), str(i + i % 2))), 20_000, "checks/s", 1),
              ("sentences with sign and unit", math_rate(1_000, sentence), 3_000, "checks/s", 1),
@@ -74,8 +78,8 @@ def main() -> int:
     ok = (value - target) * better >= 0
     missed += not ok
     print(f"{name:<30} {value:>12,.3f} {unit:<9} target {'≥' if better > 0 else '≤'} {target:,} {'ok' if ok else 'MISSED'}")
-  return 1 if missed else 0
+  sys.exit(1 if missed else 0)
 
 
 if __name__ == "__main__":
-  sys.exit(main())
+  rewards.launch(main, flags.FlagValues(), __doc__)

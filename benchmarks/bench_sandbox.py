@@ -7,13 +7,16 @@ Peers: `python -I -S` per job with exit code 0 as verdict, and exec() in this pr
 import concurrent.futures
 import os
 import pathlib
-import platform
 import statistics
 import subprocess
 import sys
 import time
 
+from absl import flags
+from machine import machine_line
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+import rewards
 import sandbox
 
 JOBS = [{"code": f"def f(n):\n  return [x * {k} for x in range(n) if x % 2]",
@@ -46,10 +49,8 @@ def measure(name, run_batch):
 
 
 def main():
-  cores = len(os.sched_getaffinity(0))
-  print(f"machine: {platform.machine()}, {cores} cores, load {os.getloadavg()[0]:.1f}, Linux {platform.release()}, "
-        f"Python {platform.python_version()}; 64 jobs of 3 tests, {ROUNDS} rounds", flush=True)
-  for workers in sorted({1, 2, cores}):
+  print(f"{machine_line()}; 64 jobs of 3 tests, {ROUNDS} rounds", flush=True)
+  for workers in sorted({1, 2, len(os.sched_getaffinity(0))}):
     start = time.perf_counter()
     with sandbox.Sandbox(workers=workers) as box:
       print(f"sandbox: {workers} workers start in {time.perf_counter() - start:.2f} s, layers {box.layers}")
@@ -60,4 +61,4 @@ def main():
 
 
 if __name__ == "__main__":
-  main()
+  rewards.launch(main, flags.FlagValues(), __doc__)

@@ -23,6 +23,7 @@ import numpy as np
 from absl import flags
 from flax import nnx
 from jax.experimental import topologies
+from machine import machine_line
 from tunix.models.gemma3 import model as gemma3
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
@@ -177,7 +178,7 @@ def main():
   what = f"LoRA {flag.lora_rank}" if flag.lora_rank else "all parameters"
   print(f"Gemma 3 {flag.size}, {what}, {flag.batch_size} prompts × {flag.num_generations} answers in micro-batches of {micro}, "
         f"{flag.max_prompt_tokens} + {flag.max_new_tokens} tokens, remat {'on' if flag.remat else 'off'}; {len(devices)} × "
-        f"{devices[0].device_kind}, {limit:g} GB each; jax {jax.__version__}")
+        f"{devices[0].device_kind}, {limit:g} GB each; jax {jax.__version__}; compiled on {machine_line()}")
   print("mesh   program    arguments GB   peak GB   compiled in s")
   too_big = []
   for spec in flag.meshes:

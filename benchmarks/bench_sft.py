@@ -21,7 +21,8 @@ import time
 from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from bench_grpo import Clock, choose, machine_line, print_table, race
+from bench_grpo import Clock, choose, print_table, race
+from machine import machine_line
 
 import rewards
 
