@@ -874,7 +874,7 @@ def main():
   facts = {"model": policy.name, "checkpoint": FLAGS.checkpoint, "data_dir": FLAGS.data_dir, "split": FLAGS.split, **identity,
            "prompt_variant": FLAGS.prompt_variant, "prompt_hash": data["prompt_hash"], "prompt_mismatch": mismatch,
            "judge": judged, "check_failures": failures, "recipe": FLAGS.rewards, **speed,
-           "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}", "contamination": contamination(rows, FLAGS.data_dir)}
+           "devices": gemma.device_line(policy.mesh), "contamination": contamination(rows, FLAGS.data_dir)}
   results = collect(responses, facts, before, FLAGS.compare)
   rewards.write_text(out_dir / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
   write_report(results, responses, before, out_dir, FLAGS.checkpoint)

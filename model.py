@@ -1,8 +1,8 @@
 """What produces a response: devices, Gemma 3, tokenizer, LoRA, sampling, lean log-probs; and what keeps a training run.
 
-Everything here is shared by the stages that need JAX. The model classes, LoRA and the trainer's step are Tunix's and qwix's;
-ours are `sample` and `token_logps`, which do the same work with far less memory, and the few functions that make a run
-exact to resume. Nothing here reads flags.
+Everything here is shared by the stages that need JAX. The model classes, LoRA and the trainer, which holds model, optimizer and
+loss, are Tunix's and qwix's; ours are `sample`, `token_logps` and `make_step`, which do the work of Tunix's with far less memory,
+and the few functions that make a run exact to resume. Nothing here reads flags.
 """
 import contextlib
 import fcntl
@@ -716,12 +716,6 @@ def sample(policy: Policy, prompts: list[list[int]], *, width: int, generations:
       rows, state = rows[stay], jax.tree.map(lambda x, stay=stay: x[stay] if x.ndim else x, state)
 
 
-def is_real(prompts, new: int):
-  """(B, P + new): the prompt's tokens and every completion position. Not "id != 0": a policy can draw the padding id, and
-  what follows the stop token is masked in the loss and seen by nothing before it."""
-  return jnp.pad(prompts != PAD_ID, ((0, 0), (0, new)), constant_values=True)
-
-
 def completion_lengths(completions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """completions (N, L) of `sample` -> (tokens up to and with the stop token (N,), ended with a stop token (N,) bool)."""
   stops = np.isin(completions, STOP_IDS)
@@ -742,7 +736,9 @@ def completion_hidden(view, sliding_window: int, prompts, completions, generatio
   prompts = jnp.repeat(prompts, generations // share, 0)
   rows, width = prompts.shape
   tokens = jnp.concatenate([prompts, completions.reshape(rows, share * length)], 1)  # (N / share, T)
-  real = is_real(prompts, share * length)
+  # Every completion position is real, not only "id != 0": a policy can draw the padding id, and what follows the stop token is
+  # masked in the loss and seen by nothing before it.
+  real = jnp.pad(prompts != PAD_ID, ((0, 0), (0, share * length)), constant_values=True)
   owner = jnp.concatenate([jnp.full(width, -1), jnp.repeat(jnp.arange(share), length)])
   same = (owner[:, None] == owner[None]) | (owner[None] == -1)  # (T, T): same completion, or a key in the prompt
   mask = jnp.tril(same)[None] & real[:, None]
@@ -1192,13 +1188,13 @@ class StopSignal:
     self.start, self.max_seconds, self.reason = time.monotonic(), max_hours * 3600 or float("inf"), ""
     if threading.current_thread() is threading.main_thread():
       for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, self._received)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # under nohup a lost terminal stops nothing
+          signal.signal(number, self._received)
 
   def _received(self, number, _):
-    if self.reason:
-      signal.signal(number, signal.SIG_DFL)
-      signal.raise_signal(number)
-    self.reason = signal.Signals(number).name
+    if number == signal.SIGINT and self.reason:
+      raise KeyboardInterrupt
+    self.reason = self.reason or signal.Signals(number).name
 
   @property
   def seconds(self) -> float:

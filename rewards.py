@@ -174,11 +174,13 @@ def git_commit() -> str | None:
 ENDINGS = {  # what ends a script early: its exit status and its line on stderr
     flags.Error: (1, "FATAL Flags parsing error: {}\nPass --help to see the flags.\n"), Stopped: (EXIT_STOPPED, "stopped: {}\n"),
     InputError: (EXIT_BAD_INPUT, "error: {}\n"),
-    OSError: (EXIT_BAD_INPUT, "error: {}\n")}  # its text names the file: no space, no permission, no such folder
+    OSError: (EXIT_BAD_INPUT, "error: {}\n"),  # its text names the file: no space, no permission, no such folder
+    KeyboardInterrupt: (130, "interrupted\n")}
 
 
 def launch(main, flag_values: flags.FlagValues, doc: str | None = ""):
-  """Runs a script's `main()`: parses sys.argv, then exits 0; 2 for bad input; 75 for an early stop; 1 for absl's flag errors.
+  """Runs a script's `main()`: parses sys.argv, then exits 0; 2 for bad input; 75 for an early stop; 130 for Ctrl-C; 1 for
+  absl's flag errors.
 
   Each script keeps its flags in a FlagValues of its own, so that two scripts in one process (pytest, a second notebook cell,
   a re-run cell) never collide. In a notebook, sys.argv set in the cell's first lines gives the flags, errors are raised

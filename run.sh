@@ -29,7 +29,8 @@ accelerator() {
     echo tpu
   elif command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then
     driver=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader | head -n 1 | cut -d. -f1)
-    if [ "${driver:-0}" -ge 580 ]; then echo cuda13; else echo cuda12; fi
+    oldest=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader | tr -d . | sort -n | head -n 1)
+    if [ "${driver:-0}" -ge 580 ] && [ "${oldest:-0}" -ge 75 ]; then echo cuda13; else echo cuda12; fi  # 13 has no Volta or older
   else
     echo cpu
   fi
@@ -167,8 +168,10 @@ for name in $STAGES; do
   case $name in data|eval_base|sft|eval_sft|grpo|eval_grpo|export) ;; *)
     fail "STAGES names '$name'; valid: data eval_base sft eval_sft grpo eval_grpo export" ;; esac
 done
-read -ra data_more <<< "${DATA_FLAGS:-}"; read -ra sft_more <<< "${SFT_FLAGS:-}"; read -ra grpo_more <<< "${GRPO_FLAGS:-}"
-read -ra eval_more <<< "${EVAL_FLAGS:-}"; read -ra export_more <<< "${EXPORT_FLAGS:-}"
+for name in data sft grpo eval export; do  # DATA_FLAGS → data_more, …; over several lines too
+  flags=${name^^}_FLAGS
+  read -rd '' -a "${name}_more" <<< "${!flags:-}" || true
+done
 [ -z "${POOL:-}" ] || data+=(--pool="$POOL")
 [ -z "${EVAL_POOL:-}" ] || data+=(--eval_pool="$EVAL_POOL")
 sft_folder=""; [[ " $STAGES " != *" sft "* && ! -d "$OUT/sft" ]] || sft_folder="$OUT/sft"

@@ -91,8 +91,8 @@ flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass: l
 # Sampling.
 flags.DEFINE_float("temperature", 0.7, "Sampling temperature; 0 is greedy.", flag_values=FLAGS)
 flags.DEFINE_integer("max_new_tokens", 512, "Longest completion, in tokens.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_enum("rollout_engine", "vanilla", ["vanilla", "vllm", "sglang_jax"], "vanilla: this project's sampler; or Tunix's.",
-                  flag_values=FLAGS)
+flags.DEFINE_enum("rollout_engine", "vanilla", ["vanilla", "vllm", "sglang_jax"], "vanilla: this project's sampler; or Tunix's, "
+                  "once a Tunix maps Gemma 3's weights to it (0.1.7 does not).", flag_values=FLAGS)
 # Running.
 flags.DEFINE_integer("eval_every", 50, "Updates between held-out evaluations; 0: only at the end.", lower_bound=0,
                      flag_values=FLAGS)
@@ -247,16 +247,15 @@ def read_answers(tokenizer, rows: list[dict], prompts: np.ndarray, completions: 
 def sample_rollout(cluster: rl.RLCluster, tokenizer, rows: list[dict], draw_index: int, settings: Settings) -> Rollout:
   """G answers to each row's prompt. The noise of (draw, prompt, generation) follows from --seed alone."""
   groups, ids = settings.num_generations, [gemma.encode(tokenizer, row["prompt"]) for row in rows]
-  width = gemma.fit(max(map(len, ids)), settings.prompt_widths)
+  width, size = gemma.fit(max(map(len, ids)), settings.prompt_widths), settings.rollout_batch_size
   config = cluster.get_rollout_config(rl.Mode.TRAIN)
   if isinstance(cluster.rollout, LeanRollout):
     key = jax.random.fold_in(jax.random.key(settings.seed), draw_index)
     keys = np.asarray(jax.random.key_data(jax.random.split(key, (len(rows), groups))))  # (B, G, 2)
-    size = settings.rollout_batch_size
     parts = [cluster.rollout.generate([row["prompt"] for row in rows[i:i + size]], config, width=width, generations=groups,
                                       keys=keys[i:i + size]).tokens for i in range(0, len(rows), size)]
     completions = np.concatenate([np.stack(part) for part in parts])
-  else:  # Tunix's other engines cut the stop token off: put it back where the answer did not run into the limit
+  else:  # an engine that cuts the stop token off gets it back; after one that keeps it, nobody reads a second
     tokens = cluster.generate([row["prompt"] for row in rows for _ in range(groups)]).tokens
     ended = [[*map(int, t), gemma.END_OF_TURN_ID][:settings.max_new_tokens] for t in tokens]
     completions = gemma.pad_right(ended, settings.max_new_tokens)
@@ -442,14 +441,7 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
   def prepare(self, stream, progress: dict) -> tuple[Rollout, Scores, np.ndarray, "Batch", dict]:
     """All that comes before an update: (rollout, scores, advantages (N,), micro-batches, seconds and shares to log)."""
     rollout, scores, facts = self.informative_rollout(stream, progress)
-    start = time.monotonic()
-    advantages, batch = self._generate_and_compute_advantage((rollout, scores))
-    return rollout, scores, advantages, batch, facts | {"reference_seconds": time.monotonic() - start}
-
-  def _generate_and_compute_advantage(self, training_input, mode=rl.Mode.TRAIN):
-    """(rollout, scores) → advantages and the stacked micro-batches of the update."""
-    rollout, scores = training_input
-    settings = self.settings
+    start, settings = time.monotonic(), self.settings
     scale = np.repeat(rewards.advantage_scale(settings.rewards, [row["domain"] for row in rollout.rows]), settings.num_generations)
     advantages = group_advantages(scores.rewards, settings.num_generations, settings.algorithm) * scale
     batch = make_batch(rollout, advantages, settings)
@@ -459,7 +451,7 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
         logps = [reference_logps(reference, p, c, w > 0, temperature=settings.temperature, generations=len(c) // len(p))
                  for p, c, w in zip(batch.prompts, batch.completions, batch.weights)]
       batch = batch._replace(ref_logps=np.stack(jax.tree.map(np.asarray, logps)))
-    return advantages, batch
+    return rollout, scores, advantages, batch, facts | {"reference_seconds": time.monotonic() - start}
 
   def update(self, batch: Batch) -> tuple[Batch, dict]:
     """One optimizer update; returns the batch with the sampling policy's log-probs in place, and what to log."""
@@ -532,11 +524,11 @@ def check_failures() -> dict[str, int]:
 def step_line(row: dict, max_steps: int, eta_hours: float, hours_left: float) -> str:
   """The line of a step: greppable, one unit per number, in the order one reads a run."""
   hours = "".join(f" | {name} {h:.2f} h" for name, h in (("eta", eta_hours), ("left", hours_left)) if np.isfinite(h))
-  accuracy = "—" if row["accuracy"] is None else f"{row['accuracy']:.2f}"
-  held_out = f" | held-out acc {row['eval_accuracy']:.3f} reward {row['eval_reward']:.3f}" if "eval_reward" in row else ""
+  share = lambda value, digits: "—" if value is None else f"{value:.{digits}f}"  # None: nothing that can be checked
+  held_out = f" | held-out acc {share(row['eval_accuracy'], 3)} reward {row['eval_reward']:.3f}" if "eval_reward" in row else ""
   failed = "".join(f" | {name.removeprefix('failed/')} {row[name]}" for name in row if name.startswith("failed/"))
   return (f"grpo {row['step']}/{max_steps}{hours} | reward {row['reward']:.3f} ± {row['reward_std']:.3f} | "
-          f"format {row['format']:.2f} | acc {accuracy} | kl {row['kl']:.4f} | entropy {row['entropy']:.2f} | "
+          f"format {row['format']:.2f} | acc {share(row['accuracy'], 2)} | kl {row['kl']:.4f} | entropy {row['entropy']:.2f} | "
           f"len {row['completion_tokens']:.0f} max {row['completion_tokens_max']:.0f} cut {row['truncated']:.0%} | "
           f"flat {row['flat_right']:.0%} right {row['flat_wrong']:.0%} wrong | clip {row['clip_low']:.1%}/{row['clip_high']:.1%} | "
           f"grad {row['grad_norm']:.3f} | lr {row['learning_rate']:.2e} | "
@@ -562,7 +554,7 @@ def held_out_metrics(learner: LeanGRPOLearner, rows: list[dict]) -> dict:
   scores = score_rollout(learner.reward_fns, rollout, settings)
   checked = np.isin([row["domain"] for row in rows], rewards.checked_domains(settings.code_rewards))
   return {"eval_reward": float(scores.rewards.mean()), "eval_format": float(scores.formatted.mean()),
-          "eval_accuracy": float(scores.correct[checked].mean()) if checked.any() else 0.0,
+          "eval_accuracy": float(scores.correct[checked].mean()) if checked.any() else None,
           "eval_truncated": float(1 - rollout.stopped.mean())}
 
 
@@ -601,6 +593,8 @@ def preflight(learner: LeanGRPOLearner, rows: list[dict], batch_seconds: float |
   rollout, scores = join_groups(groups[:len(chosen)])
   seconds, spread = time.monotonic() - start, ~flat_groups(scores.rewards, size)
   formatted, cut = scores.formatted.mean(), 1 - rollout.stopped.mean()
+  device = jax.devices()[0].memory_stats() or {}  # a CPU has none: there it is the process's
+  peak = device.get("peak_bytes_in_use", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
   for domain in dict.fromkeys(row["domain"] for row in chosen):
     mine = np.array([row["domain"] == domain for row in chosen])
     answers = np.repeat(mine, size)
@@ -608,7 +602,7 @@ def preflight(learner: LeanGRPOLearner, rows: list[dict], batch_seconds: float |
               f"groups that differ {spread[mine].mean():.0%}")
   gemma.say(f"preflight format {formatted:.2f} | truncated {cut:.0%} | flat groups {1 - spread.mean():.0%} | "
             f"rewards {sum(took['reward_seconds'] for *_, took in parts):.1f} s | {rollout.lengths.sum() / seconds:.0f} tok/s with "
-            f"compilation | peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+            f"compilation | peak {peak / 2**30:.1f} GiB")
   reasons = []
   if not spread.any():
     reasons.append(f"all {len(spread)} groups have equal rewards (format rate {formatted:.2f}), so nothing can be learned: "
@@ -631,7 +625,7 @@ def next_phase(progress: dict, row: dict, thresholds: list[float]):
   """--phase_metrics: phase 1 once held-out format reaches the first threshold, phase 2 once accuracy reaches the second."""
   if progress["phase"] == 0 and row["eval_format"] >= thresholds[0]:
     progress["phase"] = 1
-  elif progress["phase"] == 1 and row["eval_accuracy"] >= thresholds[1]:
+  elif progress["phase"] == 1 and (row["eval_accuracy"] or 0.0) >= thresholds[1]:
     progress["phase"] = 2
 
 
@@ -712,7 +706,7 @@ def update_once(learner: LeanGRPOLearner, batch: Batch, schedule, state: dict) -
 def evaluate(learner: LeanGRPOLearner, held_out: list[dict], progress: dict, thresholds: list[float], out_dir: str) -> dict:
   """Held-out numbers; best/ holds the parameters of the highest accuracy (then reward) so far, beside the last ones."""
   row = held_out_metrics(learner, held_out)
-  score = [row["eval_accuracy"], row["eval_reward"]]
+  score = [row["eval_accuracy"] or 0.0, row["eval_reward"]]
   if progress["best"] is None or score > progress["best"]:
     progress["best"] = score
     gemma.save_params(os.path.join(out_dir, "best"), learner.trainer.model)
@@ -759,16 +753,17 @@ def starting_policy(start: gemma.Policy, lora_rank: int, lora_alpha: float, seed
     tuned = gemma.apply_lora(start.model, start.mesh, lora_rank, lora_alpha, seed)
     return start._replace(model=tuned, lora_rank=lora_rank, lora_alpha=lora_alpha), start.model if with_reference else None
   merged = gemma.merge_lora(start.model, start.model, start.lora_alpha) if start.lora_rank else start.model
-  masters = gemma.float32_masters(merged)
-  return start._replace(model=masters, lora_rank=0, lora_alpha=0.0), merged if with_reference else None
+  frozen = {name: x.astype(merged.config.param_dtype) for name, x in gemma.flat_params(merged).items()}  # SFT's are float32
+  return (start._replace(model=gemma.float32_masters(merged), lora_rank=0, lora_alpha=0.0),
+          gemma.with_params(merged, frozen) if with_reference else None)
 
 
 def build_learner(policy: gemma.Policy, reference, tx, reward_fns, settings: Settings, engine: str) -> LeanGRPOLearner:
   """Tunix's cluster and learner around the policy; every role on one mesh."""
   roles = (rl.Role.ACTOR, rl.Role.ROLLOUT) + ((rl.Role.REFERENCE,) if reference is not None else ())
-  rollout_config = base_rollout.RolloutConfig(
+  rollout_config = base_rollout.RolloutConfig(  # top_p and top_k off: an engine left to itself takes the model's own defaults
       max_tokens_to_generate=settings.max_new_tokens, max_prompt_length=max(settings.prompt_widths),
-      temperature=settings.temperature, top_p=None, top_k=None,
+      temperature=settings.temperature, top_p=1.0, top_k=-1,
       kv_cache_size=max(settings.prompt_widths) + settings.max_new_tokens, eos_tokens=list(gemma.STOP_IDS),
       rollout_vllm_model_version=policy.name, rollout_sglang_jax_model_version=policy.name)
   cluster_config = rl.ClusterConfig(
@@ -780,6 +775,11 @@ def build_learner(policy: gemma.Policy, reference, tx, reward_fns, settings: Set
   except ImportError as error:
     raise InputError(f"--rollout_engine={engine} needs a package that is not installed ({error}); install it, or use "
                      "--rollout_engine=vanilla") from error
+  except RuntimeError as error:
+    if "mappings not available" not in str(error):
+      raise
+    raise InputError(f"--rollout_engine={engine}: Tunix cannot give it these weights ({error}); use --rollout_engine=vanilla, or a "
+                     "google-tunix above 0.1.7 that maps Gemma 3") from error
   config = grpo_learner.GRPOConfig(policy_loss_fn="lean", num_generations=settings.num_generations, beta=settings.beta,
                                    num_iterations=settings.num_iterations, epsilon=settings.epsilon)
   return LeanGRPOLearner(cluster, config, reward_fns, policy.tokenizer, policy.mesh, settings)
@@ -907,12 +907,6 @@ def load_start(flag, style: str) -> gemma.Policy:
   return gemma.load_policy(flag.model, flag.init_from, flag.data_dir, flag.mesh, flag.dtype)
 
 
-def fingerprints(data_dir: str, init_from: str, start: gemma.Policy) -> dict[str, str]:
-  """What the run reads, by content: a resume on other rows or another start would be neither run."""
-  params = gemma.digest(gemma.read_checkpoint(init_from)[1]) if init_from else ""
-  return dict(data_dir=gemma.digest(os.path.join(data_dir, "train.jsonl")), init_from=params, model=start.fingerprint)
-
-
 def announce(rows, settings: Settings, policy: gemma.Policy):
   """The derived numbers, before the long part."""
   answers, sampled, updated = (size * settings.num_generations for size in (
@@ -971,13 +965,17 @@ def main():
   stop = gemma.StopSignal(flag.max_hours)
   gemma.enable_compilation_cache()
   start = load_start(flag, style)
-  gemma.check_inputs(out_dir, started, **fingerprints(flag.data_dir, flag.init_from, start))
+  gemma.check_inputs(  # by content: a resume on other rows or from another start would be neither run
+      out_dir, started, data_dir=gemma.digest(os.path.join(flag.data_dir, "train.jsonl")),
+      init_from=gemma.digest(gemma.read_checkpoint(flag.init_from)[1]) if flag.init_from else "", model=start.fingerprint)
   lengths = check_prompts(rows + held_out, start.tokenizer, flag.max_prompt_tokens)
   settings = read_settings(flag, gemma.choose_widths(lengths, flag.max_prompt_tokens), style, start.mesh.shape["fsdp"])
   state = {"step": 0, "max_steps": started.get("max_steps") or max_steps or 1000, "progress": new_progress()}
   reward_fns = reward_functions(flag, style, state)
   policy, reference = starting_policy(start, flag.lora_rank, flag.lora_alpha, flag.seed, settings.reference)
-  gemma.check_disk(out_dir, 40 * gemma.count_parameters(policy.model, gemma.trainable(policy.model)))
+  del start  # weights that neither is made of leave the device
+  if not started:  # a run that goes on has written most of it already
+    gemma.check_disk(out_dir, 40 * gemma.count_parameters(policy.model, gemma.trainable(policy.model)))
   announce(rows, settings, policy)
   make_learner = lambda: build(policy, reference, reward_fns, settings, flag, state["max_steps"])
   (learner, schedule), stream = make_learner(), make_stream(rows, settings)

@@ -321,7 +321,8 @@ def main():
                      f"target in {flag.data_dir}/val.jsonl")
   rows, width = packed_shape(pairs + val_pairs, flag.max_length, flag.micro_batch_size, policy.mesh.shape["fsdp"])
   count = gemma.count_parameters(policy.model, gemma.trainable(policy.model))
-  gemma.check_disk(out_dir, 40 * count)  # two checkpoints of float32 parameters and two moments, params/, best/
+  if not started:  # a run that goes on has written most of this: 24 bytes in two checkpoints, 4 each in params/ and best/, …
+    gemma.check_disk(out_dir, 40 * count)  # … and 8 for what is half-written
   gemma.say(f"sft: {len(pairs)} rows ({dropped} over {flag.max_length} tokens dropped), {len(val_pairs)} held out ({val_dropped} "
             f"dropped), {count / 1e6:.2f}M trainable parameters, {flag.batch_size} rows an update, packed into {rows} × {width} "
             f"tokens at once, {gemma.device_line(policy.mesh)}")

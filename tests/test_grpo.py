@@ -590,6 +590,17 @@ def test_preflight(flag, tmp_path):
   assert "updates an hour" in out and "peak" in out and not os.path.isdir(tmp_path / "b" / "checkpoints")
 
 
+def test_held_out_rows_without_right_answers_have_no_accuracy(flag, data_dir, tmp_path):
+  """A dash and a null, not an accuracy of zero."""
+  data = shutil.copytree(data_dir, tmp_path / "data")
+  rows = [row for row in rewards.read_rows(data / "val.jsonl") if row["domain"] in rewards.CREATIVE_DOMAINS]
+  rewards.write_text(data / "val.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+  out = run_well(train_grpo, **flag | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1, eval_every=1, eval_rows=4))
+  assert "held-out acc — reward" in out
+  assert rewards.read_rows(tmp_path / "out" / "metrics.jsonl")[0]["eval_accuracy"] is None
+  assert (tmp_path / "out" / "best").is_dir()
+
+
 def test_preflight_of_a_started_run_trains_nothing(flag, tmp_path):
   flag = flag | dict(out_dir=tmp_path, max_steps=3, save_every=1)
   run_well(train_grpo, **flag)

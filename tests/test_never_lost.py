@@ -20,7 +20,7 @@ from unittest import mock
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from conftest import REPO, SFT, argv_of, one_line_error, process, run, run_well
+from conftest import REPO, SFT, SIGNALS, argv_of, one_line_error, process, run, run_well
 
 import model as gemma
 import rewards
@@ -240,6 +240,28 @@ def test_deadline_and_ctrl_c(flag, whole, tmp_path):
   run_well(train_grpo, **flag, out_dir=tmp_path, max_hours=2.5)
   assert_same_run(whole, str(tmp_path))
 
+
+
+def test_later_signals_do_not_cut_the_save_short():
+  """A preemption sends several kinds; under nohup a lost terminal is none of them; a second Ctrl-C is somebody in a hurry."""
+  before = {number: signal.getsignal(number) for number in SIGNALS}
+  try:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stop = gemma.StopSignal(0)
+    signal.raise_signal(signal.SIGHUP)
+    assert not stop.reason
+    for number in (signal.SIGTERM, signal.SIGTERM):
+      signal.raise_signal(number)
+      assert stop.reason == "SIGTERM"
+    with pytest.raises(KeyboardInterrupt):
+      signal.raise_signal(signal.SIGINT)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    stop = gemma.StopSignal(0)
+    signal.raise_signal(signal.SIGHUP)
+    assert stop.reason == "SIGHUP"
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)
 
 def test_sft_stops_and_goes_on(data_dir, tmp_path):
   flag = SFT | dict(data_dir=data_dir, max_steps=6, eval_every=2, save_every=2)
