@@ -1,4 +1,5 @@
 """train_grpo.py: each objective against its paper's formula, advantages and weights by table, whole runs, what is refused."""
+import dataclasses
 import functools
 import json
 import os
@@ -556,6 +557,15 @@ def test_beta_zero_loads_no_reference(flag, tmp_path, monkeypatch):
   assert made == [None]
   run_well(train_grpo, **flag | dict(out_dir=tmp_path / "b", max_steps=1, beta=0, domain_beta="math=0.1"))
   assert made[1] is not None
+
+
+def test_the_reference_of_all_parameters_is_in_the_models_own_dtype(data_dir):
+  """What an accelerator holds: bfloat16 weights of the frozen reference beside float32 masters, also where SFT left float32."""
+  start = gemma.load_policy("tiny", data_dir=str(data_dir))  # float32, as full-parameter SFT leaves every model
+  start.model.config = dataclasses.replace(start.model.config, param_dtype=jnp.bfloat16)
+  policy, reference = train_grpo.starting_policy(start, 0, 0.0, 0, with_reference=True)
+  dtypes = lambda model: {x.dtype.name for x in gemma.flat_params(model).values()}
+  assert (dtypes(policy.model), dtypes(reference)) == ({"float32"}, {"bfloat16"})
 
 
 def test_lora_goes_on_as_lora_and_the_reference_is_the_start(data_dir, tmp_path):
