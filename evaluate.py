@@ -13,6 +13,7 @@ A judge (--judge_url) grades the domains without a right answer; its key is read
 import base64
 import collections
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import math
@@ -167,7 +168,7 @@ def summarize(responses: list[dict], recipe: str, seed: int = 0) -> dict:
   if given:
     top, count = collections.Counter(text for text, _ in given).most_common(1)[0]
     right = mean(correct for text, correct in given if text == top)
-    out["top_answer"] = {"text": top[:40], "share": count / len(given), "right": right}
+    out["top_answer"] = {"text": top[:40], "n": len(given), "share": count / len(given), "right": right}
   samples = min(map(len, by_row.values()))
   if samples > 1 and answered:
     for k in sorted({2**i for i in range(samples.bit_length())} | {samples}):
@@ -265,6 +266,13 @@ def contamination(rows: list[dict], data_dir) -> dict | None:
           "shared_8gram": sum(not shared.isdisjoint(ngrams(r["question"])) for r in rows)}
 
 
+def trained_elsewhere(checkpoint: str, data_dir) -> bool:
+  """Whether the run that made `checkpoint` noted another train.jsonl than the one that `contamination` reads."""
+  path, folder = pathlib.Path(data_dir) / "train.jsonl", pathlib.Path(checkpoint)
+  noted = (gemma.read_run(folder) or gemma.read_run(folder.parent)).get("inputs", {}).get("data_dir") if checkpoint else None
+  return bool(noted) and path.is_file() and noted != gemma.digest(str(path))
+
+
 # --------------------------------------------------------------------------------------------------------------- sampling
 def free_bytes() -> int:
   """Memory that sampling may take: of all devices, or of the host (inside its cgroup) where the CPU is the device."""
@@ -340,7 +348,10 @@ def sample_and_score(policy, rows: list[dict], kept: list[dict], path, style: st
   write_rows(path, out)
 
   def finish(part, completions):
+    earlier = collections.Counter(rewards.failed_rows())
     scored = score(responses_of(policy, part, completions), style, systems, code_rewards)
+    if failures := collections.Counter(rewards.failed_rows()) - earlier:
+      scored[0]["failures"] = dict(failures)  # of the batch: a run that is continued or judged later must not forget them
     gemma.append_rows(path, scored)
     return scored
   tokens, start, checked = 0, time.monotonic(), None
@@ -363,7 +374,8 @@ def sample_and_score(policy, rows: list[dict], kept: list[dict], path, style: st
 
 
 # --------------------------------------------------------------------------------------------------------------- verdicts
-LENIENT = re.compile(r"<reasoning>\s*[^<\s].*?</reasoning>.*?<answer>\s*[^<\s].*?</answer>", re.S | re.I)
+LENIENT = re.compile(  # atomic: the earliest of each is enough, and without it a looping text takes minutes
+    r"\A(?>.*?<reasoning>\s*[^<\s])(?>.*?</reasoning>)(?>.*?<answer>\s*[^<\s]).*?</answer>", re.S | re.I)
 
 
 def responses_of(policy, part: list[dict], out: np.ndarray) -> list[dict]:
@@ -563,7 +575,8 @@ def training_chart(checkpoint: str, path) -> bool:
   """Draws metrics.jsonl of the training folder (or of the run around its best/); False where there is no curve to draw."""
   folders = [pathlib.Path(checkpoint), pathlib.Path(checkpoint).parent] if checkpoint else []
   source = next((f / "metrics.jsonl" for f in folders if (f / "metrics.jsonl").is_file()), None)
-  rows = [row for row in rewards.read_rows(source) if "step" in row] if source else []
+  lines = source.read_bytes().split(b"\n")[:-1] if source else []  # a broken-off run's last line may be torn
+  rows = [row for row in map(json.loads, lines) if "step" in row]
   known = lambda x: isinstance(x, (int, float)) and math.isfinite(x)
   drawn = {k for _, keys in CURVES for k in keys if sum(known(row.get(k)) for row in rows) > 1}
   drawn -= {"loss"} if "reward" in drawn else set()  # GRPO's loss is near zero by construction and says nothing
@@ -619,9 +632,10 @@ def sibling_variants(results: dict, out_dir) -> dict:
   found, here = {results["prompt_variant"]: results}, out_dir.resolve()
   for path in sorted(here.parent.glob("*/results.json")):
     if path.parent != here and (path.parent / "config.json").is_file():
-      other = read_results(path)
-      if all(other.get(k) == results[k] for k in ("weights", "rows", "samples", "temperature", "max_new_tokens")):
-        found.setdefault(other["prompt_variant"], other)
+      with contextlib.suppress(InputError):  # a results.json of another program, or one that is being replaced
+        other = read_results(path)
+        if all(other.get(k) == results[k] for k in ("weights", "rows", "samples", "temperature", "max_new_tokens")):
+          found.setdefault(other["prompt_variant"], other)
   return {k: found[k] for k in sorted(found)} if len(found) > 1 and "" in found else {}
 
 
@@ -631,16 +645,21 @@ def points(change: dict | None) -> str:
   return show(100 * change["difference"], [100 * x for x in change["ci"]], "+.1f") if change else "–"
 
 
-def sure(change: dict) -> bool:
-  """Whether the interval of a change excludes zero, and the change is not below the last digit shown."""
-  return change["ci"][0] * change["ci"][1] > 0 and abs(change["difference"]) >= 5e-4
+def sure(change: dict, is_rate: bool = True) -> bool:
+  """Whether the interval of a change excludes zero, and the change is not below the last digit shown.
+
+  A bootstrap of four changed questions or of one row excludes zero by luck: a rate's exact test must agree, and no test of
+  fewer than six changed questions reaches 5%.
+  """
+  enough = change["p"] < 0.05 if is_rate else change["gained"] + change["lost"] > 5
+  return enough and change["ci"][0] * change["ci"][1] > 0 and abs(change["difference"]) >= 5e-4
 
 
 def change_text(change: dict, name: str, is_rate: bool = True) -> str:
   """One sentence on a paired change: which way, how much, how sure."""
   scale, unit, digits, spec = (100, " points", 1, ".1%") if is_rate else (1, "", 3, ".3f")
   moved, low, high = (scale * x for x in (change["difference"], *change["ci"]))
-  verb = "did not change measurably" if not sure(change) else "rose" if moved > 0 else "fell"
+  verb = "did not change measurably" if not sure(change, is_rate) else "rose" if moved > 0 else "fell"
   width = f"95% interval {low:+.{digits}f} to {high:+.{digits}f}" if high - low > 1e-9 else "the same change in every pair"
   p = "< 0.001" if change["p"] < 0.001 else f"= {change['p']:.3f}"
   test = f"; {change['gained']} questions better, {change['lost']} worse, exact p {p}" if is_rate else ""  # a test of rates
@@ -666,15 +685,19 @@ def doubts(results: dict) -> list[str]:
   """Reasons to believe the numbers less, each with its count."""
   o, checks, judge = results["overall"], results["check_failures"], results["judge"] or {"malformed": 0, "failed": 0}
   same = (results["contamination"] or {"same_question": 0})["same_question"]
+  shared = results["compare"]["n"] if "compare" in results else o["n"]
+  differs = ", ".join(f"{k} {v!r} (here {results[k]!r})" for k, v in results.get("differs", {}).items())
   flat = [d for d, v in results["domains"].items() if (ci := v["mean_reward_ci"]) and ci[1] - ci[0] < 1e-9]
   shown = lambda text: repr(text) if re.fullmatch(r"[\w .-]+", text) else "one and the same text"  # no markup in a bullet
-  stuck = [(d, top) for d, v in results["domains"].items() if v["scored"] >= 20 and (top := v.get("top_answer"))
+  stuck = [(d, top) for d, v in results["domains"].items() if (top := v.get("top_answer")) and min(v["scored"], top["n"]) >= 20
            and top["share"] > 0.8 > top["right"]]
   found = (
     *((True, f"{top['share']:.0%} of the answers in {d} are {shown(top['text'])}, right {top['right']:.0%} of the time: a "
        "constant, not an ability.") for d, top in stuck),
     (o["questions"] < 100, f"Only {o['questions']} distinct questions: the intervals are wide."),
     (o["n"] > o["questions"], f"{o['n']} rows hold {o['questions']} distinct questions; intervals and tests count questions."),
+    (shared < o["n"], f"Only {shared} of {o['n']} rows are also in the evaluation compared with: the changes are over those."),
+    (differs, f"The evaluation compared with had {differs}: a change may come from that."),
     (o["truncated_rate"] > 0.05, f"{show(o['truncated_rate'])} of the responses were cut at {results['max_new_tokens']} tokens, "
      "so they cannot be well formed; raise --max_new_tokens."),
     (flat, f"All rewards in {', '.join(flat)} are equal: their bootstrap interval has no width, which is no certainty."),
@@ -686,6 +709,8 @@ def doubts(results: dict) -> list[str]:
     (any(judge[k] for k in ("malformed", "failed")), f"The judge gave {judge['malformed']} malformed replies and none to "
      f"{judge['failed']} responses."),
     (checks, f"Checks that failed and count as wrong: {', '.join(f'{k} {n}' for k, n in checks.items())}."),
+    (results.get("trained_elsewhere"), "The checkpoint was trained on another train.jsonl than the one beside the evaluated rows: "
+     "overlap with its training is unknown."),
     (not results["contamination"], "No train.jsonl stands beside the evaluated rows: overlap with training is unknown."),
     (same, f"{same} of {o['n']} questions are training questions, word for word: they may measure memory."))
   return [text for holds, text in found if holds] or ["Nothing stands out: enough distinct questions, none of them trained on."]
@@ -848,11 +873,9 @@ def main():
   if FLAGS.samples > 1 and FLAGS.temperature == 0:
     raise InputError(f"--samples={FLAGS.samples} at --temperature=0 draws one response {FLAGS.samples} times; "
                      "add --temperature=0.7, or leave --samples at 1")
-  failed = collections.Counter(rewards.failed_rows())  # of earlier runs in this process (a notebook)
   rows, data = load_rows(FLAGS.data_dir, FLAGS.split, FLAGS.limit, FLAGS.prompt_variant, FLAGS.allow_prompt_mismatch)
-  before = []
-  if FLAGS.compare:
-    read_results(FLAGS.compare)
+  before, other = [], read_results(FLAGS.compare) if FLAGS.compare else {}
+  if other:
     before = rewards.read_rows(pathlib.Path(FLAGS.compare.removesuffix("results.json")) / "responses.jsonl")
   mismatch = check_trained_prompt(FLAGS.checkpoint, FLAGS.data_dir, data, FLAGS.allow_prompt_mismatch)
   gemma.enable_compilation_cache()
@@ -870,11 +893,14 @@ def main():
                                       batch_size=FLAGS.batch_size, **sampling)
   judged = judge_creative(responses, FLAGS.judge_url, FLAGS.judge_model, path) if FLAGS.judge_url else None
   write_rows(path, responses)
-  failures = {k: n for k, n in (collections.Counter(rewards.failed_rows()) - failed).items() if not k.startswith("judge")}
+  failures = dict(sum((collections.Counter(r.get("failures")) for r in responses), collections.Counter()))
   facts = {"model": policy.name, "checkpoint": FLAGS.checkpoint, "data_dir": FLAGS.data_dir, "split": FLAGS.split, **identity,
            "prompt_variant": FLAGS.prompt_variant, "prompt_hash": data["prompt_hash"], "prompt_mismatch": mismatch,
            "judge": judged, "check_failures": failures, "recipe": FLAGS.rewards, **speed,
-           "devices": gemma.device_line(policy.mesh), "contamination": contamination(rows, FLAGS.data_dir)}
+           "devices": gemma.device_line(policy.mesh), "contamination": contamination(rows, FLAGS.data_dir),
+           "trained_elsewhere": trained_elsewhere(FLAGS.checkpoint, FLAGS.data_dir)}
+  same = ("samples", "temperature", "max_new_tokens", "prompt_variant", "prompt_hash", "code_rewards")
+  facts["differs"] = {k: other.get(k) for k in same if other and other.get(k) != facts[k]}
   results = collect(responses, facts, before, FLAGS.compare)
   rewards.write_text(out_dir / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
   write_report(results, responses, before, out_dir, FLAGS.checkpoint)

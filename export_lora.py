@@ -67,6 +67,10 @@ def main():
   check_out_dir(out_dir, FLAGS.overwrite)
   python = find_python(FLAGS.verify_python) if FLAGS.verify else None
   config, params = gemma.read_checkpoint(checkpoint)
+  if config.get("prompt_hash") != rewards.prompt_hash(config["style"]):  # the chat template comes from this code
+    raise InputError(f"{checkpoint} was trained with prompt {config.get('prompt_hash')}, this code renders "
+                     f"{rewards.prompt_hash(config['style'])}; export it with the code that trained it (commit "
+                     f"{config.get('git_commit')})")
   if not config["lora_rank"] and "peft" in formats:
     formats = [name for name in formats if name != "peft"] or ["merged"]
     print(f"this run trained all parameters: there is no adapter, so {' and '.join(formats)} is all that is exported", flush=True)
@@ -84,7 +88,8 @@ def main():
     if FLAGS.kaggle_id:
       metadata = {"title": title, "id": FLAGS.kaggle_id, "licenses": [{"name": licence if licence != "gemma" else "other"}]}
       rewards.write_text(f"{partial}/dataset-metadata.json", json.dumps(metadata, indent=1) + "\n")
-    files = sorted(os.path.relpath(f, partial) for f in glob.glob(f"{partial}/**", recursive=True) if os.path.isfile(f))
+    found = glob.glob(f"{glob.escape(partial)}/**", recursive=True)
+    files = sorted(os.path.relpath(f, partial) for f in found if os.path.isfile(f))
     rewards.write_config(partial, "export", FLAGS, config["style"], formats=formats, files=[*files, "config.json"],
                          base_fingerprint=config["model_fingerprint"], parity_passed=parity and parity["passed"])
     swap(partial, out_dir)
@@ -125,7 +130,7 @@ def swap(partial: str, out_dir: str):
   if not os.path.isdir(out_dir):
     return os.rename(partial, out_dir)
   listed = rewards.read_config(out_dir, "export_lora.py")["files"] if os.listdir(out_dir) else []
-  for found in glob.glob(f"{out_dir}/**", recursive=True, include_hidden=True):
+  for found in glob.glob(f"{glob.escape(out_dir)}/**", recursive=True, include_hidden=True):
     name = os.path.relpath(found, out_dir)
     if os.path.isfile(found) and name not in listed and not os.path.lexists(f"{partial}/{name}"):
       os.makedirs(os.path.dirname(f"{partial}/{name}"), exist_ok=True)
@@ -176,8 +181,9 @@ def write_formats(out: str, policy, shape, base: dict, adapter: dict, config: di
 
 
 def hub_name(model: str) -> str:
-  """Hugging Face's name of a known model, wherever its folder lies; any other folder keeps its own."""
-  return next((f"google/{name}" for name in gemma.KAGGLE_HANDLES if name in model.split("/")), model)
+  """Hugging Face's name of a known model, wherever its folder lies (Kaggle adds a version); any other folder keeps its own."""
+  known = re.search(rf"(?:^|/)({'|'.join(gemma.KAGGLE_HANDLES)})(?:/\d+)?/?$", model)
+  return f"google/{known[1]}" if known else model
 
 
 def write_adapter(folder: str, adapter: dict[str, np.ndarray], policy):
@@ -203,7 +209,7 @@ def write_model(folder: str, policy, shape, style: str, base: dict, adapter: dic
     read = lambda name: gemma.to_hf(name, np.asarray(base[names[name][0]]), names[name][1])
   else:
     names = {}
-    for shard in sorted(glob.glob(f"{policy.name}/*.safetensors")):
+    for shard in sorted(glob.glob(f"{glob.escape(policy.name)}/*.safetensors")):
       with safetensors.safe_open(shard, "np") as f:
         names.update(dict.fromkeys(f.keys(), shard))
 
@@ -274,11 +280,12 @@ def chat_template(style: str) -> str:
   """Jinja that renders one user message exactly as `rewards.format_prompt` did in training, with <bos> in front."""
   before, after = rewards.CHAT_TEMPLATE.format(system=rewards.SYSTEM_PROMPTS[style], question="\0").split("\0")
   end, start = after.split(rewards.TURN_START)  # "<end_of_turn>\n", "model\n"
-  question = "message['content']" + "".join(f" | replace('{t}', '')" for t in (rewards.TURN_START, rewards.TURN_END)) + " | trim"
+  question = "message['content']" + "".join(f" | replace('{t}', ' ')" for t in (rewards.TURN_START, rewards.TURN_END)) + " | trim"
   shown = {"before": before, "end": end, "start": rewards.TURN_START + start}
   shown = {name: json.dumps(text) for name, text in shown.items()}
   return (
-    "{{ bos_token }}{% for message in messages %}"
+    "{{ bos_token }}{% for message in messages %}{% if message['content'] is not string %}"
+    "{{ raise_exception('the content of a message must be text') }}{% endif %}"
     f"{{% if message['role'] == 'user' %}}{{{{ {shown['before']} + ({question}) + {shown['end']} }}}}"
     f"{{% elif message['role'] == 'assistant' %}}{{{{ {shown['start']} + message['content'] + {shown['end']} }}}}"
     "{% else %}{{ raise_exception('trained with one fixed system text: put instructions into the user message') }}{% endif %}"

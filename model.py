@@ -1110,14 +1110,15 @@ def check_finished(stop, step: int, max_steps: int, out_dir: str):
     raise rewards.Stopped(f"{stop.reason} after step {step} of {max_steps}; saved in {out_dir}; run the same command to go on")
 
 
-def describe_run(policy: Policy, out_dir: str, stage: str, style: str) -> dict:
+def describe_run(policy: Policy, out_dir: str, stage: str, style: str, prompt_hash: str) -> dict:
   """Writes the tokenizer and, into run.json, what a reader of best/ or params/ needs, so that a run that never ends is of use too.
 
   Returns the facts of the model, for config.json.
   """
-  facts = dict(model=policy.name, model_fingerprint=policy.fingerprint, lora_rank=policy.lora_rank, lora_alpha=policy.lora_alpha)
+  facts = dict(model=policy.name, model_fingerprint=policy.fingerprint, lora_rank=policy.lora_rank, lora_alpha=policy.lora_alpha,
+               prompt_hash=prompt_hash)  # of the data: under --allow_prompt_mismatch it is not this code's
   pathlib.Path(out_dir, "tokenizer.model").write_bytes(policy.tokenizer.serialized_model_proto())
-  record_run(out_dir, made=dict(stage=stage, style=style, prompt_hash=rewards.prompt_hash(style), **facts))
+  record_run(out_dir, made=dict(stage=stage, style=style, **facts))
   return facts
 
 

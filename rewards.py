@@ -66,9 +66,8 @@ SECTIONS = ("Plan", "Reasoning", "Evidence", "Sanity_check")  # of the dual-stre
 def format_prompt(question: str, style: str = "tags") -> str:
   """The chat text that the model continues; the tokenizer adds <bos>. A turn token in the question cannot end the user's turn."""
   check_option("style", style, STYLES)
-  while (plain := question.replace(TURN_START, "").replace(TURN_END, "")) != question:  # what goes may leave a new one
-    question = plain
-  return CHAT_TEMPLATE.format(system=SYSTEM_PROMPTS[style], question=question.strip())
+  question = question.replace(TURN_START, " ").replace(TURN_END, " ").strip()  # a space: what is left cannot join into a new one
+  return CHAT_TEMPLATE.format(system=SYSTEM_PROMPTS[style], question=question)
 
 
 def format_response(reasoning: str, answer: str) -> str:

@@ -987,7 +987,8 @@ def main():
     if max_steps is None:
       learner, schedule = make_learner()  # the schedule's length is part of the compiled update
   resume(out_dir, learner, state)
-  facts = gemma.describe_run(policy, out_dir, "grpo", style)
+  data = rewards.read_config(flag.data_dir, "prepare_data.py")
+  facts = gemma.describe_run(policy, out_dir, "grpo", style, data.get("prompt_hash"))
   train(learner, stream, schedule, held_out, state, out_dir=out_dir, eval_every=flag.eval_every, save_every=flag.save_every,
         sample_every=flag.sample_every, thresholds=thresholds, stop=stop, log=open_log(out_dir, flag.wandb))
   gemma.save_run(learner.trainer.model, out_dir, PANELS)

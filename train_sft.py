@@ -341,7 +341,7 @@ def main():
         make_trainer(policy.model, optimizer(1000)[0], flag.remat), [pack(batches[i], rows, width) for i in range(3)],
         stop, policy.mesh)
     gemma.record_run(out_dir, max_steps=started["max_steps"])
-  facts = gemma.describe_run(policy, out_dir, "sft", config["style"])
+  facts = gemma.describe_run(policy, out_dir, "sft", config["style"], config.get("prompt_hash"))
   tx, schedule = optimizer(started["max_steps"])
   trainer = make_trainer(policy.model, tx, flag.remat)
   step, progress = train(trainer, schedule, batches, val_pairs, out_dir=out_dir, max_steps=started["max_steps"], rows=rows,

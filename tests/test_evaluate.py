@@ -21,6 +21,7 @@ import pytest
 from absl import flags
 
 import evaluate
+import model as gemma
 import rewards
 
 REPO = pathlib.Path(evaluate.__file__).parent
@@ -214,6 +215,30 @@ def test_comparison_uses_shared_rows_only():
     evaluate.compare_responses(before[:3], after, "multi_domain")
 
 
+FACTS = {"check_failures": {}, "contamination": None, "judge": None, "prompt_variant": "", "prompt_mismatch": False,
+         "temperature": 0.0, "samples": 1, "seed": 0, "recipe": "multi_domain", "max_new_tokens": 64}
+
+
+def test_four_changed_answers_are_no_rise():
+  """A percentile bootstrap of four changes in one direction excludes zero; the exact test does not."""
+  before = [plain(i, correct=0.0) for i in range(200)]
+  after = [plain(i, correct=float(i < 4)) for i in range(200)]
+  results = evaluate.collect(after, FACTS, before, "eval_sft")
+  accuracy = results["compare"]["overall"]["accuracy"]
+  assert accuracy["ci"][0] > 0 and accuracy["p"] > 0.1
+  assert "Accuracy did not change measurably" in evaluate.change_text(accuracy, "Accuracy")
+  many = [plain(i, correct=float(i < 12)) for i in range(200)]
+  risen = evaluate.collect(many, FACTS, before, "eval_sft")["compare"]["overall"]["accuracy"]
+  assert "Accuracy rose" in evaluate.change_text(risen, "Accuracy")
+
+
+def test_few_shared_rows_and_other_settings_are_doubted():
+  after = [plain(i, correct=1.0) for i in range(45)]
+  results = evaluate.collect(after, FACTS | {"differs": {"max_new_tokens": 32}}, [plain(i, correct=0.0) for i in range(10)], "x")
+  said = " ".join(evaluate.doubts(results))
+  assert "Only 10 of 45 rows are also in the evaluation compared with" in said and "had max_new_tokens 32 (here 64)" in said
+
+
 def test_a_repeated_question_is_one_pair_in_the_test():
   before = [plain(i, correct=0.0, question="same") for i in range(8)]
   after = [plain(i, correct=1.0, question="same") for i in range(8)]
@@ -233,6 +258,12 @@ def test_verdicts_of_a_math_row(text, strict, lenient, correct, correct_lenient)
   [r] = respond([make_row(1, "math", "What is 30 + 12?", "42")], lambda row: text(row["answer"]))
   assert (r["format"], r["lenient_format"], r["correct"], r["correct_lenient"]) == (strict, lenient, correct, correct_lenient)
   assert r["partial"] >= r["correct"] and set(r["rewards"]) == set(rewards.SYSTEMS)
+
+
+def test_a_looping_answer_is_read_in_no_time():
+  start = time.monotonic()
+  assert not evaluate.LENIENT.search("<reasoning>x</reasoning><answer>x" * 2000)
+  assert time.monotonic() - start < 2 and evaluate.LENIENT.search("a <reasoning>b</reasoning> c <answer>d</answer> e")
 
 
 def test_verdicts_by_domain():
@@ -474,6 +505,10 @@ def test_checkpoints(policy, data, finished, tmp_path):
     run_main(*argv, f"--checkpoint={dual}", f"--out_dir={tmp_path / 'x'}")
   run_main(*argv, f"--checkpoint={dual}", f"--out_dir={tmp_path / 'x'}", "--allow_prompt_mismatch", "--limit=3")
   assert "another prompt text" in (tmp_path / "x" / "report.md").read_text()
+  (tuned / "run.json").write_text(json.dumps({"inputs": {"data_dir": gemma.digest(str(data / "train.jsonl"))}}))
+  assert not evaluate.trained_elsewhere(str(tuned), data)
+  (tuned / "run.json").write_text(json.dumps({"inputs": {"data_dir": "0" * 64}}))
+  assert evaluate.trained_elsewhere(str(tuned), data) and evaluate.trained_elsewhere(f"{tuned}/best", data)
 
 
 def test_prompt_variant_is_charted_beside_the_trained_prompt(finished, data):
@@ -482,6 +517,7 @@ def test_prompt_variant_is_charted_beside_the_trained_prompt(finished, data):
            "--prompt_variant=indented", f"--compare={finished}")
   results = json.loads((out / "results.json").read_text())
   assert results["prompt_variant"] == "indented" and results["compare"]["n"] == 20
+  assert "evaluation compared with had prompt_variant '' (here 'indented')" in (out / "report.md").read_text()
   assert (out / "prompt_mismatch.png").is_file() and "spoiled on purpose (indented)" in (out / "report.html").read_text()
 
 
@@ -620,6 +656,9 @@ def report(tmp_path_factory):
     spoiled = evaluate.collect(before, {**facts, "prompt_variant": variant}, [], "")
     (out.parent / variant / "results.json").write_text(json.dumps(spoiled))
     (out.parent / variant / "config.json").write_text("{}")
+  (out.parent / "theirs").mkdir()
+  (out.parent / "theirs" / "results.json").write_text('{"acc": 1}')  # of another program
+  (out.parent / "theirs" / "config.json").write_text("{}")
   evaluate.write_report(results, after, before, out, str(out.parent))
   return out
 
@@ -673,14 +712,15 @@ def test_report_says_whether_it_helped(report):
 @pytest.mark.parametrize("text,shown", [("B", "'b'"), ("<script>", "one and the same text")])
 def test_one_answer_to_everything_is_doubted(text, shown):
   """A policy that always says B is right as often as B is: that is no ability, and the report says so."""
-  facts = {"check_failures": {}, "contamination": None, "judge": None, "prompt_variant": "", "prompt_mismatch": False,
-           "temperature": 0.0, "samples": 1, "seed": 0, "recipe": "multi_domain", "max_new_tokens": 64}
   results = lambda stuck: evaluate.collect(respond(make_rows(24), lambda r: well(
-      text if r["domain"] == stuck else r["answer"] or "The cats ran.")), facts, [], "")
+      text if r["domain"] == stuck else r["answer"] or "The cats ran.")), FACTS, [], "")
   constant, varied = results("science"), results("")
   said = f"of the answers in science are {shown}, right 0% of the time: a constant"
   assert any(said in line for line in evaluate.doubts(constant))
   assert not any("a constant" in line for line in evaluate.doubts(varied))
+  first = next(r["id"] for r in make_rows(24) if r["domain"] == "science")
+  one = evaluate.collect(respond(make_rows(24), lambda r: well(text) if r["id"] == first else "no tags"), FACTS, [], "")
+  assert not any("a constant" in line for line in evaluate.doubts(one))  # one well-formed answer is no habit
 
 
 def test_a_lower_limit_keeps_only_what_was_complete():
@@ -696,6 +736,9 @@ def test_training_chart_tolerates_absence(tmp_path):
   assert evaluate.training_chart(str(tmp_path), tmp_path / "c.png") is False
   (tmp_path / "metrics.jsonl").write_text('{"step": 0, "reward": 0.1}\n{"step": 1, "reward": NaN}\n{"time": 3}\n')
   assert evaluate.training_chart(str(tmp_path), tmp_path / "c.png") is False  # one point is no curve
+  with open(tmp_path / "metrics.jsonl", "a") as f:
+    f.write('{"step": 2, "reward": 0.3}\n{"step": 3, "rew')  # the run was killed while it wrote
+  assert evaluate.training_chart(str(tmp_path), tmp_path / "c.png") is True
 
 
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("chromium-browser"), shutil.which("chromedriver")

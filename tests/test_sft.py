@@ -316,6 +316,7 @@ def test_bad_data(data_dir, tmp_path):
   rewards.write_text(data / "val.jsonl", "")  # nothing held out: it trains all the same
   assert "1 steps" in run_well(train_sft, **SFT | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1,
                                                       allow_prompt_mismatch=True))
+  assert rewards.read_config(tmp_path / "out", "")["prompt_hash"] == "0123456789abcdef"  # what it was trained with, not the code's
   (data / "config.json").unlink()
   one_line_error(attempt(), "is incomplete: it has no config.json")
 
