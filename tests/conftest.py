@@ -1,5 +1,7 @@
 """Shared by the tests: a small data folder, a short SFT run, and two ways to run a script: here, and as a process of its own."""
 import contextlib
+import fcntl
+import functools
 import gc
 import io
 import os
@@ -112,13 +114,34 @@ def dual_data_dir(tmp_path_factory) -> str:
   return prepared(tmp_path_factory, "dual_stream")
 
 
+def once(tmp_path_factory, name: str, make) -> str:
+  """A folder that the first test process to ask makes, for both; a test that changes it works on a copy."""
+  root = tmp_path_factory.getbasetemp()
+  root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+  with open(root / f"{name}.lock", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not (root / name / "config.json").is_file():
+      make(root / name)
+  return str(root / name)
+
+
 def prepared(tmp_path_factory, style: str) -> str:
   import prepare_data
-  folder = tmp_path_factory.mktemp("data") / style
-  run_well(prepare_data, out_dir=folder, style=style, train_size=96, val_size=16, test_size=8)
-  return str(folder)
+  return once(tmp_path_factory, f"data_{style}", lambda folder: run_well(
+      prepare_data, out_dir=folder, style=style, train_size=96, val_size=16, test_size=8))
 
 
+@functools.cache
+def parity_python() -> str:
+  """The Python that has requirements-parity.txt; "" where there is none. Asked once: torch takes seconds to import."""
+  import export_lora
+  try:
+    return export_lora.find_python(os.environ.get("PARITY_PYTHON", ""))
+  except rewards.InputError:
+    return ""
+
+
+LORA = dict(lora_rank=8, lora_alpha=16)
 SFT = dict(lora_rank=0, learning_rate=3e-3, max_steps=24, batch_size=16, max_new_tokens=24, check_rows=0, eval_every=0,
            save_every=0)
 
@@ -127,14 +150,17 @@ SFT = dict(lora_rank=0, learning_rate=3e-3, max_steps=24, batch_size=16, max_new
 def sft_dir(data_dir, tmp_path_factory) -> str:
   """A tiny model that writes the tags most of the time: GRPO has a signal."""
   import train_sft
-  folder = str(tmp_path_factory.mktemp("runs") / "sft")
-  run_well(train_sft, data_dir=data_dir, out_dir=folder, **SFT)
-  return folder
+  return once(tmp_path_factory, "sft", lambda folder: run_well(train_sft, data_dir=data_dir, out_dir=folder, **SFT))
+
+
+@pytest.fixture(scope="session")
+def sft_lora_dir(data_dir, tmp_path_factory) -> str:
+  import train_sft
+  return once(tmp_path_factory, "sft_lora", lambda folder: run_well(
+      train_sft, data_dir=data_dir, out_dir=folder, **SFT | LORA | dict(learning_rate=1e-2)))
 
 
 @pytest.fixture(scope="session")
 def dual_sft_dir(dual_data_dir, tmp_path_factory) -> str:
   import train_sft
-  folder = str(tmp_path_factory.mktemp("runs") / "dual_sft")
-  run_well(train_sft, data_dir=dual_data_dir, out_dir=folder, **SFT)
-  return folder
+  return once(tmp_path_factory, "dual_sft", lambda folder: run_well(train_sft, data_dir=dual_data_dir, out_dir=folder, **SFT))

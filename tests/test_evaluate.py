@@ -454,7 +454,7 @@ def test_other_flags_are_refused_without_harm(finished, data):
   assert len(rewards.read_rows(out / "responses.jsonl")) == 5
 
 
-def test_killed_and_continued(finished, data):
+def test_killed_and_continued(finished, data, capsys):
   out = data.parent / "eval_killed"
   argv = [f"--data_dir={data}", f"--out_dir={out}", "--max_new_tokens=6", "--samples=2", "--temperature=1", "--batch_size=2"]
   process = subprocess.Popen([sys.executable, str(REPO / "evaluate.py"), *argv], stdout=subprocess.DEVNULL)
@@ -464,9 +464,9 @@ def test_killed_and_continued(finished, data):
       process.send_signal(signal.SIGKILL)
       break
     time.sleep(0.01)
-  process.wait()
-  assert not (out / "config.json").exists()  # it was killed before the end
+  assert process.wait() == -signal.SIGKILL and not (out / "config.json").exists()  # it was killed before the end
   run_main(*argv)
+  assert "of 20 rows are already in" in capsys.readouterr().out
   assert (out / "responses.jsonl").read_bytes() == (finished / "responses.jsonl").read_bytes()
 
 

@@ -585,6 +585,24 @@ def test_lora_goes_on_as_lora_and_the_reference_is_the_start(data_dir, tmp_path)
   assert not any("_lora_" in name for name in restore(tmp_path / "full" / "params"))
 
 
+def test_a_sequence_for_each_answer_gives_the_same_loss(small):
+  """Where the prompts of a micro-batch do not divide over the devices, such as 2 × 4 answers on 8."""
+  rng, found = np.random.default_rng(5), []
+  advantages, ref = rng.normal(size=8), rng.normal(-6, 0.3, (1, 8, 12)).astype(np.float32)
+  for fsdp, prompts in ((1, 2), (8, 8)):
+    for name in train_grpo.FLAGS:
+      train_grpo.FLAGS[name].unparse()
+    train_grpo.FLAGS(["train_grpo.py", "--batch_size=2", "--num_generations=4"])
+    settings = SETTINGS._replace(packed=train_grpo.read_settings(train_grpo.FLAGS, (8,), "tags", fsdp).packed)
+    batch = train_grpo.make_batch(make_rollout(), advantages, settings)._replace(ref_logps=ref)
+    assert batch.prompts.shape == (1, prompts, 8)
+    found.append(summed(small[True], nnx.LoRAParam, batch, settings))
+  (loss, _, gradient), (other, _, theirs) = found
+  assert other == pytest.approx(loss, abs=1e-5) and max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)) > 1e-3
+  for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(theirs)):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
 # -------------------------------------------------------------------------------------------------------------------- preflight
 def test_preflight(flag, tmp_path):
   """A model that has never seen the tags: refused with the cause and the flag to change; --force goes on; nothing half-done."""

@@ -55,9 +55,10 @@ def notebook(tmp_path_factory):
 @pytest.mark.parametrize("index,name", list(enumerate(name for name, _ in CELLS)))
 def test_a_pasted_script_runs_and_runs_again(notebook, index, name):
   book, folder = notebook
-  for cell in book.cells[2 * index:2 * index + 2]:
-    assert not [output for output in cell.outputs if output.output_type == "error"]
-  assert text_of(book.cells[2 * index]), "the cell said nothing"
+  first, again = book.cells[2 * index:2 * index + 2]  # an error in either would have stopped the fixture
+  assert text_of(first), "the cell said nothing"
+  assert name != "evaluate" or "7 of 7 rows are already" in text_of(again)
+  assert name != "rewards" or "0 failures" in text_of(first)
   if name in MADE:
     assert (folder / MADE[name] / "config.json").is_file()
 

@@ -11,9 +11,8 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import REPO, process
+from conftest import REPO, parity_python, process
 
-import export_lora
 import rewards
 
 LIMITS = dict(max_prompt_tokens=128)
@@ -26,7 +25,8 @@ def gemma_270m(tmp_path_factory) -> pathlib.Path:
   folder = tmp_path_factory.mktemp("gemma") / "270m"
   built = subprocess.run([sys.executable, str(REPO / "tests/gemma3_270m.py"), str(folder)], capture_output=True, text=True)
   if built.returncode:
-    pytest.skip("Gemma 3 270M cannot be built here: " + built.stderr.strip().splitlines()[-1])
+    reason = (built.stderr.strip().splitlines() or ["no message"])[-1]
+    (pytest.skip if "pip could not install" in reason else pytest.fail)(f"Gemma 3 270M cannot be built here: {reason}")
   return folder
 
 
@@ -43,11 +43,12 @@ def out(gemma_270m, tmp_path_factory) -> pathlib.Path:
                              max_steps=2, num_iterations=2, batch_size=2, num_generations=2, max_new_tokens=16, eval_rows=2,
                              force=True, **LIMITS)),
       ("evaluate.py", dict(common, checkpoint=out / "grpo", out_dir=out / "eval_grpo", limit=4, max_new_tokens=16)),
-      ("export_lora.py", dict(model=gemma_270m, checkpoint=out / "grpo", out_dir=out / "export")),
+      ("export_lora.py", dict(model=gemma_270m, checkpoint=out / "grpo", out_dir=out / "export",
+                              **(dict(verify=True, verify_python=parity_python()) if parity_python() else {}))),
   )
   for script, flag in steps:
     done = process(script, env={"XLA_FLAGS": ""}, **flag)  # this model computes for longer than it compiles
-    assert done.returncode == 0, f"{script}: {done.stderr[-2000:]}"
+    assert done.returncode == 0 or (out / "export/parity.json").is_file(), f"{script}: {done.stderr[-2000:]}"
   return out
 
 
@@ -74,14 +75,9 @@ def test_evaluation_counts_what_it_saw(out):
   assert 0 <= results["overall"]["format_rate"] <= 1
 
 
-def test_export_loads_in_transformers_and_agrees(gemma_270m, out, tmp_path):
+def test_export_loads_in_transformers_and_agrees(out):
   """PEFT adapter and merged folder, reloaded by transformers and peft: float32 logits within 1e-3, greedy tokens the same."""
-  found = subprocess.run([export_lora.find_python(os.environ.get("PARITY_PYTHON", "")), "-c", "import torch, transformers, peft"],
-                         capture_output=True)
-  if found.returncode:
+  if not parity_python():
     pytest.skip("transformers + peft are not installed (requirements-parity.txt)")
-  done = process("export_lora.py", env={"XLA_FLAGS": ""}, model=gemma_270m, checkpoint=out / "grpo", verify=True,
-                 out_dir=tmp_path / "export", verify_python=os.environ.get("PARITY_PYTHON", ""))
-  assert done.returncode == 0, done.stderr[-2000:]
-  parity = json.loads((tmp_path / "export/parity.json").read_text())
-  assert parity["passed"] is True, parity
+  parity = json.loads((out / "export/parity.json").read_text())
+  assert parity["passed"] is True and set(parity["formats"]) == {"peft", "merged"}, parity

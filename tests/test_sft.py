@@ -105,15 +105,15 @@ def test_each_target_token_is_learned_from_what_is_before_it(policy, pairs):
   arrays = {k: v[0] for k, v in train_sft.pack(pairs[:6], 1, 512)[0].items()}
   per_token = -jax.grad(lambda w: train_sft.sft_loss(policy.model, arrays["tokens"], arrays["positions"], w, False)[0])(
       jnp.asarray(arrays["weights"]))[0]
-  for prompt, target in pairs[:6]:
-    ids = prompt + target
+  wanted = [(prompt + target, len(prompt) + t) for prompt, target in pairs[:6] for t in (0, 1, len(target) // 2, len(target) - 1)]
+  lengths = np.array([n for _, n in wanted])
+  tokens = jnp.asarray(gemma.pad_right([ids[:n] for ids, n in wanted], lengths.max()))
+  real = jnp.asarray(np.arange(tokens.shape[1]) < lengths[:, None])
+  logits, _ = policy.model(tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real))
+  logps = jax.nn.log_softmax(logits[np.arange(len(wanted)), lengths - 1])
+  for row, (ids, n) in zip(logps, wanted):
     at = next(i for i in range(512) if arrays["tokens"][0, i:i + len(ids)].tolist() == ids)
-    for t in (0, 1, len(target) // 2, len(target) - 1):
-      tokens = jnp.asarray([ids[:len(prompt) + t]])
-      real = jnp.ones(tokens.shape, bool)
-      logits, _ = policy.model(tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real))
-      want = float(jax.nn.log_softmax(logits[0, -1])[target[t]])
-      assert float(per_token[at + len(prompt) + t]) == pytest.approx(want, abs=2e-5)
+    assert float(per_token[at + n]) == pytest.approx(float(row[ids[n]]), abs=2e-5)
 
 
 def test_held_out_loss_is_the_mean_over_tokens(policy, pairs):
