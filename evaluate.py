@@ -575,8 +575,7 @@ def training_chart(checkpoint: str, path) -> bool:
   """Draws metrics.jsonl of the training folder (or of the run around its best/); False where there is no curve to draw."""
   folders = [pathlib.Path(checkpoint), pathlib.Path(checkpoint).parent] if checkpoint else []
   source = next((f / "metrics.jsonl" for f in folders if (f / "metrics.jsonl").is_file()), None)
-  lines = source.read_bytes().split(b"\n")[:-1] if source else []  # a broken-off run's last line may be torn
-  rows = [row for row in map(json.loads, lines) if "step" in row]
+  rows = [row for row in rewards.read_rows(source, torn=True) if "step" in row] if source else []
   known = lambda x: isinstance(x, (int, float)) and math.isfinite(x)
   drawn = {k for _, keys in CURVES for k in keys if sum(known(row.get(k)) for row in rows) > 1}
   drawn -= {"loss"} if "reward" in drawn else set()  # GRPO's loss is near zero by construction and says nothing

@@ -1045,6 +1045,11 @@ def check_disk(out_dir: str, needed: int):
     raise InputError(f"{out_dir} has {free / 1e9:.1f} GB free, this run writes up to {needed / 1e9:.1f} GB; free some space")
 
 
+def check_run_fits(out_dir: str, trained: int):
+  """Refuses a new run of `trained` parameters that the disk cannot hold; one that goes on has written most of this already."""
+  check_disk(out_dir, (2 * 12 + 2 * 4 + 8) * trained)  # two checkpoints with moments, params/ and best/, and what is half-written
+
+
 def count_parameters(model, kind=nnx.Param) -> int:
   return sum(x.size for x in jax.tree.leaves(nnx.state(model, kind)))
 
@@ -1110,15 +1115,15 @@ def check_finished(stop, step: int, max_steps: int, out_dir: str):
     raise rewards.Stopped(f"{stop.reason} after step {step} of {max_steps}; saved in {out_dir}; run the same command to go on")
 
 
-def describe_run(policy: Policy, out_dir: str, stage: str, style: str, prompt_hash: str) -> dict:
+def describe_run(policy: Policy, out_dir: str, stage: str, data: dict) -> dict:
   """Writes the tokenizer and, into run.json, what a reader of best/ or params/ needs, so that a run that never ends is of use too.
 
-  Returns the facts of the model, for config.json.
+  data: config of the data that it trains on. Returns the facts of the model, for config.json.
   """
   facts = dict(model=policy.name, model_fingerprint=policy.fingerprint, lora_rank=policy.lora_rank, lora_alpha=policy.lora_alpha,
-               prompt_hash=prompt_hash)  # of the data: under --allow_prompt_mismatch it is not this code's
+               prompt_hash=data.get("prompt_hash"))  # of the data: under --allow_prompt_mismatch it is not this code's
   pathlib.Path(out_dir, "tokenizer.model").write_bytes(policy.tokenizer.serialized_model_proto())
-  record_run(out_dir, made=dict(stage=stage, style=style, **facts))
+  record_run(out_dir, made=dict(stage=stage, style=data["style"], **facts))
   return facts
 
 

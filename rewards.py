@@ -98,13 +98,14 @@ def check_option(name: str, value, valid):
     raise InputError(f"{name} {value!r} is unknown; valid: {', '.join(valid)}")
 
 
-def read_rows(path) -> list[dict]:
-  """Rows of a JSONL file; a bad line is named."""
+def read_rows(path, torn: bool = False) -> list[dict]:
+  """Rows of a JSONL file; a bad line is named. torn: its writer may have been killed, a last line without its end is no row."""
   path = pathlib.Path(path)
   if not path.is_file():
     raise InputError(f"{path} does not exist; the stage that writes it has not run (see the table of files in README.md)")
   rows = []
-  for number, line in enumerate(path.read_bytes().splitlines(), 1):
+  text = path.read_bytes()
+  for number, line in enumerate(text[:text.rfind(b"\n") + 1 if torn else None].splitlines(), 1):
     try:
       rows.append(json.loads(line))
     except ValueError as error:  # JSON and UTF-8 errors alike

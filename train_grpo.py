@@ -877,8 +877,8 @@ def reward_functions(flag, style: str, state: dict) -> list:
   return rewards.make_rewards(flag.rewards, style=style, code_rewards=flag.code_rewards, **options)
 
 
-def load_rows(data_dir: str, system: str, allow_mismatch: bool, eval_rows: int) -> tuple[str, list[dict], list[dict]]:
-  """(style, rows to train on, held-out rows). system: the reward system, which must read the style of the data."""
+def load_rows(data_dir: str, system: str, allow_mismatch: bool, eval_rows: int) -> tuple[dict, list[dict], list[dict]]:
+  """(config of the data, rows to train on, held-out rows). system: the reward system, which must read the style of the data."""
   config = rewards.read_config(data_dir, "prepare_data.py")
   rewards.check_prompt_hash(config, data_dir, allow_mismatch)
   wanted = "dual_stream" if system == "dual_stream" else "tags"
@@ -889,7 +889,7 @@ def load_rows(data_dir: str, system: str, allow_mismatch: bool, eval_rows: int) 
   rows = [row for row in read("train.jsonl") if row["metadata"].get("use") != "sft"]
   if not rows:
     raise InputError(f"{data_dir}/train.jsonl has no row for GRPO (all are marked metadata.use = sft); prepare more rows")
-  return config["style"], rows, read("val.jsonl")[:eval_rows]
+  return config, rows, read("val.jsonl")[:eval_rows]
 
 
 def load_start(flag, style: str) -> gemma.Policy:
@@ -956,7 +956,8 @@ def resume(out_dir: str, learner: LeanGRPOLearner, state: dict):
 def main():
   flag, out_dir = FLAGS, FLAGS.out_dir
   max_steps = gemma.read_max_steps(flag.max_steps, flag.max_hours)
-  style, rows, held_out = load_rows(flag.data_dir, flag.rewards, flag.allow_prompt_mismatch, flag.eval_rows)
+  data, rows, held_out = load_rows(flag.data_dir, flag.rewards, flag.allow_prompt_mismatch, flag.eval_rows)
+  style = data["style"]
   thresholds = read_thresholds(flag, held_out)
   _lock = gemma.lock_folder(out_dir)  # held until the process ends
   started = gemma.begin_run(out_dir, flag.resume_from, {name: flag[name].value for name in sorted(flag)}, MAY_CHANGE)
@@ -974,8 +975,8 @@ def main():
   reward_fns = reward_functions(flag, style, state)
   policy, reference = starting_policy(start, flag.lora_rank, flag.lora_alpha, flag.seed, settings.reference)
   del start  # weights that neither is made of leave the device
-  if not started:  # a run that goes on has written most of it already
-    gemma.check_disk(out_dir, 40 * gemma.count_parameters(policy.model, gemma.trainable(policy.model)))
+  if not started:
+    gemma.check_run_fits(out_dir, gemma.count_parameters(policy.model, gemma.trainable(policy.model)))
   announce(rows, settings, policy)
   make_learner = lambda: build(policy, reference, reward_fns, settings, flag, state["max_steps"])
   (learner, schedule), stream = make_learner(), make_stream(rows, settings)
@@ -987,8 +988,7 @@ def main():
     if max_steps is None:
       learner, schedule = make_learner()  # the schedule's length is part of the compiled update
   resume(out_dir, learner, state)
-  data = rewards.read_config(flag.data_dir, "prepare_data.py")
-  facts = gemma.describe_run(policy, out_dir, "grpo", style, data.get("prompt_hash"))
+  facts = gemma.describe_run(policy, out_dir, "grpo", data)
   train(learner, stream, schedule, held_out, state, out_dir=out_dir, eval_every=flag.eval_every, save_every=flag.save_every,
         sample_every=flag.sample_every, thresholds=thresholds, stop=stop, log=open_log(out_dir, flag.wandb))
   gemma.save_run(learner.trainer.model, out_dir, PANELS)

@@ -321,8 +321,8 @@ def main():
                      f"target in {flag.data_dir}/val.jsonl")
   rows, width = packed_shape(pairs + val_pairs, flag.max_length, flag.micro_batch_size, policy.mesh.shape["fsdp"])
   count = gemma.count_parameters(policy.model, gemma.trainable(policy.model))
-  if not started:  # a run that goes on has written most of this: 24 bytes in two checkpoints, 4 each in params/ and best/, …
-    gemma.check_disk(out_dir, 40 * count)  # … and 8 for what is half-written
+  if not started:
+    gemma.check_run_fits(out_dir, count)
   gemma.say(f"sft: {len(pairs)} rows ({dropped} over {flag.max_length} tokens dropped), {len(val_pairs)} held out ({val_dropped} "
             f"dropped), {count / 1e6:.2f}M trainable parameters, {flag.batch_size} rows an update, packed into {rows} × {width} "
             f"tokens at once, {gemma.device_line(policy.mesh)}")
@@ -341,7 +341,7 @@ def main():
         make_trainer(policy.model, optimizer(1000)[0], flag.remat), [pack(batches[i], rows, width) for i in range(3)],
         stop, policy.mesh)
     gemma.record_run(out_dir, max_steps=started["max_steps"])
-  facts = gemma.describe_run(policy, out_dir, "sft", config["style"], config.get("prompt_hash"))
+  facts = gemma.describe_run(policy, out_dir, "sft", config)
   tx, schedule = optimizer(started["max_steps"])
   trainer = make_trainer(policy.model, tx, flag.remat)
   step, progress = train(trainer, schedule, batches, val_pairs, out_dir=out_dir, max_steps=started["max_steps"], rows=rows,

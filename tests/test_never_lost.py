@@ -109,7 +109,7 @@ CASES = {
         ("update", 3, 0.02), ("rollout", 1, 0.01), ("save", 1, 0.03), ("reward", 2, 0.0), ("best", 1, 0.01), ("half_row", 4, 0)]),
     "grpo_full_curriculum_dapo_4_iterations": (train_grpo, "tags", GRPO | dict(
         lora_rank=0, rewards="curriculum", algorithm="dapo", num_iterations=4, max_steps=14, save_every=4, anneal_domains=True,
-        sample_every=1), [("update", 6, 0.01), ("save", 2, 0.0)]),
+        sample_every=1), [("update", 6, 0.01), ("reward", 3, 0.002), ("save", 2, 0.0)]),
     "grpo_full_dual_stream_gspo": (train_grpo, "dual_stream", GRPO | dict(
         lora_rank=0, rewards="dual_stream", algorithm="gspo", max_steps=6, save_every=1), [("save", 4, 0.05), ("finish", 1, 0.0)]),
     "grpo_lora_four_component_4_iterations": (train_grpo, "tags", GRPO | LORA | dict(
@@ -117,7 +117,7 @@ CASES = {
     "sft_lora": (train_sft, "tags", SFT | LORA | dict(max_steps=10, eval_every=3, save_every=3, check_rows=4, check_samples=0), [
         ("half_row", 1, 0), ("update", 5, 0.02), ("best", 2, 0.0)]),
     "sft_full": (train_sft, "tags", SFT | dict(max_steps=9, eval_every=3, save_every=2, micro_batch_size=8), [
-        ("save", 2, 0.02), ("finish", 1, 0.0)]),
+        ("save", 2, 0.02), ("half_row", 2, 0), ("finish", 1, 0.0)]),
 }
 
 
@@ -240,7 +240,6 @@ def test_deadline_and_ctrl_c(flag, whole, tmp_path):
   assert_same_run(whole, str(tmp_path))
 
 
-
 def test_later_signals_do_not_cut_the_save_short():
   """A preemption sends several kinds; under nohup a lost terminal is none of them; a second Ctrl-C is somebody in a hurry."""
   before = {number: signal.getsignal(number) for number in SIGNALS}
@@ -261,6 +260,7 @@ def test_later_signals_do_not_cut_the_save_short():
   finally:
     for number, handler in before.items():
       signal.signal(number, handler)
+
 
 def test_sft_stops_and_goes_on(data_dir, tmp_path):
   flag = SFT | dict(data_dir=data_dir, max_steps=6, eval_every=2, save_every=2)
