@@ -33,6 +33,7 @@ import qwix
 import sentencepiece as spm
 from absl import logging
 from flax import nnx
+from jax.interpreters import pxla
 from orbax.checkpoint._src.multihost import multihost
 from safetensors.numpy import load_file
 from tunix.models.gemma3 import model as gemma3
@@ -52,7 +53,8 @@ KAGGLE_HANDLES = {name: f"google/gemma-3/transformers/{name}" for name in ("gemm
 LORA_MODULES = ".*q_einsum|.*kv_einsum|.*gate_proj|.*down_proj|.*up_proj|.*attn_vec_einsum"  # the seeds' choice: all of them
 LENGTH_BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 LOCKS = {}  # folder → the open file that holds it
-HEAD_CHUNK = 128  # positions whose logits exist at once: 128 × 262,144 float32 = 134 MB, and as much for their probabilities
+HEAD_CHUNK = 128  # positions whose logits exist at once on a CPU, four times as many elsewhere, which a chip's matrix unit wants:
+# 512 × 262,144 float32 = 537 MB, divided by the devices, and as much for their probabilities
 
 
 # --------------------------------------------------------------------------------------------------------------- devices
@@ -584,6 +586,35 @@ def jit_reading(static_argnames: tuple[str, ...] = (), donate: bool = False):
   return wrap
 
 
+def lay_out(x, *axes):
+  """x laid out so over the mesh of the context (`with mesh:`); as it is where that is one device or none."""
+  mesh = pxla.thread_resources.env.physical_mesh
+  if mesh.empty or mesh.size == 1:
+    return x
+  return jax.lax.with_sharding_constraint(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes)))
+
+
+def vocabulary_head(view):
+  """The head (V, D), cut along V over all devices: each finds the logits of its words, and what is left to reduce is small.
+
+  Cut along D, as Tunix stores it, a chunk's logits (V, C) would be summed over the links, or the head itself collected.
+  """
+  return lay_out(view[1]["embedder"]["input_embedding"].get_value(), ("fsdp", "tp"), None)
+
+
+def whole_layers(view):
+  """The view with its layers whole along fsdp, for a loop that reads all of them at each turn.
+
+  Left as they are stored, XLA collects the slices inside decoding's loop: 2 GB over the links a token with 1B and its head. Whole
+  layers cost 1.2 GB a chip there.
+  """
+  graph, state = view
+  free = jax.sharding.PartitionSpec.UNCONSTRAINED
+  whole = lambda spec, x: lay_out(x, *(None if axis == "fsdp" else free for axis in spec))
+  state["layers"] = jax.tree.map(whole, nnx.get_partition_spec(state["layers"]), state["layers"])
+  return graph, state
+
+
 def blocks_of(logits):
   """logits (V, N) in blocks of 512 words, (V / 512, 512, N): XLA reduces the whole of V at once on one core of a CPU."""
   return jnp.pad(logits, ((0, -len(logits) % 512), (0, 0)), constant_values=-jnp.inf).reshape(-1, 512, logits.shape[1])
@@ -655,14 +686,14 @@ def _prefill(model, prefix, prompts, keys, *, generations: int, slots: int, new:
 @jit_reading(static_argnames=("temperature",), donate=True)
 def _decode(model, state: dict, few, *, temperature: float) -> dict:
   """`state` at the end of all its rows (N,), or once no more than `few` of them are still writing."""
-  view, new = compute_view(model), state["out"].shape[1]
-  head = view[1]["embedder"]["input_embedding"].get_value()  # (V, D)
+  view, new = whole_layers(compute_view(model)), state["out"].shape[1]
+  head = vocabulary_head(view)
   stops, slot = jnp.array(STOP_IDS), jnp.arange(state["real"].shape[1])
   keys, real = state.pop("keys"), state.pop("real")
   split_heads = lambda x: x.reshape(*x.shape[:2], model.config.num_kv_heads, -1) if x.ndim == 3 else x
 
   def step(s):
-    logits = jnp.einsum("vd,nd->vn", head, s["h"], preferred_element_type=jnp.float32)  # "nd,vd->nv" is slower on a CPU
+    logits = jnp.einsum("vd,nd->vn", head, lay_out(s["h"]), preferred_element_type=jnp.float32)  # "nd,vd->nv": slower on a CPU
     token = first_max(logits) if temperature == 0 else draw(logits, keys, s["t"], temperature)
     token = jnp.where(s["done"], PAD_ID, token).astype(jnp.int32)
     seen = real | ((slot >= len(slot) - new) & (slot <= len(slot) - new + s["t"]))  # the prompt, the completion up to this token
@@ -785,8 +816,8 @@ def chunked_head(model, view, h, ids, live, temperature: float):
   HEAD_CHUNK live positions at a time, and chunks without one are skipped, so padding costs nothing. No chunk's logits are
   kept: where the head trains, the backward pass rebuilds them (with LoRA it needs none).
   """
-  head, shape = view[1]["embedder"]["input_embedding"].get_value(), ids.shape
-  chunk = min(HEAD_CHUNK, ids.size)
+  head, shape = vocabulary_head(view), ids.shape
+  chunk = min(HEAD_CHUNK * (1 if jax.default_backend() == "cpu" else 4), ids.size)
   flat = lambda x: jnp.pad(x.reshape(ids.size, -1), ((0, -ids.size % chunk), (0, 0)))
   h, ids, live = flat(h), flat(ids)[:, 0], flat(live)[:, 0]
   order = jnp.argsort(~live)  # stable: live positions first
@@ -795,7 +826,7 @@ def chunked_head(model, view, h, ids, live, temperature: float):
 
   def part(x):
     h, ids, live = x
-    return jax.lax.cond(live.any(), lambda: score(h, ids, head, temperature), lambda: (jnp.zeros(chunk), jnp.zeros(chunk)))
+    return jax.lax.cond(live.any(), lambda: score(lay_out(h), ids, head, temperature), lambda: (jnp.zeros(chunk), jnp.zeros(chunk)))
   split = lambda x: x[order].reshape(-1, chunk, *x.shape[1:])
   parts = jax.lax.map(part if frozen else jax.checkpoint(part), (split(h), split(ids), split(live)))
   back = lambda x: jnp.where(live, jnp.zeros(len(order)).at[order].set(x.ravel()), 0)[:math.prod(shape)].reshape(shape)

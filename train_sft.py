@@ -162,26 +162,26 @@ def answer_rows(policy: gemma.Policy, rows, style: str, max_new_tokens: int, sam
   keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(seed), (len(rows), max(1, samples)))))
   sample = functools.partial(gemma.sample, policy, width=gemma.bucket(max(map(len, ids))), max_new_tokens=max_new_tokens)
 
-  def answer(k: int, temperature: float) -> list[str]:  # k answers a row, 64 at once
+  def answer(index: list[int], k: int, temperature: float) -> list[str]:  # k answers to each row of `index`, 64 at once
     at_once = max(1, 64 // k)
-    out = [sample(ids[i:i + at_once], generations=k, temperature=temperature, keys=keys[i:i + at_once, :k])
-           for i in range(0, len(ids), at_once)]
+    parts = [index[i:i + at_once] for i in range(0, len(index), at_once)]
+    out = [sample([ids[i] for i in part], generations=k, temperature=temperature, keys=keys[part, :k]) for part in parts]
     return [gemma.decode(policy.tokenizer, tokens) for tokens in np.concatenate(out)]
 
   def grade(index: list[int], texts: list[str], k: int) -> list[list[tuple[str, bool]]]:  # k (answer, right) a row of `index`
-    read = [rewards.read_answer(text, rewards.parse_response(text, style)) for i in index for text in texts[i * k:(i + 1) * k]]
+    read = [rewards.read_answer(text, rewards.parse_response(text, style)) for text in texts]
     column = lambda name: [rows[i][name] for i in index for _ in range(k)]
     verdicts = list(zip(read, rewards.is_correct_batch(column("domain"), read, column("answer"), column("metadata"))))
     return [verdicts[n:n + k] for n in range(0, len(verdicts), k)]
 
   hard = [i for i, row in enumerate(rows) if row["domain"] in rewards.checked_domains(code_rewards)]
   voting = [i for i in hard if rows[i]["domain"] != "coding"]  # programs cannot vote
-  texts = answer(1, 0.0)
+  texts = answer(range(len(rows)), 1, 0.0)
   judged = {"format": float(np.mean([rewards.parse_response(text, style) is not None for text in texts]))}
   if hard:
-    judged["pass@1"] = float(np.mean([correct for (_, correct), in grade(hard, texts, 1)]))
+    judged["pass@1"] = float(np.mean([correct for (_, correct), in grade(hard, [texts[i] for i in hard], 1)]))
   if voting and samples:
-    votes = grade(voting, answer(samples, 0.7), samples)
+    votes = grade(voting, answer(voting, samples, 0.7), samples)
     judged[f"maj@{samples}"] = float(np.mean([rewards.majority(rows[i]["domain"], vote) for i, vote in zip(voting, votes)]))
   return judged | {"texts": texts}
 

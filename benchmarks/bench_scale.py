@@ -10,6 +10,7 @@ Writes  nothing; prints bytes a device for every mesh and program. Exit code 2 w
 what does not fit. cpu:8 compiles for that many forced host devices: no libtpu, but a CPU's layouts, an upper bound.
 """
 import functools
+import math
 import os
 import pathlib
 import re
@@ -25,6 +26,7 @@ from flax import nnx
 from jax.experimental import topologies
 from machine import machine_line
 from tunix.models.gemma3 import model as gemma3
+from tunix.utils import sharding_utils
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import model as gemma
@@ -66,6 +68,9 @@ def make_devices(topology: str) -> list:
   if kind == "cpu":
     jax.config.update("jax_num_cpu_devices", int(shape))
     return jax.devices()
+  # What code does on a TPU and leaves on a CPU, which this process has: Tunix lays out activations, the head's chunks are larger.
+  sharding_utils.shard = lambda x, axes, eager=False: gemma.lay_out(x, *axes)
+  gemma.HEAD_CHUNK *= 4
   os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is no cloud machine to ask about its TPU
   try:
     return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
@@ -158,17 +163,44 @@ def lower_programs(names, model, reference, mesh, *, micros: int, micro: int, ge
 
 
 # ---------------------------------------------------------------------------------------------------------------- the table
-def bytes_per_device(lowered) -> tuple[float, float]:
-  """(arguments, everything at the peak) in GB a device. A program the compiler refuses has the size it names."""
+COLLECTIVE = re.compile(
+    r"= (.*?) (?:all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(.*channel_id=(\d+)")
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
+
+
+def megabytes_a_turn(hlo: str) -> float:
+  """MB that one turn of a program's loops brings to a chip over the links: what the collectives that a loop's body reaches return.
+
+  For decoding a turn is a token. A collective that the compiler split into parts, to overlap it, keeps its channel and counts once.
+  """
+  bodies, lines = {}, []
+  for line in hlo.splitlines():
+    if start := re.match(r"(?:ENTRY )?%?([\w.-]+) \(.*\{$", line):
+      lines = bodies[start[1]] = []
+    lines.append(line)
+  reached, todo = set(), re.findall(r"body=%?([\w.-]+)", hlo)
+  while todo:
+    name = todo.pop()
+    if name not in reached:
+      reached.add(name)
+      todo += re.findall(r"(?:calls|to_apply|body|condition)=%?([\w.-]+)", "\n".join(bodies.get(name, ())))
+  results = {found[2]: found[1] for name in reached for line in bodies.get(name, ()) if (found := COLLECTIVE.search(line))}
+  return sum(BYTES[kind] * math.prod(int(n) for n in shape.split(",") if n) for result in results.values()
+             for kind, shape in re.findall(r"(\w+)\[([\d,]*)\]", result)) / 1e6
+
+
+def measure(lowered) -> tuple[float, float, float]:
+  """(GB of arguments, GB of everything at the peak, MB a turn of its loops) a device. A refused program has the size it names."""
   try:
-    m = lowered.compile().memory_analysis()
+    compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
     used = re.search(r"Used ([\d.]+)([GM]) of", str(error))
     if not used:
       raise
-    return float("nan"), float(used[1]) * (2**30 if used[2] == "G" else 2**20) / 1e9
+    return float("nan"), float(used[1]) * (2**30 if used[2] == "G" else 2**20) / 1e9, float("nan")
+  m = compiled.memory_analysis()
   total = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes + m.temp_size_in_bytes
-  return m.argument_size_in_bytes / 1e9, (total + m.generated_code_size_in_bytes) / 1e9
+  return m.argument_size_in_bytes / 1e9, (total + m.generated_code_size_in_bytes) / 1e9, megabytes_a_turn(compiled.as_text())
 
 
 def main():
@@ -179,7 +211,7 @@ def main():
   print(f"Gemma 3 {flag.size}, {what}, {flag.batch_size} prompts × {flag.num_generations} answers in micro-batches of {micro}, "
         f"{flag.max_prompt_tokens} + {flag.max_new_tokens} tokens, remat {'on' if flag.remat else 'off'}; {len(devices)} × "
         f"{devices[0].device_kind}, {limit:g} GB each; jax {jax.__version__}; compiled on {machine_line()}")
-  print("mesh   program    arguments GB   peak GB   compiled in s")
+  print("mesh   program    arguments GB   peak GB   links, MB a token   compiled in s")
   too_big = []
   for spec in flag.meshes:
     fsdp, tp = (int(n) for n in spec.split("x"))
@@ -192,11 +224,11 @@ def main():
                            remat=flag.remat)
     for name, program in lower.items():
       start = time.monotonic()
-      arguments, peak = bytes_per_device(program())
+      arguments, peak, links = measure(program())
       fits = peak <= limit
       too_big += [f"{name} on {spec} ({peak:.1f} GB)"] * (not fits)
-      print(f"{spec:<6} {name:<10} {arguments:12.2f} {peak:9.2f} {time.monotonic() - start:15.0f}"
-            f"{'' if fits else '   does not fit'}", flush=True)
+      print(f"{spec:<6} {name:<10} {arguments:12.2f} {peak:9.2f} {f'{links:.1f}' if name == 'decode' else '':>19} "
+            f"{time.monotonic() - start:15.0f}{'' if fits else '   does not fit'}", flush=True)
   if too_big:
     raise rewards.InputError(f"{', '.join(too_big)} exceed {limit:g} GB a device; use --remat, fewer prompts a micro-batch, "
                              "shorter answers or another mesh")

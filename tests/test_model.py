@@ -313,12 +313,14 @@ def test_text_survives_the_tokenizer(policy):
 
 # ---------------------------------------------------------------------------------------------------------------------- meshes
 MESHES = """
-import dataclasses, json, os, sys
+import dataclasses, json, math, os, sys
 sys.path.insert(0, sys.argv[1])
 import jax, jax.numpy as jnp, numpy as np
 import model as gemma, train_grpo, train_sft
+from tunix.utils import sharding_utils
 assert jax.device_count() == 8
 gemma.enable_compilation_cache()
+sharding_utils.shard = lambda x, axes, eager=False: gemma.lay_out(x, *axes)  # as on a TPU; Tunix's does nothing on CPUs
 whole = gemma.tiny_config
 gemma.tiny_config = lambda size: dataclasses.replace(whole(size), num_layers=2)  # half the time to compile for eight devices
 data_dir, folder = sys.argv[2:4]
@@ -357,6 +359,12 @@ for mesh in ("1x1", "8x1", "4x2", "2x2", "1x4"):
     with policy.mesh:
       logps = train_grpo.reference_logps(moved, prompts, completions, weights > 0, temperature=1.0, generations=2)
     losses.append(float(logps.sum()) / 192)
+  with policy.mesh:  # decoding reads whole layers (under tp its part) and a part of the words: no turn of its loop collects them
+    view = lambda model: gemma.whole_layers(gemma.compute_view(model))
+    layers, head = gemma.jit_reading()(lambda model: (view(model)[1]["layers"], gemma.vocabulary_head(view(model))))(policy.model)
+  kept = lambda x: math.prod(x.sharding.shard_shape(x.shape)) / x.size
+  assert all(kept(x) in (1, 1 / policy.mesh.shape["tp"]) for x in jax.tree.leaves(layers)), mesh
+  assert head.sharding.shard_shape(head.shape) == (len(head) // policy.mesh.size, head.shape[1]), mesh
   keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), (3, 2))))
   out = gemma.sample(policy, [[2, 130, 140], [2, 200], [2, 300, 310, 320]], width=16, generations=2, max_new_tokens=8,
                      temperature=1.0, keys=keys, shared=1)
