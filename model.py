@@ -68,7 +68,11 @@ def enable_compilation_cache():
 
 def make_mesh(spec: str = "auto") -> jax.sharding.Mesh:
   """Devices as an (fsdp, tp) mesh; "auto" puts all on fsdp, so no chip idles (the seeds' (1, 4) left half of 8 unused)."""
-  count = jax.device_count()
+  try:
+    count = jax.device_count()
+  except RuntimeError as error:  # such as a TPU that another process holds
+    raise InputError(f"JAX starts on no device ({str(error).splitlines()[0]}); end the process or restart the kernel that uses it, "
+                     "or set JAX_PLATFORMS=cpu") from error
   try:
     shape = (count, 1) if spec == "auto" else tuple(int(n) for n in spec.lower().split("x"))
   except ValueError:
@@ -77,8 +81,11 @@ def make_mesh(spec: str = "auto") -> jax.sharding.Mesh:
     raise InputError(f"--mesh={spec} is not FSDPxTP; write for example --mesh={count}x1, or auto")
   if shape[0] * shape[1] > count:
     raise InputError(f"--mesh={spec} needs {shape[0] * shape[1]} devices, there are {count}; use --mesh=auto or a smaller one")
-  return jax.make_mesh(shape, ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2,
-                       devices=jax.devices()[:shape[0] * shape[1]])
+  try:
+    return jax.make_mesh(shape, ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2,
+                         devices=jax.devices()[:shape[0] * shape[1]])
+  except AssertionError as error:  # a TPU's links join only some sets of chips
+    raise InputError(f"--mesh={spec}: no {shape[0] * shape[1]} of these chips form a slice; use a power of two, or auto") from error
 
 
 def device_line(mesh) -> str:
@@ -269,12 +276,14 @@ def create_tiny(config: ModelConfig) -> nnx.Module:
 
 def load_base(model: str, tokenizer, mesh, dtype: str = "auto") -> nnx.Module:
   """The pretrained (or tiny) model, sharded over `mesh`; the tiny one is float32 always."""
-  dtype = compute_dtype(dtype)
+  config = tiny_config(tokenizer.GetPieceSize()) if model == "tiny" else gemma_config(model, compute_dtype(dtype))
+  for axis, what, size in (("fsdp", "width", config.embed_dim), ("tp", "heads", config.num_heads)):
+    if size % mesh.shape[axis]:
+      raise InputError(f"--mesh has {mesh.shape[axis]} devices on {axis}, which do not divide the model's {what}, {size}; "
+                       "choose another, such as 1x1")
   if model == "tiny":
     with mesh:
-      base = nnx.jit(lambda: create_tiny(tiny_config(tokenizer.GetPieceSize())))()
-      return shard(base)
-  config = gemma_config(model, dtype)
+      return shard(nnx.jit(lambda: create_tiny(config))())
   if not glob.glob(os.path.join(model, "*.safetensors")):
     raise InputError(f"{model} has no *.safetensors; --model must be a Hugging Face folder of a Gemma 3 text model")
   turn = tokenizer.PieceToId("<end_of_turn>")
@@ -353,7 +362,8 @@ def merge_lora(model: nnx.Module, base: nnx.Module, alpha: float) -> nnx.Module:
   merged = {name: x.astype(jnp.float32) for name, x in flat.items() if "_lora_" not in name}
   for name in [n.removesuffix("_lora_a") for n in adapters if n.endswith("_lora_a")]:
     a, b = adapters[name + "_lora_a"], adapters[name + "_lora_b"]
-    merged[name] = merged[name] + lora_delta(name, a, b) * (alpha / a.shape[-1])
+    with jax.default_matmul_precision("highest"):  # a TPU would multiply float32 in bfloat16
+      merged[name] = merged[name] + lora_delta(name, a, b) * (alpha / a.shape[-1])
   return with_params(nnx.eval_shape(lambda: gemma3.Gemma3(base.config, rngs=nnx.Rngs(0))), merged)
 
 
@@ -616,8 +626,11 @@ def whole_layers(view):
 
 
 def blocks_of(logits):
-  """logits (V, N) in blocks of 512 words, (V / 512, 512, N): XLA reduces the whole of V at once on one core of a CPU."""
-  return jnp.pad(logits, ((0, -len(logits) % 512), (0, 0)), constant_values=-jnp.inf).reshape(-1, 512, logits.shape[1])
+  """logits (V, N) in equal blocks of at most 512 words, (K, V / K, N): XLA reduces the whole of V at once on one core of a CPU.
+
+  No padding: it would break the cut over devices where V is no multiple of 512 (4B: 262,208 = 544 × 482)."""
+  size = max(n for n in range(1, 513) if len(logits) % n == 0)
+  return logits.reshape(-1, size, logits.shape[1])
 
 
 def draw(logits, keys, t, temperature: float):
@@ -631,18 +644,18 @@ def draw(logits, keys, t, temperature: float):
   weights = lambda x: jnp.exp((x - top) / temperature)
   u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, t), (2,)), out_axes=1)(keys)  # (2, N)
 
-  def pick(w, u):  # w (K, N): the first index whose cumulative weight exceeds u · total: one with weight > 0, also after rounding
+  def pick(w, u):  # w (K, N): the first index whose cumulative weight exceeds u · total
     c = jnp.cumsum(w, 0)
     return jnp.sum(c <= jnp.minimum(u * c[-1], jnp.nextafter(c[-1], -1.0)), 0)
   block = pick(weights(blocks).sum(1), u[0])
-  return block * 512 + pick(weights(blocks[block, :, jnp.arange(len(keys))].T), u[1])
+  return block * blocks.shape[1] + pick(weights(blocks[block, :, jnp.arange(len(keys))].T), u[1])
 
 
 def first_max(logits):
   """argmax (N,) of logits (V, N)."""
   blocks = blocks_of(logits)
   block = blocks.max(1).argmax(0)
-  return block * 512 + blocks[block, :, jnp.arange(logits.shape[1])].argmax(-1)
+  return block * blocks.shape[1] + blocks[block, :, jnp.arange(logits.shape[1])].argmax(-1)
 
 
 def join_heads(x):

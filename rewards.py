@@ -599,6 +599,7 @@ atexit.register(WORKER.stop)
 
 def equivalence_worker():
   """The worker's side: a line [seconds, answer, truth] in, True or False out."""
+  signal.signal(signal.SIGPROF, signal.SIG_DFL)  # libtpu ignores it in the trainer, and what is ignored stays so in a child
   resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
   import logging
 

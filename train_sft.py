@@ -162,11 +162,12 @@ def answer_rows(policy: gemma.Policy, rows, style: str, max_new_tokens: int, sam
   keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(seed), (len(rows), max(1, samples)))))
   sample = functools.partial(gemma.sample, policy, width=gemma.bucket(max(map(len, ids))), max_new_tokens=max_new_tokens)
 
-  def answer(index: list[int], k: int, temperature: float) -> list[str]:  # k answers to each row of `index`, 64 at once
-    at_once = max(1, 64 // k)
-    parts = [index[i:i + at_once] for i in range(0, len(index), at_once)]
+  def answer(index: list[int], k: int, temperature: float) -> list[str]:  # k answers to each row of `index`, 32 at once
+    at_once = min(len(index), max(1, 32 // k))  # 0.3 GB a row of 1,536 tokens with 1B; the last part is filled: one shape
+    filled = [*index, *index[:1] * (-len(index) % at_once)]
+    parts = [filled[i:i + at_once] for i in range(0, len(filled), at_once)]
     out = [sample([ids[i] for i in part], generations=k, temperature=temperature, keys=keys[part, :k]) for part in parts]
-    return [gemma.decode(policy.tokenizer, tokens) for tokens in np.concatenate(out)]
+    return [gemma.decode(policy.tokenizer, tokens) for tokens in np.concatenate(out)[:len(index) * k]]
 
   def grade(index: list[int], texts: list[str], k: int) -> list[list[tuple[str, bool]]]:  # k (answer, right) a row of `index`
     read = [rewards.read_answer(text, rewards.parse_response(text, style)) for text in texts]
@@ -176,7 +177,7 @@ def answer_rows(policy: gemma.Policy, rows, style: str, max_new_tokens: int, sam
 
   hard = [i for i, row in enumerate(rows) if row["domain"] in rewards.checked_domains(code_rewards)]
   voting = [i for i in hard if rows[i]["domain"] != "coding"]  # programs cannot vote
-  texts = answer(range(len(rows)), 1, 0.0)
+  texts = answer(list(range(len(rows))), 1, 0.0)
   judged = {"format": float(np.mean([rewards.parse_response(text, style) is not None for text in texts]))}
   if hard:
     judged["pass@1"] = float(np.mean([correct for (_, correct), in grade(hard, [texts[i] for i in hard], 1)]))

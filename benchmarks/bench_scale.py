@@ -64,13 +64,13 @@ CHIP_GB = {"v5e": 16.0, "v6e": 32.0, "v4": 32.0, "v5p": 95.0, "cpu": 16.0}
 def make_devices(topology: str) -> list:
   """The devices of a slice that need not be here; forced host devices for cpu:N."""
   jax.config.update("jax_platforms", "cpu")
+  # What code does on a TPU but not in a process whose devices are CPUs: Tunix lays out activations, the head's chunks are larger.
+  sharding_utils.shard = lambda x, axes, eager=False: gemma.lay_out(x, *axes)
+  gemma.HEAD_CHUNK *= 4
   kind, _, shape = topology.partition(":")
   if kind == "cpu":
     jax.config.update("jax_num_cpu_devices", int(shape))
     return jax.devices()
-  # What code does on a TPU and leaves on a CPU, which this process has: Tunix lays out activations, the head's chunks are larger.
-  sharding_utils.shard = lambda x, axes, eager=False: gemma.lay_out(x, *axes)
-  gemma.HEAD_CHUNK *= 4
   os.environ["TPU_SKIP_MDS_QUERY"] = "1"  # there is no cloud machine to ask about its TPU
   try:
     return topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
@@ -92,7 +92,7 @@ def place(tree, mesh):
 
 def make_models(size: str, mesh, lora_rank: int):
   """(trained model, its reference) of shapes: bfloat16 weights; float32 adapters, or float32 masters of all parameters."""
-  config = gemma.ModelConfig(num_embed=262144, head_dim=256, param_dtype=jnp.bfloat16, **SIZES[size])
+  config = gemma.ModelConfig(num_embed=262208 if size == "4b" else 262144, head_dim=256, param_dtype=jnp.bfloat16, **SIZES[size])
   base = nnx.eval_shape(lambda: gemma3.Gemma3(config, rngs=nnx.Rngs(0)))
   tune = lambda base: gemma.apply_lora(base, mesh, lora_rank, 2.0 * lora_rank) if lora_rank else gemma.float32_masters(base)
   return place(nnx.eval_shape(tune, base), mesh), place(base, mesh)

@@ -311,6 +311,16 @@ def test_text_survives_the_tokenizer(policy):
   assert gemma.decode(policy.tokenizer, [10**6, gemma.PAD_ID, gemma.EOS_ID]) == ""
 
 
+@pytest.mark.parametrize("words", [1024, 3 * 482, 7])
+def test_blocks_of_words_lose_none(words):
+  """4B's 262,208 words are no multiple of 512: every word can win, the greedy one and the drawn one."""
+  favoured = np.random.default_rng(0).permutation(words)[:200]
+  logits = jnp.zeros((words, len(favoured))).at[favoured, jnp.arange(len(favoured))].set(60.0)
+  keys = jax.vmap(jax.random.key_data)(jax.random.split(jax.random.key(0), len(favoured)))
+  assert np.array_equal(gemma.first_max(logits), favoured)
+  assert np.array_equal(gemma.draw(logits, keys, 0, 1.0), favoured)
+
+
 # ---------------------------------------------------------------------------------------------------------------------- meshes
 MESHES = """
 import dataclasses, json, math, os, sys
@@ -369,6 +379,12 @@ for mesh in ("1x1", "8x1", "4x2", "2x2", "1x4"):
   out = gemma.sample(policy, [[2, 130, 140], [2, 200], [2, 300, 310, 320]], width=16, generations=2, max_new_tokens=8,
                      temperature=1.0, keys=keys, shared=1)
   found[mesh] = [losses, out.tolist()]
+for mesh, words in (("3x1", "3 devices on fsdp, which do not divide the model's width, 128"), ("1x8", "8 devices on tp")):
+  try:
+    gemma.load_policy("tiny", data_dir=data_dir, mesh=mesh)
+    raise SystemExit(f"--mesh={mesh} was taken")
+  except gemma.InputError as error:
+    assert words in str(error), error
 print(json.dumps(found))
 """
 
