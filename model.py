@@ -276,7 +276,8 @@ def create_tiny(config: ModelConfig) -> nnx.Module:
 
 def load_base(model: str, tokenizer, mesh, dtype: str = "auto") -> nnx.Module:
   """The pretrained (or tiny) model, sharded over `mesh`; the tiny one is float32 always."""
-  config = tiny_config(tokenizer.GetPieceSize()) if model == "tiny" else gemma_config(model, compute_dtype(dtype))
+  dtype = compute_dtype(dtype)
+  config = tiny_config(tokenizer.GetPieceSize()) if model == "tiny" else gemma_config(model, dtype)
   for axis, what, size in (("fsdp", "width", config.embed_dim), ("tp", "heads", config.num_heads)):
     if size % mesh.shape[axis]:
       raise InputError(f"--mesh has {mesh.shape[axis]} devices on {axis}, which do not divide the model's {what}, {size}; "
