@@ -874,23 +874,32 @@ def packed_logps(model: nnx.Module, tokens, positions, live, *, remat: bool = Fa
 
 
 # ---------------------------------------------------------------------------------------------------------------- update
-def make_optimizer(learning_rate: float, max_steps: int, *, final_ratio: float, b1: float, b2: float, weight_decay: float,
-                   max_grad_norm: float, warmup_ratio: float = 0.1) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """AdamW with clipping, linear warm-up and cosine to final_ratio × peak; and its schedule, count -> learning rate.
+def make_schedule(learning_rate: float, max_steps: int, final_ratio: float, warmup_ratio: float = 0.1) -> optax.Schedule:
+  """Updates made before -> learning rate: linear warm-up, cosine to final_ratio × peak.
 
-  The schedule is read one step ahead and ends one step late: no batch is thrown away at a rate of zero. A
-  non-finite update is skipped and leaves the optimizer as it was.
+  Read one step ahead and ending one step late: no batch is thrown away at a rate of zero.
   """
   warmup = max(1, round(warmup_ratio * max_steps))
   ramp = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(max_steps, warmup) + 1, learning_rate * final_ratio)
-  schedule = lambda count: ramp(count + 1)
-  adamw = optax.adamw(schedule, b1=b1, b2=b2, eps=1e-8, weight_decay=weight_decay)
-  return optax.apply_if_finite(optax.chain(optax.clip_by_global_norm(max_grad_norm), adamw), 2**30), schedule
+  return lambda count: ramp(count + 1)
+
+
+def make_optimizer(*, b1: float, b2: float, weight_decay: float, max_grad_norm: float) -> optax.GradientTransformationExtraArgs:
+  """AdamW with clipping, whose update takes the learning rate as an argument; a non-finite update leaves all as it was.
+
+  With the rate inside, as Optax and Tunix have it, another --learning_rate or --max_steps, auto's own answer too, would be another
+  program to compile: minutes on a TPU.
+  """
+  at_rate = optax.GradientTransformationExtraArgs(
+      lambda params: optax.EmptyState(),
+      lambda updates, state, params=None, *, learning_rate: (jax.tree.map(lambda x: learning_rate * x, updates), state))
+  adamw = optax.adamw(1.0, b1=b1, b2=b2, eps=1e-8, weight_decay=weight_decay)
+  return optax.apply_if_finite(optax.chain(optax.clip_by_global_norm(max_grad_norm), adamw, at_rate), 2**30)
 
 
 def make_step(trainer: peft_trainer.PeftTrainer):
-  """The compiled part of an update: f(parameters, optimizer state, frozen weights, micro-batches (M, rows, …), count) ->
-  (parameters, optimizer state, loss, aux (M, …), gradient norm); micro-batches from `count` on are skipped.
+  """The compiled part of an update: f(parameters, optimizer state, frozen weights, micro-batches (M, rows, …), count, learning
+  rate) -> (parameters, optimizer state, loss, aux (M, …), gradient norm); micro-batches from `count` on are skipped.
 
   Micro-batches are summed inside one compiled step, and old parameters and optimizer state are donated. Tunix's own step
   keeps both and returns a copy of the frozen weights, and its optax.MultiSteps stays NaN for ever after one bad micro-batch.
@@ -906,7 +915,7 @@ def make_step(trainer: peft_trainer.PeftTrainer):
   options = {"xla_disable_hlo_passes": "cse_barrier_expander"} if {d.platform for d in devices} == {"cpu"} else None
 
   @functools.partial(jax.jit, donate_argnums=(0, 1), compiler_options=options)
-  def step(params, optimizer_state, frozen, micro_batches, count):
+  def step(params, optimizer_state, frozen, micro_batches, count, learning_rate):
     def loss(params, micro_batch):
       return trainer.loss_fn(nnx.merge(graph, params, frozen), **trainer.gen_model_input_fn(micro_batch))
 
@@ -927,13 +936,14 @@ def make_step(trainer: peft_trainer.PeftTrainer):
       rows = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), aux)
       value, aux, gradient = jax.lax.fori_loop(0, count, add, (jnp.zeros(()), rows, jax.tree.map(jnp.zeros_like, params)))
     model, optimizer = nnx.merge(graph, params, frozen), nnx.merge(optimizer_graph, optimizer_state)
-    optimizer.update(model, gradient)
+    optimizer.update(model, gradient, learning_rate=learning_rate)
     return nnx.state(model, kind), nnx.state(optimizer), value, aux, optax.global_norm(gradient)
   return step
 
 
 def make_update(trainer: peft_trainer.PeftTrainer, mesh):
-  """The update of a Tunix trainer, f(micro-batches (M, rows, …)) -> (loss, aux (M, …), gradient norm); changes its model."""
+  """The update of a Tunix trainer, f(micro-batches (M, rows, …), learning rate) -> (loss, aux (M, …), gradient norm); changes
+  its model."""
   kind = trainable(trainer.model)
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   lay = lambda x: x if isinstance(x.sharding, jax.sharding.NamedSharding) else jax.device_put(x, everywhere)
@@ -941,28 +951,25 @@ def make_update(trainer: peft_trainer.PeftTrainer, mesh):
   step = make_step(trainer)
   rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp"))
 
-  def update(micro_batches, count=None):
+  def update(micro_batches, learning_rate: float, count=None):
     _, params, frozen = nnx.split(trainer.model, kind, ...)
     with mesh:
       params, state, loss, aux, norm = step(params, nnx.state(trainer.optimizer), frozen,
                                             jax.tree.map(lambda x: jax.device_put(x, rows), micro_batches),
-                                            len(jax.tree.leaves(micro_batches)[0]) if count is None else count)
+                                            len(jax.tree.leaves(micro_batches)[0]) if count is None else count,
+                                            np.float32(learning_rate))
     nnx.update(trainer.model, params)
     nnx.update(trainer.optimizer, state)
     return float(loss), jax.tree.map(np.asarray, aux), float(norm)
   return update
 
 
-def measure_update(trainer, update, batches: list[tuple]) -> float:
-  """Seconds of one update(*batch), compilation left out; the trainer's model is put back as it was."""
-  before = {name: jnp.copy(x) for name, x in flat_params(trainer.model, trainable(trainer.model)).items()}
-  update(*batches[0])
-  start = time.monotonic()
-  for batch in batches[1:]:
-    update(*batch)
-  seconds = (time.monotonic() - start) / len(batches[1:])
-  update_flat(trainer.model, before, trainable(trainer.model))
-  return seconds
+@contextlib.contextmanager
+def rehearsal(optimizer: nnx.Optimizer):
+  """Updates at a learning rate of 0 inside leave nothing behind: the optimizer's state is put back."""
+  before = jax.tree.map(jnp.copy, flat_params(optimizer, nnx.optimizer.OptState))
+  yield
+  update_flat(optimizer, before, nnx.optimizer.OptState)
 
 
 # --------------------------------------------------------------------------------------------------------- keeping a run

@@ -29,7 +29,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from flax import nnx
 from tqdm import tqdm
 from tunix.rl import function_registry
 from tunix.rl import rl_cluster as rl
@@ -453,9 +452,9 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
       batch = batch._replace(ref_logps=np.stack(jax.tree.map(np.asarray, logps)))
     return rollout, scores, advantages, batch, facts | {"reference_seconds": time.monotonic() - start}
 
-  def update(self, batch: Batch) -> tuple[Batch, dict]:
+  def update(self, batch: Batch, learning_rate: float) -> tuple[Batch, dict]:
     """One optimizer update; returns the batch with the sampling policy's log-probs in place, and what to log."""
-    loss, aux, norm = self.step(batch)
+    loss, aux, norm = self.step(batch, learning_rate)
     tokens = max(1.0, float(aux["tokens"].sum()))
     mean = {name: float(aux[name].sum()) / tokens for name in ("kl", "entropy", "clip_low", "clip_high")}
     if batch.on_policy.all():
@@ -565,20 +564,15 @@ def new_progress() -> dict:
 
 
 def measure_batch(learner: LeanGRPOLearner, stream) -> float:
-  """Seconds of a batch (rollout, reward, reference, μ updates), compilation left out; the model is put back as it was."""
-  trainer = learner.trainer
-  kinds = ((trainer.model, gemma.trainable(trainer.model)), (trainer.optimizer, nnx.optimizer.OptState))
-  before = [{name: jnp.copy(x) for name, x in gemma.flat_params(module, kind).items()} for module, kind in kinds]
-  for _ in range(2):  # the same two batches twice, from the same weights: the second time nothing compiles
-    start, progress = time.monotonic(), new_progress()
-    for _ in range(2):
-      *_, batch, _ = learner.prepare(stream, progress)
-      for _ in range(learner.settings.num_iterations):
-        batch, _ = learner.update(batch)
-    seconds = (time.monotonic() - start) / 2
-    for (module, kind), values in zip(kinds, before):
-      gemma.update_flat(module, jax.tree.map(jnp.copy, values), kind)
-  return seconds
+  """Seconds of a batch (rollout, reward, reference, μ updates), compilation left out."""
+  with gemma.rehearsal(learner.trainer.optimizer):
+    for _ in range(2):  # the same two batches twice: the second time nothing compiles
+      start, progress = time.monotonic(), new_progress()
+      for _ in range(2):
+        *_, batch, _ = learner.prepare(stream, progress)
+        for _ in range(learner.settings.num_iterations):
+          batch, _ = learner.update(batch, 0.0)
+  return (time.monotonic() - start) / 2
 
 
 def preflight(learner: LeanGRPOLearner, rows: list[dict], batch_seconds: float | None, max_steps: int | None,
@@ -693,13 +687,14 @@ def follow_pass_rates(progress: dict, seen: dict):
 
 def update_once(learner: LeanGRPOLearner, batch: Batch, schedule, state: dict) -> tuple[Batch, dict]:
   """One update: the batch for the next iteration, and the update's numbers with its learning rate; counts skipped updates."""
-  start = time.monotonic()
-  batch, row = learner.update(batch)
-  progress, skipped = state["progress"], not np.isfinite(row["loss"] + row["grad_norm"])
-  row |= {"update_seconds": time.monotonic() - start, "learning_rate": float(schedule(state["step"] - progress["all_skipped"]))}
+  start, progress = time.monotonic(), state["progress"]
+  rate = float(schedule(state["step"] - progress["all_skipped"]))  # the schedule counts the updates that were made
+  batch, row = learner.update(batch, rate)
+  row |= {"update_seconds": time.monotonic() - start, "learning_rate": rate}
+  skipped = not np.isfinite(row["loss"] + row["grad_norm"])
   state["step"] += 1
   progress["skipped"] = progress["skipped"] + 1 if skipped else 0
-  progress["all_skipped"] += int(skipped)  # the schedule counts the others
+  progress["all_skipped"] += int(skipped)
   return batch, row | {"skipped": progress["skipped"]}
 
 
@@ -758,7 +753,7 @@ def starting_policy(start: gemma.Policy, lora_rank: int, lora_alpha: float, seed
           gemma.with_params(merged, frozen) if with_reference else None)
 
 
-def build_learner(policy: gemma.Policy, reference, tx, reward_fns, settings: Settings, engine: str) -> LeanGRPOLearner:
+def build_learner(policy: gemma.Policy, reference, optimizer, reward_fns, settings: Settings, engine: str) -> LeanGRPOLearner:
   """Tunix's cluster and learner around the policy; every role on one mesh."""
   roles = (rl.Role.ACTOR, rl.Role.ROLLOUT) + ((rl.Role.REFERENCE,) if reference is not None else ())
   rollout_config = base_rollout.RolloutConfig(  # top_p and top_k off: an engine left to itself takes the model's own defaults
@@ -769,7 +764,7 @@ def build_learner(policy: gemma.Policy, reference, tx, reward_fns, settings: Set
   cluster_config = rl.ClusterConfig(
       role_to_mesh=dict.fromkeys(roles, policy.mesh), rollout_config=rollout_config, offload_to_cpu=False,
       rollout_engine=functools.partial(LeanRollout, policy=policy) if engine == "vanilla" else engine,
-      training_config=rl.RLTrainingConfig(actor_optimizer=tx, eval_every_n_steps=1))
+      training_config=rl.RLTrainingConfig(actor_optimizer=optimizer, eval_every_n_steps=1))
   try:
     cluster = rl.RLCluster(actor=policy.model, reference=reference, tokenizer=policy.tokenizer, cluster_config=cluster_config)
   except ImportError as error:
@@ -783,13 +778,6 @@ def build_learner(policy: gemma.Policy, reference, tx, reward_fns, settings: Set
   config = grpo_learner.GRPOConfig(policy_loss_fn="lean", num_generations=settings.num_generations, beta=settings.beta,
                                    num_iterations=settings.num_iterations, epsilon=settings.epsilon)
   return LeanGRPOLearner(cluster, config, reward_fns, policy.tokenizer, policy.mesh, settings)
-
-
-def build(policy, reference, reward_fns, settings, flag, steps: int):
-  """A learner with fresh optimizer state for a run of `steps` updates, and its learning-rate schedule."""
-  tx, schedule = gemma.make_optimizer(flag.learning_rate, steps, final_ratio=0.0, b1=0.9, b2=0.99,
-                                      weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
-  return build_learner(policy, reference, tx, reward_fns, settings, flag.rollout_engine), schedule
 
 
 def open_log(out_dir: str, use_wandb: bool) -> Callable[[dict], None]:
@@ -978,17 +966,17 @@ def main():
   if not started:
     gemma.check_run_fits(out_dir, gemma.count_parameters(policy.model, gemma.trainable(policy.model)))
   announce(rows, settings, policy)
-  make_learner = lambda: build(policy, reference, reward_fns, settings, flag, state["max_steps"])
-  (learner, schedule), stream = make_learner(), make_stream(rows, settings)
+  optimizer = gemma.make_optimizer(b1=0.9, b2=0.99, weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
+  learner = build_learner(policy, reference, optimizer, reward_fns, settings, flag.rollout_engine)
+  stream = make_stream(rows, settings)
   if "max_steps" not in started or flag.preflight_only:
     before_training(learner, stream, rows, held_out, state, max_steps, stop, flag)
     if flag.preflight_only:
       return
     gemma.record_run(out_dir, max_steps=state["max_steps"])
-    if max_steps is None:
-      learner, schedule = make_learner()  # the schedule's length is part of the compiled update
   resume(out_dir, learner, state)
   facts = gemma.describe_run(policy, out_dir, "grpo", data)
+  schedule = gemma.make_schedule(flag.learning_rate, state["max_steps"], final_ratio=0.0)
   train(learner, stream, schedule, held_out, state, out_dir=out_dir, eval_every=flag.eval_every, save_every=flag.save_every,
         sample_every=flag.sample_every, thresholds=thresholds, stop=stop, log=open_log(out_dir, flag.wandb))
   gemma.save_run(learner.trainer.model, out_dir, PANELS)

@@ -203,7 +203,7 @@ def warn_if_damaged(before: dict, after: dict):
 
 
 # ---------------------------------------------------------------------------------------------------------------- the stage
-def train(trainer, schedule, batches, val_pairs, *, out_dir, max_steps, rows, width, eval_every, save_every, patience, stop,
+def train(trainer, update, schedule, batches, val_pairs, *, out_dir, max_steps, rows, width, eval_every, save_every, patience, stop,
           mesh) -> tuple[int, dict]:
   """Updates until max_steps, patience or `stop`; returns the last step and the progress that a resume needs."""
   metrics_path = os.path.join(out_dir, "metrics.jsonl")
@@ -212,7 +212,6 @@ def train(trainer, schedule, batches, val_pairs, *, out_dir, max_steps, rows, wi
   gemma.trim_rows(metrics_path, step)
   if step:
     gemma.say(f"sft: resumed at step {step} of {max_steps}")
-  update = gemma.make_update(trainer, mesh)
   first, marks = step, collections.deque(maxlen=21)
   bar = tqdm(total=max_steps, initial=step, desc="sft", disable=None)
   with gemma.open_checkpoints(out_dir) as manager:
@@ -221,8 +220,8 @@ def train(trainer, schedule, batches, val_pairs, *, out_dir, max_steps, rows, wi
       if step == first:
         gemma.say("sft: compiling the update (the first step waits for it) …")
       micros, count = pack(batches[step], rows, width)
-      loss, _, norm = update(micros, count)
       rate = float(schedule(step - progress["all_skipped"]))
+      loss, _, norm = update(micros, rate, count)
       skipped = not np.isfinite(loss + norm)
       progress |= {"skipped": progress["skipped"] + 1 if skipped else 0, "all_skipped": progress["all_skipped"] + skipped}
       step += 1
@@ -267,12 +266,17 @@ def load_rows(data_dir: str, allow_mismatch: bool) -> tuple[dict, list[dict], li
   return config, train_rows, [row for row in val if row.get("target")], val
 
 
-def fitting_steps(trainer, micro_batches: list, stop, mesh) -> int:
-  """--max_steps=auto: how many updates fit 90% of the time left, at the speed measured on `micro_batches`.
+def fitting_steps(trainer, update, batches: list, stop) -> int:
+  """--max_steps=auto: how many updates fit 90% of the time left, at the speed measured on packed `batches`.
 
   The end, with its check and its saving, takes about as long as the start did: that is left free.
   """
-  seconds = gemma.measure_update(trainer, gemma.make_update(trainer, mesh), micro_batches)
+  with gemma.rehearsal(trainer.optimizer):
+    for part in (batches[:1], batches[1:]):  # the first compiles
+      start = time.monotonic()
+      for micros, count in part:
+        update(micros, 0.0, count)
+  seconds = (time.monotonic() - start) / (len(batches) - 1)
   left = stop.max_seconds - 2 * stop.seconds
   steps = max(1, int(0.9 * left / seconds))
   gemma.say(f"sft: {seconds:.2f} s an update; {steps} updates fit {left / 3600:.2f} h")
@@ -329,8 +333,9 @@ def main():
             f"tokens at once, {gemma.device_line(policy.mesh)}")
 
   rate = flag.learning_rate or (2e-4 if flag.lora_rank else 2e-5)
-  optimizer = functools.partial(gemma.make_optimizer, rate, final_ratio=0.1, b1=0.9, b2=0.999,
-                                weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
+  optimizer = gemma.make_optimizer(b1=0.9, b2=0.999, weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
+  trainer = make_trainer(policy.model, optimizer, flag.remat)
+  update = gemma.make_update(trainer, policy.mesh)
   batches = make_batches(pairs, flag.batch_size, flag.seed)
   check = dict(max_new_tokens=flag.max_new_tokens, samples=flag.check_samples, seed=flag.seed, code_rewards=flag.code_rewards)
   checked = held_out[:flag.check_rows]
@@ -338,16 +343,13 @@ def main():
     started["before"] = compare_before_after(policy, checked, config["style"], started, out_dir, 0, check)
     gemma.record_run(out_dir, before=started["before"], rows=len(pairs), dropped=dropped)
   if "max_steps" not in started:
-    started["max_steps"] = max_steps or fitting_steps(
-        make_trainer(policy.model, optimizer(1000)[0], flag.remat), [pack(batches[i], rows, width) for i in range(3)],
-        stop, policy.mesh)
+    started["max_steps"] = max_steps or fitting_steps(trainer, update, [pack(batches[i], rows, width) for i in range(3)], stop)
     gemma.record_run(out_dir, max_steps=started["max_steps"])
   facts = gemma.describe_run(policy, out_dir, "sft", config)
-  tx, schedule = optimizer(started["max_steps"])
-  trainer = make_trainer(policy.model, tx, flag.remat)
-  step, progress = train(trainer, schedule, batches, val_pairs, out_dir=out_dir, max_steps=started["max_steps"], rows=rows,
-                         width=width, eval_every=flag.eval_every, save_every=flag.save_every, patience=flag.patience, stop=stop,
-                         mesh=policy.mesh)
+  schedule = gemma.make_schedule(rate, started["max_steps"], final_ratio=0.1)
+  step, progress = train(trainer, update, schedule, batches, val_pairs, out_dir=out_dir, max_steps=started["max_steps"],
+                         rows=rows, width=width, eval_every=flag.eval_every, save_every=flag.save_every, patience=flag.patience,
+                         stop=stop, mesh=policy.mesh)
   gemma.save_run(policy.model, out_dir, PANELS)
   gemma.check_finished(stop, step, started["max_steps"], out_dir)
   after = compare_before_after(policy, checked, config["style"], started, out_dir, step, check)

@@ -158,17 +158,18 @@ def run_ours(job: dict, clock: Clock):
   widths = (job["prompt_width"],) if job["prompt_width"] else gemma.choose_widths(lengths, flag.max_prompt_tokens)
   settings = train_grpo.read_settings(flag, widths, "tags", start.mesh.shape["fsdp"])
   policy, reference = train_grpo.starting_policy(start, flag.lora_rank, flag.lora_alpha, flag.seed, settings.reference)
-  learner, _ = train_grpo.build(policy, reference, [variety], settings, flag, 100)
+  optimizer = gemma.make_optimizer(b1=0.9, b2=0.99, weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
+  learner = train_grpo.build_learner(policy, reference, optimizer, [variety], settings, flag.rollout_engine)
   progress, needed = train_grpo.new_progress(), [gemma.fit(length, widths) for length in lengths]
   for width in sorted(set(needed))[:-1]:  # the first step below compiles the last
     rows = [row for row, needs in zip(job["rows"], needed) if needs == width]
-    learner.update(learner.prepare(train_grpo.make_stream(rows, settings), progress)[3])
+    learner.update(learner.prepare(train_grpo.make_stream(rows, settings), progress)[3], flag.learning_rate)
   widest = [row for row, needs in zip(job["rows"], needed) if needs == max(needed)]
   for step in range(1 + job["steps"]):
     stream = train_grpo.make_stream(job["rows"] if step else widest, settings)
     rollout, _, _, batch, facts = learner.prepare(stream, progress)
     middle = time.monotonic()
-    learner.update(batch)
+    learner.update(batch, flag.learning_rate)
     facts = {name: facts[name] for name in facts if name in train_grpo.SECONDS}
     clock.step(completions=len(rollout.lengths), tokens=int(rollout.lengths.sum()), prompt_width=rollout.prompts.shape[1],
                **facts, update_seconds=time.monotonic() - middle)

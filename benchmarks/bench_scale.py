@@ -100,7 +100,7 @@ def make_models(size: str, mesh, lora_rank: int):
 
 def make_trainer(model, mesh, loss) -> types.SimpleNamespace:
   """What `model.make_step` reads of a Tunix trainer."""
-  tx, _ = gemma.make_optimizer(1e-4, 100, final_ratio=0.0, b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.1)
+  tx = gemma.make_optimizer(b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.1)
   optimizer = nnx.eval_shape(lambda model: nnx.Optimizer(model, tx, wrt=gemma.trainable(model)), model)
   return types.SimpleNamespace(model=model, optimizer=place(optimizer, mesh), loss_fn=loss, gen_model_input_fn=lambda x: x)
 
@@ -111,7 +111,8 @@ def lower_step(trainer, batch, mesh):
   batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows), batch)
   _, params, frozen = nnx.split(trainer.model, gemma.trainable(trainer.model), ...)
   with mesh:
-    return gemma.make_step(trainer).lower(params, nnx.state(trainer.optimizer), frozen, batch, len(jax.tree.leaves(batch)[0]))
+    return gemma.make_step(trainer).lower(params, nnx.state(trainer.optimizer), frozen, batch,
+                                         len(jax.tree.leaves(batch)[0]), np.float32(1e-4))
 
 
 def lower_programs(names, model, reference, mesh, *, micros: int, micro: int, generations: int, prompt: int, new: int,

@@ -82,9 +82,9 @@ def make_pairs(rows: list[dict], tokenizer, length: int, kind: str, count: int) 
 
 
 # ------------------------------------------------------------------------------------------------------------- contestants
-def optimizer(steps: int, learning_rate: float = 2e-4):
+def optimizer():
   import model as gemma
-  return gemma.make_optimizer(learning_rate, steps, final_ratio=0.1, b1=0.9, b2=0.999, weight_decay=0.01, max_grad_norm=1.0)[0]
+  return gemma.make_optimizer(b1=0.9, b2=0.999, weight_decay=0.01, max_grad_norm=1.0)
 
 
 def run_ours(job: dict, clock: Clock):
@@ -94,20 +94,21 @@ def run_ours(job: dict, clock: Clock):
   gemma.enable_compilation_cache()
   policy = train_sft.build(job["model"], job["data_dir"], "auto", job["dtype"], job["lora_rank"], job["lora_alpha"], 0)
   pairs = [(gemma.encode(policy.tokenizer, p), gemma.encode_target(policy.tokenizer, t)) for p, t in job["pairs"]]
-  trainer = train_sft.make_trainer(policy.model, optimizer(100), job["remat"])
+  trainer = train_sft.make_trainer(policy.model, optimizer(), job["remat"])
   update = gemma.make_update(trainer, policy.mesh)
   size = job["batch_size"]
   shape = train_sft.packed_shape(pairs, job["max_length"], job["own_micro_batch_size"], policy.mesh.shape["fsdp"])
   for i in range(1 + job["steps"]):
     batch = [pairs[j % len(pairs)] for j in range(i * size, i * size + size)]
     micro_batches, count = train_sft.pack(batch, *shape)
-    update(micro_batches, count)
+    update(micro_batches, 2e-4, count)
     clock.step(rows=size, tokens=sum(len(p) + len(t) for p, t in batch), padded_to=count * shape[0] * shape[1])
 
 
 def run_tunix(job: dict, clock: Clock):
   """Tunix's PeftTrainer with its default loss, every row padded to the limit, as the seeds call it."""
   import jax
+  import optax
   import qwix
   from flax import nnx
   from tunix.sft import peft_trainer
@@ -121,7 +122,8 @@ def run_tunix(job: dict, clock: Clock):
   size, micro, length = job["batch_size"], job["micro_batch_size"], job["max_length"]
   config = peft_trainer.TrainingConfig(eval_every_n_steps=10**6, max_steps=1 + job["steps"],
                                        gradient_accumulation_steps=size // micro if size > micro else None)
-  trainer = peft_trainer.PeftTrainer(lora, optimizer(100), config)
+  adamw = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(2e-4, b2=0.999, weight_decay=0.01))
+  trainer = peft_trainer.PeftTrainer(lora, adamw, config)
 
   def model_input(batch):
     real = batch.input_tokens != gemma.PAD_ID
@@ -172,11 +174,12 @@ def loss_check(flag):
       pairs, held_out = (train_sft.tokenize(part, policy.tokenizer, limit)[0] for part in (rows, val))
       shape = train_sft.packed_shape(pairs + held_out, limit, flag.micro_batch_size, policy.mesh.shape["fsdp"])
       batches = train_sft.make_batches(pairs, flag.batch_size, seed)
-      trainer = train_sft.make_trainer(policy.model, optimizer(flag.check_steps, flag.learning_rate), flag.remat)
+      trainer = train_sft.make_trainer(policy.model, optimizer(), flag.remat)
+      schedule = gemma.make_schedule(flag.learning_rate, flag.check_steps, final_ratio=0.1)
       update, real, padded, cpu = gemma.make_update(trainer, policy.mesh), 0, 0, time.process_time()
       for step in range(flag.check_steps):
         micro_batches, count = layout(batches[step], *shape)
-        update(micro_batches, count)
+        update(micro_batches, float(schedule(step)), count)
         real += sum(len(p) + len(t) for p, t in batches[step])
         padded += count * micro_batches["tokens"][0].size
       loss = train_sft.held_out_loss(trainer.model, held_out, *shape, policy.mesh)

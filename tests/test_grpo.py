@@ -294,18 +294,23 @@ def test_noise_is_a_function_of_draw_prompt_and_generation(data_dir):
     assert len(ids(other)) == 8 and not ids(other) & ids(first)
 
 
-def test_optimizer_is_the_one_that_is_said(monkeypatch):
+def test_optimizer_is_the_one_that_is_said(monkeypatch, data_dir, tmp_path):
   """AdamW with b1 0.9, b2 0.99, decay 0.1, clip 0.1, 10% warm-up and a cosine to 0, against optax's own parts."""
-  monkeypatch.setattr(train_grpo, "build_learner", lambda policy, reference, tx, *rest: tx)
-  flag = types.SimpleNamespace(learning_rate=0.1, rollout_engine="vanilla", **{
-      name: train_grpo.FLAGS[name].default for name in ("weight_decay", "max_grad_norm")})
-  ours, schedule = train_grpo.build(None, None, [], SETTINGS, flag, 20)
+  made, build = [], gemma.make_optimizer
+  monkeypatch.setattr(gemma, "make_optimizer", lambda **options: made.append(build(**options)) or made[0])
+  monkeypatch.setattr(gemma, "make_schedule", lambda *args, inner=gemma.make_schedule, **options: made.append(
+      inner(*args, **options)) or made[1])
+  monkeypatch.setattr(train_grpo, "train", lambda *args, **options: None)
+  run(train_grpo, data_dir=data_dir, out_dir=tmp_path, model="tiny", lora_rank=0, learning_rate=0.1, max_steps=20, beta=0,
+      max_prompt_tokens=128, max_new_tokens=16, force=True)
+  ours, schedule = made
   theirs = optax.chain(optax.clip_by_global_norm(0.1), optax.adamw(schedule, b1=0.9, b2=0.99, weight_decay=0.1))
   rng, params = np.random.default_rng(0), jnp.linspace(-1, 1, 5)
   states = ours.init(params), theirs.init(params)
-  for _ in range(6):
+  for step in range(6):
     gradient = jnp.asarray(rng.normal(size=5))
-    (a, state), (b, other) = ours.update(gradient, states[0], params), theirs.update(gradient, states[1], params)
+    a, state = ours.update(gradient, states[0], params, learning_rate=schedule(step))
+    b, other = theirs.update(gradient, states[1], params)
     np.testing.assert_allclose(a, b, rtol=1e-5)
     states, params = (state, other), params + a
   rates = [float(schedule(n)) for n in range(20)]
@@ -449,7 +454,7 @@ def test_updates_that_are_not_finite(flag, tmp_path, monkeypatch, bad, code):
   metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
   assert [row["loss"] is not None for row in metrics] == [i + 1 not in bad for i in range(len(metrics))]
   assert "NaN" not in (tmp_path / "metrics.jsonl").read_text(), "not JSON"
-  rate = gemma.make_optimizer(3e-4, 6, final_ratio=0.0, b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.1)[1]
+  rate = gemma.make_schedule(3e-4, 6, final_ratio=0.0)
   used = np.cumsum([0] + [row["loss"] is not None for row in metrics])[:-1]  # a skipped update takes no step of the schedule
   assert [row["learning_rate"] for row in metrics] == pytest.approx([float(rate(n)) for n in used])
   assert [row["skipped"] for row in metrics][:4] == ([0, 1, 2, 0] if not code else [0, 0, 1, 2])

@@ -255,20 +255,21 @@ def test_draw_never_rounds_past_the_end(monkeypatch, u):
 
 # -------------------------------------------------------------------------------------------------------------- update, saving
 def test_schedule_warms_up_and_decays():
-  _, schedule = gemma.make_optimizer(1e-3, 100, final_ratio=0.1, b1=0.9, b2=0.999, weight_decay=0.01, max_grad_norm=1.0)
+  schedule = gemma.make_schedule(1e-3, 100, final_ratio=0.1)
   rates = np.array([float(schedule(i)) for i in range(100)])
   assert rates[0] > 0 and rates.argmax() == 9 and rates.max() == pytest.approx(1e-3)
   assert (np.diff(rates[:10]) > 0).all() and (np.diff(rates[9:]) < 0).all() and rates[-1] == pytest.approx(1e-4, rel=0.02)
 
 
-def test_optimizer_is_adamw_at_the_logged_rate_and_skips_what_is_not_finite():
-  """One parameter, by hand: clip to 0.5, Adam moments, decoupled decay, the schedule's rate of that very update."""
-  tx, schedule = gemma.make_optimizer(1e-2, 10, final_ratio=0.0, b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.5)
+def test_optimizer_is_adamw_at_the_given_rate_and_skips_what_is_not_finite():
+  """One parameter, by hand: clip to 0.5, Adam moments, decoupled decay, the rate of that very update."""
+  tx, schedule = (gemma.make_optimizer(b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.5),
+                  gemma.make_schedule(1e-2, 10, final_ratio=0.0))
   w, m, v = 2.0, 0.0, 0.0
   params = jnp.asarray(w)
   state, count = tx.init(params), 0
   for gradient in (3.0, np.nan, -0.2, np.inf, 0.1):
-    updates, state = tx.update(jnp.asarray(gradient), state, params)
+    updates, state = tx.update(jnp.asarray(gradient), state, params, learning_rate=schedule(count))
     params = optax.apply_updates(params, updates)
     if np.isfinite(gradient):
       g = gradient * min(1, 0.5 / abs(gradient))
@@ -356,15 +357,15 @@ for mesh in ("1x1", "8x1", "4x2", "2x2", "1x4"):
     settings = train_grpo.Settings("grpo", 8, 8, 8, 2, 1, 0.1, {}, 0.2, 0.2, 0, False, 0, False, 1.0, 12, (16,), 0, False, "tags",
                                    "multi_domain")
     model = gemma.apply_lora(policy.model, policy.mesh, 4, 8.0) if lora else gemma.float32_masters(policy.model)
-    tx, _ = gemma.make_optimizer(1e-3, 10, final_ratio=0.0, b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.1)
+    tx, schedule = gemma.make_optimizer(b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.1), gemma.make_schedule(1e-3, 10, 0.0)
     none = [lambda prompts, completions: prompts]  # never called
     learner = train_grpo.build_learner(policy._replace(model=model), None, tx, none, settings, "vanilla")
-    for _ in range(2):
-      _, row = learner.update(stacked)
+    for step in range(2):
+      _, row = learner.update(stacked, schedule(step))
       losses += [row["loss"], row["kl"]]
     gemma.save_params(f"{folder}/{mesh}_{lora}", learner.trainer.model)
     trainer = train_sft.make_trainer(learner.trainer.model, tx, False)
-    losses.append(gemma.make_update(trainer, policy.mesh)(sft)[0])
+    losses.append(gemma.make_update(trainer, policy.mesh)(sft, 1e-4)[0])
     moved = gemma.load_params(f"{folder}/1x1_{lora}", trainer.model)
     with policy.mesh:
       logps = train_grpo.reference_logps(moved, prompts, completions, weights > 0, temperature=1.0, generations=2)

@@ -286,7 +286,7 @@ def test_auto_steps_are_kept(flag, tmp_path):
     result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=0.2)
   assert f"of {steps}" in result.err and json.loads((tmp_path / "run.json").read_text())["max_steps"] == steps
   rates = [row["learning_rate"] for row in timeless(tmp_path / "metrics.jsonl")]
-  schedule = gemma.make_optimizer(3e-4, steps, final_ratio=0.0, b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.1)[1]
+  schedule = gemma.make_schedule(3e-4, steps, final_ratio=0.0)
   np.testing.assert_allclose(rates, [float(schedule(i)) for i in range(len(rates))], rtol=1e-6)
   assert len(rates) == 4
 
@@ -497,8 +497,7 @@ def test_sft_auto_steps_are_kept_in_a_copy(data_dir, tmp_path):
     assert result.code == rewards.EXIT_STOPPED, result.err
   steps = json.loads((a / "run.json").read_text())["max_steps"]
   assert "resumed at step 2" in result.out and f"after step 4 of {steps}" in result.err and steps > 4
-  schedule = gemma.make_optimizer(SFT["learning_rate"], steps, final_ratio=0.1, b1=0.9, b2=0.999, weight_decay=0.01,
-                                  max_grad_norm=1.0)[1]
+  schedule = gemma.make_schedule(SFT["learning_rate"], steps, final_ratio=0.1)
   rates = [row["learning_rate"] for row in rewards.read_rows(b / "metrics.jsonl")]
   np.testing.assert_allclose(rates, [float(schedule(i)) for i in range(4)], rtol=1e-6)
   assert len(rewards.read_rows(a / "metrics.jsonl")) == 2

@@ -216,10 +216,10 @@ def test_remat_saves_memory(policy):
   sizes, norms = {}, {}
   for remat in (False, True):
     model = gemma.float32_masters(policy.model)
-    trainer = train_sft.make_trainer(model, optax.adam(1e-3), remat)
+    trainer = train_sft.make_trainer(model, gemma.make_optimizer(b1=0.9, b2=0.999, weight_decay=0.0, max_grad_norm=1.0), remat)
     _, params, frozen = nnx.split(model, gemma.trainable(model), ...)
-    step = gemma.make_step(trainer).lower(params, nnx.state(trainer.optimizer), frozen, micro, 1).compile()
-    sizes[remat], norms[remat] = step.memory_analysis().temp_size_in_bytes, gemma.make_update(trainer, policy.mesh)(micro)[2]
+    step = gemma.make_step(trainer).lower(params, nnx.state(trainer.optimizer), frozen, micro, 1, 1e-3).compile()
+    sizes[remat], norms[remat] = step.memory_analysis().temp_size_in_bytes, gemma.make_update(trainer, policy.mesh)(micro, 1e-3)[2]
   assert sizes[True] < 0.6 * sizes[False] and norms[True] == pytest.approx(norms[False], rel=1e-5)
 
 
@@ -260,7 +260,7 @@ def test_updates_that_are_not_finite(data_dir, tmp_path, monkeypatch, bad, code)
   else:
     assert result.code == 0, result.err
     assert all(np.isfinite(x).all() for x in restore(tmp_path / "params").values()) and len(metrics) == 8
-    _, schedule = gemma.make_optimizer(SFT["learning_rate"], 8, final_ratio=0.1, b1=0.9, b2=0.999, weight_decay=0, max_grad_norm=1)
+    schedule = gemma.make_schedule(SFT["learning_rate"], 8, final_ratio=0.1)
     used = [float(schedule(n)) for n in np.cumsum([0, *finite[:-1]])]  # a skipped update does not advance the schedule
     np.testing.assert_allclose([row["learning_rate"] for row in metrics], used, rtol=1e-6)
 
