@@ -1276,7 +1276,8 @@ def plot_curves(metrics: list[dict], panels: list[tuple[str, tuple[str, ...]]], 
       if points:
         steps, values = np.array(points, float).T
         span = 1 if name == "learning_rate" else max(1, len(values) // 20)  # a schedule has no noise to smooth
-        smooth = [values[max(0, i + 1 - span):i + 1].mean() for i in range(len(values))]
+        total, last = np.append(0, values.cumsum()), np.arange(1, len(values) + 1)
+        smooth = (total[last] - total[np.maximum(last - span, 0)]) / np.minimum(last, span)
         axis.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
         axis.plot(steps, smooth, dash, color=color, label=name, linewidth=1.6, marker="." if len(values) < 40 else None)
     axis.set_title(title, fontsize=10, loc="left")

@@ -17,6 +17,7 @@ Kill it anywhere and start the same command again: it goes on to the parameters 
 import collections
 import functools
 import json
+import math
 import os
 import re
 import resource
@@ -649,6 +650,7 @@ def train(learner: LeanGRPOLearner, stream, schedule, held_out, state: dict, *, 
   bar = tqdm(total=state["max_steps"], initial=first, desc="grpo", disable=None)
   show = open_report(bar, state, metrics, stop, log, 3 * iterations)
   save = lambda: gemma.save_checkpoint(manager, state["step"], learner.trainer.model, learner.trainer.optimizer, progress)
+  drawn = -math.inf
   with bar, gemma.open_checkpoints(out_dir) as manager:
     while state["step"] < state["max_steps"] and not stop:
       before = state["step"]
@@ -673,7 +675,9 @@ def train(learner: LeanGRPOLearner, stream, schedule, held_out, state: dict, *, 
         facts |= {name: 0.0 for name in facts if name in SECONDS}  # the later updates of a batch cost no rollout
       if save_every and state["step"] // save_every > before // save_every:
         save()
-        gemma.plot_curves(rewards.read_rows(metrics), PANELS, os.path.join(out_dir, "curves.png"))
+        if time.monotonic() - drawn > 300:  # it takes seconds once there are thousands of steps
+          gemma.plot_curves(rewards.read_rows(metrics), PANELS, os.path.join(out_dir, "curves.png"))
+          drawn = time.monotonic()
     save()
 
 
