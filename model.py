@@ -877,11 +877,11 @@ def packed_logps(model: nnx.Module, tokens, positions, live, *, remat: bool = Fa
 def make_schedule(learning_rate: float, max_steps: int, final_ratio: float, warmup_ratio: float = 0.1) -> optax.Schedule:
   """Updates made before -> learning rate: linear warm-up, cosine to final_ratio × peak.
 
-  Read one step ahead and ending one step late: no batch is thrown away at a rate of zero.
+  Read one step ahead and ending one step late: no batch is thrown away at a rate of zero. Compiled: op by op it rounds otherwise.
   """
   warmup = max(1, round(warmup_ratio * max_steps))
   ramp = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup, max(max_steps, warmup) + 1, learning_rate * final_ratio)
-  return lambda count: ramp(count + 1)
+  return jax.jit(lambda count: ramp(count + 1))
 
 
 def make_optimizer(*, b1: float, b2: float, weight_decay: float, max_grad_norm: float) -> optax.GradientTransformationExtraArgs:
