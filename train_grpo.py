@@ -598,6 +598,9 @@ def preflight(learner: LeanGRPOLearner, rows: list[dict], batch_seconds: float |
   gemma.say(f"preflight format {formatted:.2f} | truncated {cut:.0%} | flat groups {1 - spread.mean():.0%} | "
             f"rewards {sum(took['reward_seconds'] for *_, took in parts):.1f} s | {rollout.lengths.sum() / seconds:.0f} tok/s with "
             f"compilation | peak {peak / 2**30:.1f} GiB")
+  if settings.rewards == "curriculum" and formatted >= 0.9:
+    gemma.say("preflight: the form is there already, and the first phase pays for little else; --phase_metrics=0.9,0.5 leaves a "
+              "phase as soon as held-out rows have passed it")
   reasons = []
   if not spread.any():
     reasons.append(f"all {len(spread)} groups have equal rewards (format rate {formatted:.2f}), so nothing can be learned: "
@@ -921,7 +924,10 @@ def measure_held_out(learner: LeanGRPOLearner, held_out: list[dict]) -> float:
 def before_training(learner: LeanGRPOLearner, stream, rows, held_out, state: dict, max_steps: int | None, stop, flag):
   """The preflight, and max_steps None (auto) resolved in `state` to what fits 90% of the time that is left."""
   seconds = measure_batch(learner, stream) if flag.max_hours or flag.preflight_only else None
+  start = dict(state)
+  state |= {"step": state["max_steps"], "progress": start["progress"] | {"phase": 2}}  # a curriculum's last phase pays for all
   reasons = preflight(learner, rows, seconds, max_steps, flag.max_hours)
+  state |= start
   for reason in reasons:
     gemma.say(f"preflight: {reason}")
   if reasons and not flag.force:

@@ -634,6 +634,22 @@ def test_held_out_rows_without_right_answers_have_no_accuracy(flag, data_dir, tm
   assert (tmp_path / "out" / "best").is_dir()
 
 
+def test_preflight_sees_all_that_a_curriculum_will_pay(flag, tmp_path, monkeypatch):
+  """After a good SFT its first phase pays every answer alike: that is no reason to refuse the run."""
+  columns = dict(domain=["math"], question=["What is 12 * 7?"], answer=["84"], metadata=["{}"])
+  text = lambda answer: f"<reasoning>I multiply 12 by 7.</reasoning>\n<answer>{answer}</answer>"
+  pay = lambda learner, answer: sum(f([""], [text(answer)], **columns)[0] for f in learner.reward_fns)
+  seen = {}
+  spy = lambda name: lambda learner, *_, **__: seen.update({name: (pay(learner, 84), pay(learner, 12))}) or []
+  for name in ("preflight", "train"):
+    monkeypatch.setattr(train_grpo, name, spy(name))
+  for phases in ("", "0.9,0.5"):
+    run(train_grpo, **flag | dict(rewards="curriculum", phase_metrics=phases, eval_every=5, eval_rows=4, force=False, max_steps=9,
+                                  out_dir=tmp_path / (phases or "steps")))
+    (right, wrong), (first_right, first_wrong) = seen["preflight"], seen["train"]
+    assert right > wrong and first_right == first_wrong, phases
+
+
 def test_preflight_of_a_started_run_trains_nothing(flag, tmp_path):
   flag = flag | dict(out_dir=tmp_path, max_steps=3, save_every=1)
   run_well(train_grpo, **flag)
