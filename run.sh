@@ -126,7 +126,7 @@ if [ "$MODEL" = tiny ]; then  # the same stages at the size of a two-core machin
          --num_generations=8 --num_iterations=1 --temperature=1.0 --beta=0.02 --max_prompt_tokens=128
          --max_new_tokens=$answer --eval_every=50 --save_every=50)
   evaluate+=(--max_new_tokens=$answer)
-  if [ "$RECIPE" = dual_stream ]; then sft+=(--max_steps=900); grpo+=(--max_steps=60); fi  # one domain, twice the tokens
+  if [ "$RECIPE" = dual_stream ]; then sft+=(--max_steps=900); grpo+=(--max_steps=150); fi  # one domain, twice the tokens
   # glibc gives freed memory back and faults it in anew at every step, a third of the processor time; keep it instead.
   export MALLOC_ARENA_MAX=1 MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=67108864
 fi
