@@ -942,8 +942,8 @@ def make_step(trainer: peft_trainer.PeftTrainer):
 
 
 def make_update(trainer: peft_trainer.PeftTrainer, mesh):
-  """The update of a Tunix trainer, f(micro-batches (M, rows, …), learning rate) -> (loss, aux (M, …), gradient norm); changes
-  its model."""
+  """The update of a Tunix trainer, f(micro-batches (M, rows, …), learning rate, count=M) -> (loss, aux (M, …), gradient norm);
+  changes its model."""
   kind = trainable(trainer.model)
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   lay = lambda x: x if isinstance(x.sharding, jax.sharding.NamedSharding) else jax.device_put(x, everywhere)

@@ -787,6 +787,12 @@ def build_learner(policy: gemma.Policy, reference, optimizer, reward_fns, settin
   return LeanGRPOLearner(cluster, config, reward_fns, policy.tokenizer, policy.mesh, settings)
 
 
+def build(policy, reference, reward_fns, settings: Settings, flag) -> LeanGRPOLearner:
+  """A learner with fresh optimizer state."""
+  optimizer = gemma.make_optimizer(b1=0.9, b2=0.99, weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
+  return build_learner(policy, reference, optimizer, reward_fns, settings, flag.rollout_engine)
+
+
 def open_log(out_dir: str, use_wandb: bool) -> Callable[[dict], None]:
   """TensorBoard events under out_dir/tensorboard, and Weights & Biases only when asked (Tunix would start it unasked).
 
@@ -976,9 +982,7 @@ def main():
   if not started:
     gemma.check_run_fits(out_dir, gemma.count_parameters(policy.model, gemma.trainable(policy.model)))
   announce(rows, settings, policy)
-  optimizer = gemma.make_optimizer(b1=0.9, b2=0.99, weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
-  learner = build_learner(policy, reference, optimizer, reward_fns, settings, flag.rollout_engine)
-  stream = make_stream(rows, settings)
+  learner, stream = build(policy, reference, reward_fns, settings, flag), make_stream(rows, settings)
   if "max_steps" not in started or flag.preflight_only:
     before_training(learner, stream, rows, held_out, state, max_steps, stop, flag)
     if flag.preflight_only:

@@ -333,15 +333,15 @@ def main():
             f"tokens at once, {gemma.device_line(policy.mesh)}")
 
   rate = flag.learning_rate or (2e-4 if flag.lora_rank else 2e-5)
-  optimizer = gemma.make_optimizer(b1=0.9, b2=0.999, weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
-  trainer = make_trainer(policy.model, optimizer, flag.remat)
-  update = gemma.make_update(trainer, policy.mesh)
   batches = make_batches(pairs, flag.batch_size, flag.seed)
   check = dict(max_new_tokens=flag.max_new_tokens, samples=flag.check_samples, seed=flag.seed, code_rewards=flag.code_rewards)
   checked = held_out[:flag.check_rows]
   if "before" not in started:
     started["before"] = compare_before_after(policy, checked, config["style"], started, out_dir, 0, check)
     gemma.record_run(out_dir, before=started["before"], rows=len(pairs), dropped=dropped)
+  optimizer = gemma.make_optimizer(b1=0.9, b2=0.999, weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
+  trainer = make_trainer(policy.model, optimizer, flag.remat)
+  update = gemma.make_update(trainer, policy.mesh)
   if "max_steps" not in started:
     started["max_steps"] = max_steps or fitting_steps(trainer, update, [pack(batches[i], rows, width) for i in range(3)], stop)
     gemma.record_run(out_dir, max_steps=started["max_steps"])

@@ -158,8 +158,7 @@ def run_ours(job: dict, clock: Clock):
   widths = (job["prompt_width"],) if job["prompt_width"] else gemma.choose_widths(lengths, flag.max_prompt_tokens)
   settings = train_grpo.read_settings(flag, widths, "tags", start.mesh.shape["fsdp"])
   policy, reference = train_grpo.starting_policy(start, flag.lora_rank, flag.lora_alpha, flag.seed, settings.reference)
-  optimizer = gemma.make_optimizer(b1=0.9, b2=0.99, weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm)
-  learner = train_grpo.build_learner(policy, reference, optimizer, [variety], settings, flag.rollout_engine)
+  learner = train_grpo.build(policy, reference, [variety], settings, flag)
   progress, needed = train_grpo.new_progress(), [gemma.fit(length, widths) for length in lengths]
   for width in sorted(set(needed))[:-1]:  # the first step below compiles the last
     rows = [row for row, needs in zip(job["rows"], needed) if needs == width]

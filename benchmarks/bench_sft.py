@@ -82,6 +82,9 @@ def make_pairs(rows: list[dict], tokenizer, length: int, kind: str, count: int) 
 
 
 # ------------------------------------------------------------------------------------------------------------- contestants
+LEARNING_RATE = 2e-4  # ours and Tunix's, constant
+
+
 def optimizer():
   import model as gemma
   return gemma.make_optimizer(b1=0.9, b2=0.999, weight_decay=0.01, max_grad_norm=1.0)
@@ -101,7 +104,7 @@ def run_ours(job: dict, clock: Clock):
   for i in range(1 + job["steps"]):
     batch = [pairs[j % len(pairs)] for j in range(i * size, i * size + size)]
     micro_batches, count = train_sft.pack(batch, *shape)
-    update(micro_batches, 2e-4, count)
+    update(micro_batches, LEARNING_RATE, count)
     clock.step(rows=size, tokens=sum(len(p) + len(t) for p, t in batch), padded_to=count * shape[0] * shape[1])
 
 
@@ -122,7 +125,7 @@ def run_tunix(job: dict, clock: Clock):
   size, micro, length = job["batch_size"], job["micro_batch_size"], job["max_length"]
   config = peft_trainer.TrainingConfig(eval_every_n_steps=10**6, max_steps=1 + job["steps"],
                                        gradient_accumulation_steps=size // micro if size > micro else None)
-  adamw = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(2e-4, b2=0.999, weight_decay=0.01))
+  adamw = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(LEARNING_RATE, b2=0.999, weight_decay=0.01))
   trainer = peft_trainer.PeftTrainer(lora, adamw, config)
 
   def model_input(batch):
