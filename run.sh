@@ -69,6 +69,7 @@ if [ "${1:-}" = test ]; then
   install .venv requirements.txt requirements-test.txt || fail "pip could not install the pinned packages"
   bash -n run.sh
   .venv/bin/ruff check .
+  .venv/bin/ruff format --check .
   # Export is checked with transformers and peft from an environment of their own; without it those tests say skipped.
   hardware=cpu install .venv-parity requirements-parity.txt || echo "note: requirements-parity.txt did not install; its tests are skipped"
   exec .venv/bin/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder "${@:2}"  # most of a test's time is one-threaded compilation

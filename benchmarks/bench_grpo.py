@@ -13,6 +13,7 @@ reference's KL and without rematerialisation. Ours pads a batch's prompts as tra
 the one bucket that holds them all (in the seeds to 1,024, which does not fit 24 GiB); TRL to the longest of the batch. CPU
 seconds (all threads) stand beside the wall clock: on a busy machine they are the steadier measure.
 """
+
 import functools
 import json
 import os
@@ -28,37 +29,88 @@ from absl import flags
 from machine import machine_line
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-import rewards
+from lib import (
+  command_line,
+  contract,
+  devices,
+  grpo_settings,
+  jsonl,
+  loading,
+  parameters,
+  tokenization,
+  training_log,
+)
+from lib.errors import InputError
+from lib.preflight import preflight
 
 HERE = pathlib.Path(__file__).resolve().parent
 FLAGS = flags.FlagValues()
 # Inputs.
-flags.DEFINE_string("data_dir", "artifacts/run/data", "Folder that prepare_data.py wrote.", flag_values=FLAGS)
-flags.DEFINE_string("prompts", "", "JSONL with a `question` (or a whole `prompt`) a row; empty: data_dir/train.jsonl.",
-                    flag_values=FLAGS)
-flags.DEFINE_string("model", "tiny", "tiny, gemma-3-270m-it, gemma-3-1b-it, or a Hugging Face folder of a Gemma 3 text model.",
-                    flag_values=FLAGS)
-flags.DEFINE_string("peer_python", "", "Python of the environment that benchmarks/requirements.txt describes; empty: no TRL.",
-                    flag_values=FLAGS)
+flags.DEFINE_string(
+  "data_dir", "artifacts/run/data", "Folder that prepare_data.py wrote.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "prompts",
+  "",
+  "JSONL with a `question` (or a whole `prompt`) a row; empty: data_dir/train.jsonl.",
+  flag_values=FLAGS,
+)
+flags.DEFINE_string(
+  "model",
+  "tiny",
+  "tiny, gemma-3-270m-it, gemma-3-1b-it, or a Hugging Face folder of a Gemma 3 text model.",
+  flag_values=FLAGS,
+)
+flags.DEFINE_string(
+  "peer_python",
+  "",
+  "Python of the environment that benchmarks/requirements.txt describes; empty: no TRL.",
+  flag_values=FLAGS,
+)
 # Size.
-flags.DEFINE_list("only", [], "Contestants among ours, tunix, trl; empty: all there are.", flag_values=FLAGS)
+flags.DEFINE_list(
+  "only", [], "Contestants among ours, tunix, trl; empty: all there are.", flag_values=FLAGS
+)
 flags.DEFINE_list("shapes", ["2x4"], "Shapes as PROMPTSxGENERATIONS.", flag_values=FLAGS)
-flags.DEFINE_bool("seed_shape", False, "Instead: ours at the seeds' shape, 2x4, prompts padded to 1,024, 512 new tokens, one "
-                  "prompt a micro-batch, rematerialised; one step.", flag_values=FLAGS)
-flags.DEFINE_integer("micro_batch_size", 0, "Prompts whose activations are in memory at once in an update; 0: batch_size.",
-                     lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_bool(
+  "seed_shape",
+  False,
+  "Instead: ours at the seeds' shape, 2x4, prompts padded to 1,024, 512 new tokens, one "
+  "prompt a micro-batch, rematerialised; one step.",
+  flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+  "micro_batch_size",
+  0,
+  "Prompts whose activations are in memory at once in an update; 0: batch_size.",
+  lower_bound=0,
+  flag_values=FLAGS,
+)
 flags.DEFINE_integer("max_new_tokens", 64, "Completion length, in tokens.", flag_values=FLAGS)
-flags.DEFINE_integer("lora_rank", 16, "Rank of the LoRA adapters.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_float("lora_alpha", 32.0, "LoRA scale: the update is alpha / rank times A·B.", flag_values=FLAGS)
+flags.DEFINE_integer(
+  "lora_rank", 16, "Rank of the LoRA adapters.", lower_bound=1, flag_values=FLAGS
+)
+flags.DEFINE_float(
+  "lora_alpha", 32.0, "LoRA scale: the update is alpha / rank times A·B.", flag_values=FLAGS
+)
 # Running.
-flags.DEFINE_integer("steps", 3, "Timed steps a process, after one that compiles.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer(
+  "steps", 3, "Timed steps a process, after one that compiles.", lower_bound=1, flag_values=FLAGS
+)
 flags.DEFINE_integer("rounds", 2, "Processes a contestant.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_string("dtype", "float32", "Base weights: float32 or bfloat16.", flag_values=FLAGS)
-flags.DEFINE_string("worker", "", "Set by this script for the processes it starts: contestant:job file.", flag_values=FLAGS)
+flags.DEFINE_string(
+  "worker",
+  "",
+  "Set by this script for the processes it starts: contestant:job file.",
+  flag_values=FLAGS,
+)
 
 
 # -------------------------------------------------------------------------------------------------------------- the race
-def race(script: str, contestants: list[str], job: dict, rounds: int, peer_python: str) -> dict[str, list[list[dict]]]:
+def race(
+  script: str, contestants: list[str], job: dict, rounds: int, peer_python: str
+) -> dict[str, list[list[dict]]]:
   """Runs every contestant `rounds` times in turns; contestant → per process its steps, as `Clock` wrote them.
 
   A process that dies (the kernel kills what takes too much memory) leaves the steps it finished, and the reason is printed.
@@ -68,18 +120,33 @@ def race(script: str, contestants: list[str], job: dict, rounds: int, peer_pytho
     for name in contestants:
       with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "job.json")
-        path.write_text(json.dumps(job | {"steps_path": str(path.with_name("steps.jsonl")), "scratch": folder}))
-        command = ([peer_python, str(HERE / "trl_peer.py"), str(path)] if name == "trl" else
-                   [sys.executable, script, f"--worker={name}:{path}"])
+        path.write_text(
+          json.dumps(job | {"steps_path": str(path.with_name("steps.jsonl")), "scratch": folder})
+        )
+        command = (
+          [peer_python, str(HERE / "trl_peer.py"), str(path)]
+          if name == "trl"
+          else [sys.executable, script, f"--worker={name}:{path}"]
+        )
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         steps = path.with_name("steps.jsonl")
-        found[name].append([json.loads(line) for line in steps.read_text().splitlines()] if steps.is_file() else [])
-        print(f"{name}: {', '.join(format(step['seconds'], '.1f') for step in found[name][-1])} s a step, peak "
-              f"{max([step['peak'] for step in found[name][-1]], default=0):.2f} GiB", flush=True)  # a race cut short shows these
+        found[name].append(
+          [json.loads(line) for line in steps.read_text().splitlines()] if steps.is_file() else []
+        )
+        print(
+          f"{name}: {', '.join(format(step['seconds'], '.1f') for step in found[name][-1])} s a step, peak "
+          f"{max([step['peak'] for step in found[name][-1]], default=0):.2f} GiB",
+          flush=True,
+        )  # a race cut short shows these
         if done.returncode:
-          reason = "killed, most likely for memory" if done.returncode == -9 else f"exit {done.returncode}"
+          reason = (
+            "killed, most likely for memory" if done.returncode == -9 else f"exit {done.returncode}"
+          )
           last = [line for line in done.stdout.splitlines() if line.strip()][-1:]
-          print(f"{name}: {reason} after {len(found[name][-1])} steps; {' '.join(last)[:300]}", flush=True)
+          print(
+            f"{name}: {reason} after {len(found[name][-1])} steps; {' '.join(last)[:300]}",
+            flush=True,
+          )
   return found
 
 
@@ -111,28 +178,46 @@ def summary(processes: list[list[dict]], unit: str) -> dict | None:
   if not timed:
     return None
   median = lambda key: statistics.median(step[key] for step in timed)
-  seconds, cpu, tokens = median("seconds"), median("cpu"), statistics.mean(step["tokens"] for step in timed)
-  return {"s/step": seconds, "CPU s/step": cpu, f"{unit}/s": timed[0][unit] / seconds, "tokens/s": tokens / seconds,
-          "tokens/CPU s": tokens / cpu,
-          "first step s": statistics.median(process[0]["seconds"] for process in processes if process),
-          "peak GiB": max(step["peak"] for process in processes for step in process)}
+  seconds, cpu, tokens = (
+    median("seconds"),
+    median("cpu"),
+    statistics.mean(step["tokens"] for step in timed),
+  )
+  return {
+    "s/step": seconds,
+    "CPU s/step": cpu,
+    f"{unit}/s": timed[0][unit] / seconds,
+    "tokens/s": tokens / seconds,
+    "tokens/CPU s": tokens / cpu,
+    "first step s": statistics.median(process[0]["seconds"] for process in processes if process),
+    "peak GiB": max(step["peak"] for process in processes for step in process),
+  }
 
 
 def print_table(title: str, found: dict[str, list], unit: str):
   """A Markdown table: a line a contestant, with the ratios of its wall and CPU time a token to ours."""
   rows = {name: summary(processes, unit) for name, processes in found.items()}
   names = ["s/step", "CPU s/step", f"{unit}/s", "tokens/s", "first step s", "peak GiB"]
-  print(f"\n{title}\n\n| | {' | '.join(names)} | ours is faster, wall | by CPU seconds |\n|---|{'---:|' * (len(names) + 2)}")
+  print(
+    f"\n{title}\n\n| | {' | '.join(names)} | ours is faster, wall | by CPU seconds |\n|---|{'---:|' * (len(names) + 2)}"
+  )
   for name, row in rows.items():
     if row is None:
       print(f"| {name} | {' | '.join(['—'] * len(names))} | no timed step | |")
       continue
     ratio = lambda key, row=row: f"{rows['ours'][key] / row[key]:.2f}×" if rows.get("ours") else ""
-    print(f"| {name} | {' | '.join(f'{row[n]:.3g}' for n in names)} | {ratio('tokens/s')} | {ratio('tokens/CPU s')} |")
+    print(
+      f"| {name} | {' | '.join(f'{row[n]:.3g}' for n in names)} | {ratio('tokens/s')} | {ratio('tokens/CPU s')} |"
+    )
   for name, processes in found.items():
-    parts = [{k: v for k, v in s.items() if k.endswith("_seconds")} for p in processes for s in p[1:]]
+    parts = [
+      {k: v for k, v in s.items() if k.endswith("_seconds")} for p in processes for s in p[1:]
+    ]
     if parts and parts[0]:
-      seconds = {key.removesuffix("_seconds"): statistics.median(part[key] for part in parts) for key in parts[0]}
+      seconds = {
+        key.removesuffix("_seconds"): statistics.median(part[key] for part in parts)
+        for key in parts[0]
+      }
       print(f"{name}: " + ", ".join(f"{key} {value:.2f} s" for key, value in seconds.items()))
   sys.stdout.flush()
 
@@ -145,33 +230,62 @@ def variety(prompts, completions, **_) -> list[float]:
 
 def run_ours(job: dict, clock: Clock):
   """train_grpo.py's own learner, without its logging and saving."""
-  import model as gemma
   import train_grpo
-  gemma.enable_compilation_cache()
-  gemma.STOP_IDS = (-1,)  # no token stops: everybody generates the same number
-  options = {name: job[name] for name in ("model", "batch_size", "micro_batch_size", "num_generations", "max_new_tokens",
-                                          "lora_rank", "lora_alpha", "temperature", "remat", "dtype")}
+
+  devices.enable_compilation_cache()
+  tokenization.STOP_IDS = (-1,)  # no token stops: everybody generates the same number
+  options = {
+    name: job[name]
+    for name in (
+      "model",
+      "batch_size",
+      "micro_batch_size",
+      "num_generations",
+      "max_new_tokens",
+      "lora_rank",
+      "lora_alpha",
+      "temperature",
+      "remat",
+      "dtype",
+    )
+  }
   flag = train_grpo.FLAGS
   flag(["bench_grpo"] + [f"--{name}={value}" for name, value in options.items()])
-  start = gemma.load_policy(flag.model, "", job["data_dir"], "auto", flag.dtype)
-  lengths = [len(gemma.encode(start.tokenizer, row["prompt"])) for row in job["rows"]]
-  widths = (job["prompt_width"],) if job["prompt_width"] else gemma.choose_widths(lengths, flag.max_prompt_tokens)
-  settings = train_grpo.read_settings(flag, widths, "tags", start.mesh.shape["fsdp"])
-  policy, reference = train_grpo.starting_policy(start, flag.lora_rank, flag.lora_alpha, flag.seed, settings.reference)
+  start = loading.load_policy(flag.model, "", job["data_dir"], "auto", flag.dtype)
+  lengths = [len(tokenization.encode(start.tokenizer, row["prompt"])) for row in job["rows"]]
+  widths = (
+    (job["prompt_width"],)
+    if job["prompt_width"]
+    else tokenization.choose_widths(lengths, flag.max_prompt_tokens)
+  )
+  settings = grpo_settings.read_settings(flag, widths, "tags", start.mesh.shape["fsdp"])
+  policy, reference = train_grpo.starting_policy(
+    start, flag.lora_rank, flag.lora_alpha, flag.seed, settings.reference
+  )
   learner = train_grpo.build(policy, reference, [variety], settings, flag)
-  progress, needed = train_grpo.new_progress(), [gemma.fit(length, widths) for length in lengths]
+  progress, needed = (
+    preflight.new_progress(),
+    [tokenization.fit(length, widths) for length in lengths],
+  )
   for width in sorted(set(needed))[:-1]:  # the first step below compiles the last
     rows = [row for row, needs in zip(job["rows"], needed) if needs == width]
-    learner.update(learner.prepare(train_grpo.make_stream(rows, settings), progress)[3], flag.learning_rate)
+    learner.update(
+      learner.prepare(train_grpo.make_stream(rows, settings), progress)[3], flag.learning_rate
+    )
   widest = [row for row, needs in zip(job["rows"], needed) if needs == max(needed)]
   for step in range(1 + job["steps"]):
     stream = train_grpo.make_stream(job["rows"] if step else widest, settings)
     rollout, _, _, batch, facts = learner.prepare(stream, progress)
     middle = time.monotonic()
     learner.update(batch, flag.learning_rate)
-    facts = {name: facts[name] for name in facts if name in train_grpo.SECONDS}
-    clock.step(completions=len(rollout.lengths), tokens=int(rollout.lengths.sum()), prompt_width=rollout.prompts.shape[1],
-               **facts, update_seconds=time.monotonic() - middle)
+    facts = {name: facts[name] for name in facts if name in training_log.SECONDS}
+    clock.step(
+      completions=len(rollout.lengths),
+      tokens=int(rollout.lengths.sum()),
+      prompt_width=rollout.prompts.shape[1],
+      **facts,
+      update_seconds=time.monotonic() - middle,
+    )
 
 
 def run_tunix(job: dict, clock: Clock):
@@ -185,27 +299,52 @@ def run_tunix(job: dict, clock: Clock):
   from tunix.rl.grpo import grpo_learner
   from tunix.rl.rollout import base_rollout
 
-  import model as gemma
-  gemma.enable_compilation_cache()
-  start = gemma.load_policy(job["model"], "", job["data_dir"], "auto", job["dtype"])
+  devices.enable_compilation_cache()
+  start = loading.load_policy(job["model"], "", job["data_dir"], "auto", job["dtype"])
   base, mesh = start.model, start.mesh
-  provider = qwix.LoraProvider(module_path=gemma.LORA_MODULES, rank=job["lora_rank"], alpha=job["lora_alpha"])
+  provider = qwix.LoraProvider(
+    module_path=parameters.LORA_MODULES, rank=job["lora_rank"], alpha=job["lora_alpha"]
+  )
   actor = qwix.apply_lora_to_model(base, provider, **base.get_model_input(), rngs=nnx.Rngs(0))
-  width = gemma.bucket(max(len(gemma.encode(start.tokenizer, row["prompt"])) for row in job["rows"]))
+  width = tokenization.bucket(
+    max(len(tokenization.encode(start.tokenizer, row["prompt"])) for row in job["rows"])
+  )
   new, groups, size = job["max_new_tokens"], job["num_generations"], job["batch_size"]
   rollout_config = base_rollout.RolloutConfig(  # the last id of the vocabulary stops: an unused one, so nothing does
-      max_tokens_to_generate=new, max_prompt_length=width, kv_cache_size=width + new, temperature=job["temperature"],
-      top_p=1.0, top_k=None, eos_tokens=[base.config.num_embed - 1])
-  training = rl.RLTrainingConfig(actor_optimizer=optax.adamw(3e-6, weight_decay=0.1), eval_every_n_steps=10**6,
-                                 max_steps=1 + job["steps"], mini_batch_size=size, train_micro_batch_size=job["micro_batch_size"])
+    max_tokens_to_generate=new,
+    max_prompt_length=width,
+    kv_cache_size=width + new,
+    temperature=job["temperature"],
+    top_p=1.0,
+    top_k=None,
+    eos_tokens=[base.config.num_embed - 1],
+  )
+  training = rl.RLTrainingConfig(
+    actor_optimizer=optax.adamw(3e-6, weight_decay=0.1),
+    eval_every_n_steps=10**6,
+    max_steps=1 + job["steps"],
+    mini_batch_size=size,
+    train_micro_batch_size=job["micro_batch_size"],
+  )
   cluster = rl.RLCluster(
-      actor=actor, reference=base, tokenizer=start.tokenizer,
-      cluster_config=rl.ClusterConfig(role_to_mesh=dict.fromkeys((rl.Role.ACTOR, rl.Role.REFERENCE, rl.Role.ROLLOUT), mesh),
-                                      rollout_engine="vanilla", offload_to_cpu=False, training_config=training,
-                                      rollout_config=rollout_config))
+    actor=actor,
+    reference=base,
+    tokenizer=start.tokenizer,
+    cluster_config=rl.ClusterConfig(
+      role_to_mesh=dict.fromkeys((rl.Role.ACTOR, rl.Role.REFERENCE, rl.Role.ROLLOUT), mesh),
+      rollout_engine="vanilla",
+      offload_to_cpu=False,
+      training_config=training,
+      rollout_config=rollout_config,
+    ),
+  )
   learner = grpo_learner.GRPOLearner(
-      rl_cluster=cluster, reward_fns=[variety],
-      algo_config=grpo_learner.GRPOConfig(num_generations=groups, num_iterations=1, beta=0.04, epsilon=0.2))
+    rl_cluster=cluster,
+    reward_fns=[variety],
+    algo_config=grpo_learner.GRPOConfig(
+      num_generations=groups, num_iterations=1, beta=0.04, epsilon=0.2
+    ),
+  )
   trainer, lasting = cluster.actor_trainer, cluster.update_actor
   made = []  # completion lengths of the step
   generate = cluster.generate
@@ -224,10 +363,13 @@ def run_tunix(job: dict, clock: Clock):
       jax.block_until_ready(nnx.state(trainer.model, nnx.LoRAParam))
       clock.step(completions=size * groups, tokens=sum(made), prompt_width=width)
       made.clear()
+
   cluster.generate, cluster.update_actor = counting, timed
   rows = job["rows"]
-  batches = [{"prompts": np.array([rows[(i * size + j) % len(rows)]["prompt"] for j in range(size)])}
-             for i in range(1 + job["steps"])]
+  batches = [
+    {"prompts": np.array([rows[(i * size + j) % len(rows)]["prompt"] for j in range(size)])}
+    for i in range(1 + job["steps"])
+  ]
   with mesh:
     learner.train(batches)
 
@@ -239,10 +381,19 @@ CONTESTANTS = {"ours": run_ours, "tunix": run_tunix}
 def read_rows(prompts: str, data_dir: str, count: int = 32) -> list[dict]:
   """Rows of prepare_data.py, or made from a JSONL of questions."""
   if not prompts:
-    return rewards.read_rows(os.path.join(data_dir, "train.jsonl"))[:count]
-  rows = rewards.read_rows(prompts)[:count]
-  return [{"id": str(i), "domain": "math", "question": row.get("question", ""), "answer": "0", "metadata": {},
-           "prompt": row.get("prompt") or rewards.format_prompt(row["question"], "tags")} for i, row in enumerate(rows)]
+    return jsonl.read_rows(os.path.join(data_dir, "train.jsonl"))[:count]
+  rows = jsonl.read_rows(prompts)[:count]
+  return [
+    {
+      "id": str(i),
+      "domain": "math",
+      "question": row.get("question", ""),
+      "answer": "0",
+      "metadata": {},
+      "prompt": row.get("prompt") or contract.format_prompt(row["question"], "tags"),
+    }
+    for i, row in enumerate(rows)
+  ]
 
 
 def choose(only: list[str], peer_python: str) -> list[str]:
@@ -250,7 +401,9 @@ def choose(only: list[str], peer_python: str) -> list[str]:
   names = only or ["ours", "tunix"] + ["trl"] * bool(peer_python)
   unknown = set(names) - {"ours", "tunix", "trl"}
   if unknown or "trl" in names and not peer_python:
-    raise rewards.InputError(f"--only={','.join(names)}: expected names among ours, tunix, trl, and --peer_python for trl")
+    raise InputError(
+      f"--only={','.join(names)}: expected names among ours, tunix, trl, and --peer_python for trl"
+    )
   return names
 
 
@@ -261,9 +414,19 @@ def main():
     job = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
     return CONTESTANTS[name](job, Clock(job["steps_path"]))
   contestants = ["ours"] if flag.seed_shape else choose(flag.only, flag.peer_python)
-  job = {"model": flag.model, "data_dir": flag.data_dir, "rows": read_rows(flag.prompts, flag.data_dir),
-         "max_new_tokens": flag.max_new_tokens, "lora_rank": flag.lora_rank, "lora_alpha": flag.lora_alpha, "temperature": 1.0,
-         "dtype": flag.dtype, "steps": flag.steps, "remat": False, "prompt_width": 0}
+  job = {
+    "model": flag.model,
+    "data_dir": flag.data_dir,
+    "rows": read_rows(flag.prompts, flag.data_dir),
+    "max_new_tokens": flag.max_new_tokens,
+    "lora_rank": flag.lora_rank,
+    "lora_alpha": flag.lora_alpha,
+    "temperature": 1.0,
+    "dtype": flag.dtype,
+    "steps": flag.steps,
+    "remat": False,
+    "prompt_width": 0,
+  }
   shapes, rounds = flag.shapes, flag.rounds
   if flag.seed_shape:
     shapes, rounds = ["2x4"], 1
@@ -272,12 +435,25 @@ def main():
   for shape in shapes:
     size, groups = map(int, shape.split("x"))
     micro = 1 if flag.seed_shape else flag.micro_batch_size or size
-    found = race(__file__, contestants, job | {"batch_size": size, "num_generations": groups, "micro_batch_size": micro}, rounds,
-                 flag.peer_python)
-    width = " or ".join(map(str, sorted({step["prompt_width"] for process in found.get("ours", []) for step in process})))
-    print_table(f"GRPO {size} prompts × {groups} answers, prompts padded to {width}, {job['max_new_tokens']} new tokens, "
-                f"micro-batch {micro}, LoRA {flag.lora_rank}, {flag.dtype}", found, "completions")
+    found = race(
+      __file__,
+      contestants,
+      job | {"batch_size": size, "num_generations": groups, "micro_batch_size": micro},
+      rounds,
+      flag.peer_python,
+    )
+    width = " or ".join(
+      map(
+        str, sorted({step["prompt_width"] for process in found.get("ours", []) for step in process})
+      )
+    )
+    print_table(
+      f"GRPO {size} prompts × {groups} answers, prompts padded to {width}, {job['max_new_tokens']} new tokens, "
+      f"micro-batch {micro}, LoRA {flag.lora_rank}, {flag.dtype}",
+      found,
+      "completions",
+    )
 
 
 if __name__ == "__main__":
-  rewards.launch(main, FLAGS, __doc__)
+  command_line.launch(main, FLAGS, __doc__)

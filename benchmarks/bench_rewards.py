@@ -4,6 +4,7 @@ Prints one line each with its target and exits 1 where a target is missed; 2 cor
 
   python benchmarks/bench_rewards.py
 """
+
 import json
 import pathlib
 import sys
@@ -14,6 +15,7 @@ from machine import machine_line
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import rewards
+from lib import checking, command_line, contract
 
 
 def best_of(repeats: int, function) -> float:
@@ -33,27 +35,33 @@ def math_rate(n: int, pair) -> float:
     pairs = [pair(i) for i in range(round_ * n, round_ * n + n)]
     start = time.perf_counter()
     for answer, truth in pairs:
-      rewards.is_correct("math", answer, truth)
+      checking.is_correct("math", answer, truth)
     seconds.append(time.perf_counter() - start)
   return n / min(seconds)
 
 
 def mixed_batch() -> float:
   """Seconds for all multi_domain functions on 64 completions of every domain, 8 of them code."""
-  domains = ["coding"] * 8 + (["math", "science", "logic", "creative_writing", "summarization", "creative_ideation",
-                               "math"] * 8)
+  domains = ["coding"] * 8 + (
+    ["math", "science", "logic", "creative_writing", "summarization", "creative_ideation", "math"]
+    * 8
+  )
   columns = {name: [] for name in ("domain", "question", "answer", "metadata")}
   texts = []
   for n, domain in enumerate(domains):
     question, truth, metadata, right, honest, *_ = rewards.TASKS[domain]
-    answer = (right, honest)[n % 2] + (f"\n# {n}" if domain == "coding" else "")  # no two alike, as in training
-    texts.append(rewards.format_response(f"Row {n}: " + rewards.REASONING.format(question), answer))
+    answer = (right, honest)[n % 2] + (
+      f"\n# {n}" if domain == "coding" else ""
+    )  # no two alike, as in training
+    texts.append(
+      contract.format_response(f"Row {n}: " + rewards.REASONING.format(question), answer)
+    )
     for name, value in zip(columns, (domain, question, truth, json.dumps(metadata))):
       columns[name].append(value)
   functions = rewards.make_rewards("multi_domain")
 
   def batch():
-    rewards.VERDICTS.clear()  # the code runs every time
+    checking.VERDICTS.clear()  # the code runs every time
     return [f(columns["question"], texts, **columns) for f in functions]
 
   batch()  # starts the sandbox
@@ -63,23 +71,30 @@ def mixed_batch() -> float:
 def hostile_answer() -> float:
   """Seconds for 100 KB that end in a power tower, the process killed at the limit included."""
   text = "1 + " * 25_000 + "\n9^{9^{9^{9}}} + \\sqrt{7}"
-  return best_of(1, lambda: rewards.is_correct("math", text, "\\sqrt{2}"))
+  return best_of(1, lambda: checking.is_correct("math", text, "\\sqrt{2}"))
 
 
 def main():
   print(machine_line(), flush=True)
-  sentence = lambda i: (f"She pays ${i:,} for {i % 7 + 2} tickets.\nThe answer is {i:,} dollars.", str(i))
-  results = [("plain numbers", math_rate(10_000, lambda i: (str(i), str(i + i % 2))), 20_000, "checks/s", 1),
-             ("sentences with sign and unit", math_rate(1_000, sentence), 3_000, "checks/s", 1),
-             ("64 completions, 8 with code", mixed_batch(), 0.5, "s", -1),
-             ("100 KB hostile answer", hostile_answer(), 10.0, "s", -1)]
+  sentence = lambda i: (
+    f"She pays ${i:,} for {i % 7 + 2} tickets.\nThe answer is {i:,} dollars.",
+    str(i),
+  )
+  results = [
+    ("plain numbers", math_rate(10_000, lambda i: (str(i), str(i + i % 2))), 20_000, "checks/s", 1),
+    ("sentences with sign and unit", math_rate(1_000, sentence), 3_000, "checks/s", 1),
+    ("64 completions, 8 with code", mixed_batch(), 0.5, "s", -1),
+    ("100 KB hostile answer", hostile_answer(), 10.0, "s", -1),
+  ]
   missed = 0
   for name, value, target, unit, better in results:
     ok = (value - target) * better >= 0
     missed += not ok
-    print(f"{name:<30} {value:>12,.3f} {unit:<9} target {'≥' if better > 0 else '≤'} {target:,} {'ok' if ok else 'MISSED'}")
+    print(
+      f"{name:<30} {value:>12,.3f} {unit:<9} target {'≥' if better > 0 else '≤'} {target:,} {'ok' if ok else 'MISSED'}"
+    )
   sys.exit(1 if missed else 0)
 
 
 if __name__ == "__main__":
-  rewards.launch(main, flags.FlagValues(), __doc__)
+  command_line.launch(main, flags.FlagValues(), __doc__)

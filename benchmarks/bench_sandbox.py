@@ -4,6 +4,7 @@
 
 Peers: `python -I -S` per job with exit code 0 as verdict, and exec() in this process. All run the same honest jobs in this run.
 """
+
 import concurrent.futures
 import os
 import pathlib
@@ -16,11 +17,15 @@ from absl import flags
 from machine import machine_line
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-import rewards
-import sandbox
+from lib import command_line, sandbox
 
-JOBS = [{"code": f"def f(n):\n  return [x * {k} for x in range(n) if x % 2]",
-         "tests": [f"assert f({n}) == {[x * k for x in range(n) if x % 2]}" for n in (3, 10, 30)]} for k in range(1, 65)]
+JOBS = [
+  {
+    "code": f"def f(n):\n  return [x * {k} for x in range(n) if x % 2]",
+    "tests": [f"assert f({n}) == {[x * k for x in range(n) if x % 2]}" for n in (3, 10, 30)],
+  }
+  for k in range(1, 65)
+]
 ROUNDS = 5
 
 
@@ -32,7 +37,12 @@ def in_process(job):
 
 def process_per_job(job):
   program = "\n".join([job["code"], *job["tests"]])
-  return subprocess.run([sys.executable, "-I", "-S", "-c", program], check=False, capture_output=True).returncode == 0
+  return (
+    subprocess.run(
+      [sys.executable, "-I", "-S", "-c", program], check=False, capture_output=True
+    ).returncode
+    == 0
+  )
 
 
 def measure(name, run_batch):
@@ -53,12 +63,16 @@ def main():
   for workers in sorted({1, 2, len(os.sched_getaffinity(0))}):
     start = time.perf_counter()
     with sandbox.Sandbox(workers=workers) as box:
-      print(f"sandbox: {workers} workers start in {time.perf_counter() - start:.2f} s, layers {box.layers}")
-      measure(f"sandbox, {workers} workers", lambda jobs, box=box: [v.passed for v in box.run(jobs)])
+      print(
+        f"sandbox: {workers} workers start in {time.perf_counter() - start:.2f} s, layers {box.layers}"
+      )
+      measure(
+        f"sandbox, {workers} workers", lambda jobs, box=box: [v.passed for v in box.run(jobs)]
+      )
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     measure("python -I -S per job, 2 at a time", lambda jobs: list(pool.map(process_per_job, jobs)))
   measure("exec() in the trainer", lambda jobs: [in_process(job) for job in jobs])
 
 
 if __name__ == "__main__":
-  rewards.launch(main, flags.FlagValues(), __doc__)
+  command_line.launch(main, flags.FlagValues(), __doc__)

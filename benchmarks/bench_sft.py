@@ -13,6 +13,7 @@ to end, Tunix pads all to the limit as the seeds do, TRL pads to the longest row
 --loss_check trains twice from each seed, on the same batches in the same order: packed as train_sft.py does, and every row
 padded apart; it prints both held-out losses and what each took. Processes, turns and CPU seconds as in bench_grpo.py.
 """
+
 import json
 import pathlib
 import sys
@@ -24,49 +25,99 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from bench_grpo import Clock, choose, print_table, race
 from machine import machine_line
 
-import rewards
+from lib import command_line, devices, jsonl, loading, optimization, parameters, tokenization
+from lib.errors import InputError
 
 FLAGS = flags.FlagValues()
 # Inputs.
-flags.DEFINE_string("data_dir", "artifacts/run/data", "Folder that prepare_data.py wrote.", flag_values=FLAGS)
-flags.DEFINE_string("model", "tiny", "tiny, gemma-3-270m-it, gemma-3-1b-it, or a Hugging Face folder of a Gemma 3 text model.",
-                    flag_values=FLAGS)
-flags.DEFINE_string("peer_python", "", "Python of the environment that benchmarks/requirements.txt describes; empty: no TRL.",
-                    flag_values=FLAGS)
+flags.DEFINE_string(
+  "data_dir", "artifacts/run/data", "Folder that prepare_data.py wrote.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+  "model",
+  "tiny",
+  "tiny, gemma-3-270m-it, gemma-3-1b-it, or a Hugging Face folder of a Gemma 3 text model.",
+  flag_values=FLAGS,
+)
+flags.DEFINE_string(
+  "peer_python",
+  "",
+  "Python of the environment that benchmarks/requirements.txt describes; empty: no TRL.",
+  flag_values=FLAGS,
+)
 # Size.
-flags.DEFINE_list("only", [], "Contestants among ours, tunix, trl; empty: all there are.", flag_values=FLAGS)
-flags.DEFINE_list("lengths", ["512"], "Longest prompt + target, in tokens; one case each.", flag_values=FLAGS)
-flags.DEFINE_list("rows", ["full", "real"], "Rows of a case: full, real or both.", flag_values=FLAGS)
-flags.DEFINE_integer("batch_size", 4, "Rows per optimizer update.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_integer("micro_batch_size", 0, "Rows whose activations are in memory at once, packed sequences in ours; 0: "
-                     "batch_size, and what train_sft.py chooses in ours.", lower_bound=0, flag_values=FLAGS)
-flags.DEFINE_bool("remat", False, "Recompute activations in the backward pass: less memory, 33% to 42% more work.",
-                  flag_values=FLAGS)
-flags.DEFINE_integer("lora_rank", 16, "Rank of the LoRA adapters; 0 trains all parameters (ours alone).", lower_bound=0,
-                     flag_values=FLAGS)
-flags.DEFINE_float("lora_alpha", 32.0, "LoRA scale: the update is alpha / rank times A·B.", flag_values=FLAGS)
+flags.DEFINE_list(
+  "only", [], "Contestants among ours, tunix, trl; empty: all there are.", flag_values=FLAGS
+)
+flags.DEFINE_list(
+  "lengths", ["512"], "Longest prompt + target, in tokens; one case each.", flag_values=FLAGS
+)
+flags.DEFINE_list(
+  "rows", ["full", "real"], "Rows of a case: full, real or both.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+  "batch_size", 4, "Rows per optimizer update.", lower_bound=1, flag_values=FLAGS
+)
+flags.DEFINE_integer(
+  "micro_batch_size",
+  0,
+  "Rows whose activations are in memory at once, packed sequences in ours; 0: "
+  "batch_size, and what train_sft.py chooses in ours.",
+  lower_bound=0,
+  flag_values=FLAGS,
+)
+flags.DEFINE_bool(
+  "remat",
+  False,
+  "Recompute activations in the backward pass: less memory, 33% to 42% more work.",
+  flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+  "lora_rank",
+  16,
+  "Rank of the LoRA adapters; 0 trains all parameters (ours alone).",
+  lower_bound=0,
+  flag_values=FLAGS,
+)
+flags.DEFINE_float(
+  "lora_alpha", 32.0, "LoRA scale: the update is alpha / rank times A·B.", flag_values=FLAGS
+)
 # Running.
-flags.DEFINE_integer("steps", 3, "Timed steps a process, after one that compiles.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer(
+  "steps", 3, "Timed steps a process, after one that compiles.", lower_bound=1, flag_values=FLAGS
+)
 flags.DEFINE_integer("rounds", 2, "Processes a contestant.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_bool("loss_check", False, "Instead: held-out loss of packed and of padded rows.", flag_values=FLAGS)
+flags.DEFINE_bool(
+  "loss_check", False, "Instead: held-out loss of packed and of padded rows.", flag_values=FLAGS
+)
 flags.DEFINE_integer("check_steps", 120, "Updates of each run of --loss_check.", flag_values=FLAGS)
 flags.DEFINE_float("learning_rate", 3e-3, "Peak learning rate of --loss_check.", flag_values=FLAGS)
 flags.DEFINE_list("seeds", ["0"], "Seeds of --loss_check.", flag_values=FLAGS)
 flags.DEFINE_string("dtype", "float32", "Base weights: float32 or bfloat16.", flag_values=FLAGS)
-flags.DEFINE_string("worker", "", "Set by this script for the processes it starts: contestant:job file.", flag_values=FLAGS)
+flags.DEFINE_string(
+  "worker",
+  "",
+  "Set by this script for the processes it starts: contestant:job file.",
+  flag_values=FLAGS,
+)
 
 
 # -------------------------------------------------------------------------------------------------------------------- rows
-def make_pairs(rows: list[dict], tokenizer, length: int, kind: str, count: int) -> list[tuple[str, str]]:
+def make_pairs(
+  rows: list[dict], tokenizer, length: int, kind: str, count: int
+) -> list[tuple[str, str]]:
   """`count` (prompt, target) texts of at most (real) or exactly (full) `length` tokens, <bos> and stop token included.
 
   full: a row's prompt, then the targets of as many rows as it takes, cut at the limit where the cut text reads back as just
   as many tokens.
   """
-  import model as gemma
-  size = lambda prompt, target: len(gemma.encode(tokenizer, prompt)) + len(gemma.encode_target(tokenizer, target))
+  size = lambda prompt, target: (
+    len(tokenization.encode(tokenizer, prompt)) + len(tokenization.encode_target(tokenizer, target))
+  )
   if kind == "real":
-    return [(row["prompt"], row["target"]) for row in rows if size(row["prompt"], row["target"]) <= length][:count]
+    return [
+      (row["prompt"], row["target"]) for row in rows if size(row["prompt"], row["target"]) <= length
+    ][:count]
   rows = [row for row in rows if size(row["prompt"], "") <= length // 2]
   pairs, at = [], 0
   while len(pairs) < count and at < 100 * count and rows:
@@ -75,7 +126,7 @@ def make_pairs(rows: list[dict], tokenizer, length: int, kind: str, count: int) 
       target += rows[at % len(rows)]["target"] + "\n"
       at += 1
     ids = tokenizer.EncodeAsIds(target)
-    text = tokenizer.DecodeIds(ids[:length - size(prompt, "")])
+    text = tokenizer.DecodeIds(ids[: length - size(prompt, "")])
     if size(prompt, text) == length:
       pairs.append((prompt, text))
   return pairs
@@ -86,26 +137,36 @@ LEARNING_RATE = 2e-4  # ours and Tunix's, constant
 
 
 def optimizer():
-  import model as gemma
-  return gemma.make_optimizer(b1=0.9, b2=0.999, weight_decay=0.01, max_grad_norm=1.0)
+  return optimization.make_optimizer(b1=0.9, b2=0.999, weight_decay=0.01, max_grad_norm=1.0)
 
 
 def run_ours(job: dict, clock: Clock):
   """train_sft.py's own packing and update, without its logging and saving."""
-  import model as gemma
   import train_sft
-  gemma.enable_compilation_cache()
-  policy = train_sft.build(job["model"], job["data_dir"], "auto", job["dtype"], job["lora_rank"], job["lora_alpha"], 0)
-  pairs = [(gemma.encode(policy.tokenizer, p), gemma.encode_target(policy.tokenizer, t)) for p, t in job["pairs"]]
+
+  devices.enable_compilation_cache()
+  policy = train_sft.build(
+    job["model"], job["data_dir"], "auto", job["dtype"], job["lora_rank"], job["lora_alpha"], 0
+  )
+  pairs = [
+    (tokenization.encode(policy.tokenizer, p), tokenization.encode_target(policy.tokenizer, t))
+    for p, t in job["pairs"]
+  ]
   trainer = train_sft.make_trainer(policy.model, optimizer(), job["remat"])
-  update = gemma.make_update(trainer, policy.mesh)
+  update = optimization.make_update(trainer, policy.mesh)
   size = job["batch_size"]
-  shape = train_sft.packed_shape(pairs, job["max_length"], job["own_micro_batch_size"], policy.mesh.shape["fsdp"])
+  shape = train_sft.packed_shape(
+    pairs, job["max_length"], job["own_micro_batch_size"], policy.mesh.shape["fsdp"]
+  )
   for i in range(1 + job["steps"]):
     batch = [pairs[j % len(pairs)] for j in range(i * size, i * size + size)]
     micro_batches, count = train_sft.pack(batch, *shape)
     update(micro_batches, LEARNING_RATE, count)
-    clock.step(rows=size, tokens=sum(len(p) + len(t) for p, t in batch), padded_to=count * shape[0] * shape[1])
+    clock.step(
+      rows=size,
+      tokens=sum(len(p) + len(t) for p, t in batch),
+      padded_to=count * shape[0] * shape[1],
+    )
 
 
 def run_tunix(job: dict, clock: Clock):
@@ -117,34 +178,53 @@ def run_tunix(job: dict, clock: Clock):
   from tunix.sft import peft_trainer
   from tunix.sft import utils as sft_utils
 
-  import model as gemma
-  gemma.enable_compilation_cache()
-  start = gemma.load_policy(job["model"], "", job["data_dir"], "auto", job["dtype"])
-  provider = qwix.LoraProvider(module_path=gemma.LORA_MODULES, rank=job["lora_rank"], alpha=job["lora_alpha"])
-  lora = qwix.apply_lora_to_model(start.model, provider, **start.model.get_model_input(), rngs=nnx.Rngs(0))
+  devices.enable_compilation_cache()
+  start = loading.load_policy(job["model"], "", job["data_dir"], "auto", job["dtype"])
+  provider = qwix.LoraProvider(
+    module_path=parameters.LORA_MODULES, rank=job["lora_rank"], alpha=job["lora_alpha"]
+  )
+  lora = qwix.apply_lora_to_model(
+    start.model, provider, **start.model.get_model_input(), rngs=nnx.Rngs(0)
+  )
   size, micro, length = job["batch_size"], job["micro_batch_size"], job["max_length"]
-  config = peft_trainer.TrainingConfig(eval_every_n_steps=10**6, max_steps=1 + job["steps"],
-                                       gradient_accumulation_steps=size // micro if size > micro else None)
-  adamw = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(LEARNING_RATE, b2=0.999, weight_decay=0.01))
+  config = peft_trainer.TrainingConfig(
+    eval_every_n_steps=10**6,
+    max_steps=1 + job["steps"],
+    gradient_accumulation_steps=size // micro if size > micro else None,
+  )
+  adamw = optax.chain(
+    optax.clip_by_global_norm(1.0), optax.adamw(LEARNING_RATE, b2=0.999, weight_decay=0.01)
+  )
   trainer = peft_trainer.PeftTrainer(lora, adamw, config)
 
   def model_input(batch):
-    real = batch.input_tokens != gemma.PAD_ID
-    return {"input_tokens": batch.input_tokens, "input_mask": batch.input_mask,
-            "positions": sft_utils.build_positions_from_mask(real), "attention_mask": sft_utils.make_causal_attn_mask(real)}
+    real = batch.input_tokens != tokenization.PAD_ID
+    return {
+      "input_tokens": batch.input_tokens,
+      "input_mask": batch.input_mask,
+      "positions": sft_utils.build_positions_from_mask(real),
+      "attention_mask": sft_utils.make_causal_attn_mask(real),
+    }
+
   trainer.with_gen_model_input_fn(model_input)
-  pairs = [(gemma.encode(start.tokenizer, p), gemma.encode_target(start.tokenizer, t)) for p, t in job["pairs"]]
+  pairs = [
+    (tokenization.encode(start.tokenizer, p), tokenization.encode_target(start.tokenizer, t))
+    for p, t in job["pairs"]
+  ]
 
   def micro_batches():
     for i in range(0, (1 + job["steps"]) * size, micro):
       part = [pairs[j % len(pairs)] for j in range(i, i + micro)]
       mask = [[0] * len(p) + [1] * len(t) for p, t in part]
-      yield peft_trainer.TrainingInput(input_tokens=gemma.pad_right([p + t for p, t in part], length),
-                                       input_mask=gemma.pad_right(mask, length))
+      yield peft_trainer.TrainingInput(
+        input_tokens=tokenization.pad_right([p + t for p, t in part], length),
+        input_mask=tokenization.pad_right(mask, length),
+      )
       if (i + micro) % size == 0:  # the trainer asks for more: it has done the step
         jax.block_until_ready(nnx.state(trainer.model, nnx.LoRAParam))
         step = [pairs[j % len(pairs)] for j in range(i + micro - size, i + micro)]
         clock.step(rows=size, tokens=sum(len(p) + len(t) for p, t in step), padded_to=length)
+
   with start.mesh:
     trainer.train(micro_batches())
 
@@ -157,9 +237,9 @@ def loss_check(flag):
   """Held-out loss after the same updates, rows packed and rows padded apart, their padding and CPU seconds; a line a run."""
   import numpy as np
 
-  import model as gemma
   import train_sft
-  gemma.enable_compilation_cache()
+
+  devices.enable_compilation_cache()
   _, rows, val, _ = train_sft.load_rows(flag.data_dir, False)
   limit = int(flag.lengths[0])
 
@@ -173,21 +253,35 @@ def loss_check(flag):
   print(f"{flag.check_steps} updates of {flag.batch_size} rows, {flag.model}")
   for seed in map(int, flag.seeds):
     for name, layout in (("packed", train_sft.pack), ("padded", apart)):
-      policy = train_sft.build(flag.model, flag.data_dir, "auto", flag.dtype, flag.lora_rank, flag.lora_alpha, seed)
-      pairs, held_out = (train_sft.tokenize(part, policy.tokenizer, limit)[0] for part in (rows, val))
-      shape = train_sft.packed_shape(pairs + held_out, limit, flag.micro_batch_size, policy.mesh.shape["fsdp"])
+      policy = train_sft.build(
+        flag.model, flag.data_dir, "auto", flag.dtype, flag.lora_rank, flag.lora_alpha, seed
+      )
+      pairs, held_out = (
+        train_sft.tokenize(part, policy.tokenizer, limit)[0] for part in (rows, val)
+      )
+      shape = train_sft.packed_shape(
+        pairs + held_out, limit, flag.micro_batch_size, policy.mesh.shape["fsdp"]
+      )
       batches = train_sft.make_batches(pairs, flag.batch_size, seed)
       trainer = train_sft.make_trainer(policy.model, optimizer(), flag.remat)
-      schedule = gemma.make_schedule(flag.learning_rate, flag.check_steps, final_ratio=0.1)
-      update, real, padded, cpu = gemma.make_update(trainer, policy.mesh), 0, 0, time.process_time()
+      schedule = optimization.make_schedule(flag.learning_rate, flag.check_steps, final_ratio=0.1)
+      update, real, padded, cpu = (
+        optimization.make_update(trainer, policy.mesh),
+        0,
+        0,
+        time.process_time(),
+      )
       for step in range(flag.check_steps):
         micro_batches, count = layout(batches[step], *shape)
         update(micro_batches, float(schedule(step)), count)
         real += sum(len(p) + len(t) for p, t in batches[step])
         padded += count * micro_batches["tokens"][0].size
       loss = train_sft.held_out_loss(trainer.model, held_out, *shape, policy.mesh)
-      print(f"seed {seed}, {name}: held-out loss {loss:.5f}, {1 - real / padded:.0%} of the positions are padding, CPU "
-            f"{time.process_time() - cpu:.0f} s with compilation", flush=True)
+      print(
+        f"seed {seed}, {name}: held-out loss {loss:.5f}, {1 - real / padded:.0%} of the positions are padding, CPU "
+        f"{time.process_time() - cpu:.0f} s with compilation",
+        flush=True,
+      )
 
 
 # ------------------------------------------------------------------------------------------------------------------ main
@@ -200,24 +294,46 @@ def main():
   print(machine_line(), flush=True)
   if flag.loss_check:
     return loss_check(flag)
-  import model as gemma
-  tokenizer = gemma.load_tokenizer(gemma.resolve_model(flag.model), flag.data_dir)
+  tokenizer = tokenization.load_tokenizer(loading.resolve_model(flag.model), flag.data_dir)
   contestants = choose(flag.only, flag.peer_python)
-  rows = [row for row in rewards.read_rows(pathlib.Path(flag.data_dir) / "train.jsonl") if row.get("target")]
-  job = {"model": flag.model, "data_dir": flag.data_dir, "lora_rank": flag.lora_rank, "lora_alpha": flag.lora_alpha,
-         "dtype": flag.dtype, "steps": flag.steps, "remat": flag.remat, "batch_size": flag.batch_size,
-         "micro_batch_size": flag.micro_batch_size or flag.batch_size, "own_micro_batch_size": flag.micro_batch_size}
+  rows = [
+    row for row in jsonl.read_rows(pathlib.Path(flag.data_dir) / "train.jsonl") if row.get("target")
+  ]
+  job = {
+    "model": flag.model,
+    "data_dir": flag.data_dir,
+    "lora_rank": flag.lora_rank,
+    "lora_alpha": flag.lora_alpha,
+    "dtype": flag.dtype,
+    "steps": flag.steps,
+    "remat": flag.remat,
+    "batch_size": flag.batch_size,
+    "micro_batch_size": flag.micro_batch_size or flag.batch_size,
+    "own_micro_batch_size": flag.micro_batch_size,
+  }
   for length in map(int, flag.lengths):
     for kind in flag.rows:
       pairs = make_pairs(rows, tokenizer, length, kind, 4 * flag.batch_size)
       if len(pairs) < flag.batch_size:
-        raise rewards.InputError(f"{flag.data_dir} has {len(pairs)} rows with a target within {length} tokens, --batch_size is "
-                                 f"{flag.batch_size}; prepare more")
-      found = race(__file__, contestants, job | {"pairs": pairs, "max_length": length}, flag.rounds, flag.peer_python)
-      print_table(f"SFT {flag.batch_size} {kind} rows, limit {length} tokens, micro-batch {job['micro_batch_size']}, "
-                  f"{f'LoRA {flag.lora_rank}' if flag.lora_rank else 'all parameters'}, {flag.dtype}"
-                  f"{', rematerialised' if flag.remat else ''}", found, "rows")
+        raise InputError(
+          f"{flag.data_dir} has {len(pairs)} rows with a target within {length} tokens, --batch_size is "
+          f"{flag.batch_size}; prepare more"
+        )
+      found = race(
+        __file__,
+        contestants,
+        job | {"pairs": pairs, "max_length": length},
+        flag.rounds,
+        flag.peer_python,
+      )
+      print_table(
+        f"SFT {flag.batch_size} {kind} rows, limit {length} tokens, micro-batch {job['micro_batch_size']}, "
+        f"{f'LoRA {flag.lora_rank}' if flag.lora_rank else 'all parameters'}, {flag.dtype}"
+        f"{', rematerialised' if flag.remat else ''}",
+        found,
+        "rows",
+      )
 
 
 if __name__ == "__main__":
-  rewards.launch(main, FLAGS, __doc__)
+  command_line.launch(main, FLAGS, __doc__)

@@ -1,4 +1,5 @@
 """The line that says where a benchmark ran."""
+
 import os
 import platform
 import time
@@ -9,5 +10,7 @@ def machine_line() -> str:
   with open("/proc/cpuinfo", encoding="utf-8") as f:
     names = [line.split(":")[1].strip() for line in f if line.startswith("model name")]
   memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-  return (f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, load "
-          f"{os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d %H:%M')}")
+  return (
+    f"{names[0] if names else platform.processor()}, {len(os.sched_getaffinity(0))} cores, {memory:.0f} GiB, load "
+    f"{os.getloadavg()[0]:.1f}, Python {platform.python_version()}, {time.strftime('%Y-%m-%d %H:%M')}"
+  )

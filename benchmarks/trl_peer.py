@@ -3,20 +3,32 @@
 Runs in the environment of benchmarks/requirements.txt, started by those two:  peer/bin/python benchmarks/trl_peer.py job.json
 Reads   the job; writes one line a step to its steps_path, with the fields of bench_grpo.Clock.
 """
+
 import json
 import os
 import resource
 import sys
 import time
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "TRL_EXPERIMENTAL_SILENCE": "1"}  # nothing is fetched: the model is a folder
+os.environ |= {
+  "HF_HUB_OFFLINE": "1",
+  "TRL_EXPERIMENTAL_SILENCE": "1",
+}  # nothing is fetched: the model is a folder
 import datasets
 import peft
 import torch
 import transformers
 import trl
 
-MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]  # what the seeds' pattern names in Tunix
+MODULES = [
+  "q_proj",
+  "k_proj",
+  "v_proj",
+  "o_proj",
+  "gate_proj",
+  "up_proj",
+  "down_proj",
+]  # what the seeds' pattern names in Tunix
 
 
 class Clock(transformers.TrainerCallback):
@@ -30,8 +42,12 @@ class Clock(transformers.TrainerCallback):
 
   def on_step_end(self, args, state, control, **kwargs):
     wall, cpu = time.monotonic(), time.process_time()
-    row = {"seconds": wall - self.wall, "cpu": cpu - self.cpu, **self.facts,
-           "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+    row = {
+      "seconds": wall - self.wall,
+      "cpu": cpu - self.cpu,
+      **self.facts,
+      "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
     with open(self.path, "a", encoding="utf-8") as f:
       f.write(json.dumps(row) + "\n")
     self.facts = {}
@@ -40,13 +56,24 @@ class Clock(transformers.TrainerCallback):
 
 def shared_options(job: dict) -> dict:
   """Arguments of both trainers: CPU, no logging, no saving, activations kept as ours keeps them."""
-  return dict(output_dir=job["scratch"], max_steps=1 + job["steps"], use_cpu=True, bf16=job["dtype"] == "bfloat16",
-              gradient_checkpointing=job["remat"], report_to="none", save_strategy="no", logging_strategy="no",
-              model_init_kwargs={"dtype": job["dtype"]}, disable_tqdm=True)
+  return dict(
+    output_dir=job["scratch"],
+    max_steps=1 + job["steps"],
+    use_cpu=True,
+    bf16=job["dtype"] == "bfloat16",
+    gradient_checkpointing=job["remat"],
+    report_to="none",
+    save_strategy="no",
+    logging_strategy="no",
+    model_init_kwargs={"dtype": job["dtype"]},
+    disable_tqdm=True,
+  )
 
 
 def lora(job: dict) -> peft.LoraConfig:
-  return peft.LoraConfig(r=job["lora_rank"], lora_alpha=job["lora_alpha"], target_modules=MODULES, task_type="CAUSAL_LM")
+  return peft.LoraConfig(
+    r=job["lora_rank"], lora_alpha=job["lora_alpha"], target_modules=MODULES, task_type="CAUSAL_LM"
+  )
 
 
 def grpo(job: dict, clock: Clock) -> trl.GRPOTrainer:
@@ -60,18 +87,36 @@ def grpo(job: dict, clock: Clock) -> trl.GRPOTrainer:
     return [len(set(completion)) / 100 for completion in completions]
 
   config = trl.GRPOConfig(
-      **shared_options(job), per_device_train_batch_size=job["micro_batch_size"] * groups,
-      gradient_accumulation_steps=size // job["micro_batch_size"], num_generations=groups, max_completion_length=new,
-      generation_kwargs={"min_new_tokens": new}, temperature=job["temperature"], beta=0.04, num_iterations=1, loss_type="grpo",
-      learning_rate=3e-6, weight_decay=0.1, shuffle_dataset=False)
+    **shared_options(job),
+    per_device_train_batch_size=job["micro_batch_size"] * groups,
+    gradient_accumulation_steps=size // job["micro_batch_size"],
+    num_generations=groups,
+    max_completion_length=new,
+    generation_kwargs={"min_new_tokens": new},
+    temperature=job["temperature"],
+    beta=0.04,
+    num_iterations=1,
+    loss_type="grpo",
+    learning_rate=3e-6,
+    weight_decay=0.1,
+    shuffle_dataset=False,
+  )
   rows = [job["rows"][i % len(job["rows"])] for i in range((1 + job["steps"]) * size)]
   tokenizer = transformers.AutoTokenizer.from_pretrained(job["model"])
-  return trl.GRPOTrainer(job["model"], [variety], config, datasets.Dataset.from_list([{"prompt": r["prompt"]} for r in rows]),
-                         processing_class=tokenizer, peft_config=lora(job), callbacks=[clock])
+  return trl.GRPOTrainer(
+    job["model"],
+    [variety],
+    config,
+    datasets.Dataset.from_list([{"prompt": r["prompt"]} for r in rows]),
+    processing_class=tokenizer,
+    peft_config=lora(job),
+    callbacks=[clock],
+  )
 
 
 def sft(job: dict, clock: Clock) -> trl.SFTTrainer:
   """job: pairs of (prompt, target) texts in the order of the steps, batch_size and micro_batch_size in rows, max_length."""
+
   class InOrder(trl.SFTTrainer):
     """The rows in the order given, so that all contestants see the same; and their tokens counted."""
 
@@ -85,13 +130,30 @@ def sft(job: dict, clock: Clock) -> trl.SFTTrainer:
       return super().training_step(model, inputs, *args, **kwargs)
 
   config = trl.SFTConfig(
-      **shared_options(job), per_device_train_batch_size=job["micro_batch_size"],
-      gradient_accumulation_steps=job["batch_size"] // job["micro_batch_size"], max_length=job["max_length"],
-      completion_only_loss=True, learning_rate=2e-4, weight_decay=0.01, dataloader_drop_last=True)
-  pairs = [job["pairs"][i % len(job["pairs"])] for i in range((1 + job["steps"]) * job["batch_size"])]
-  rows = datasets.Dataset.from_list([{"prompt": prompt, "completion": target} for prompt, target in pairs])
+    **shared_options(job),
+    per_device_train_batch_size=job["micro_batch_size"],
+    gradient_accumulation_steps=job["batch_size"] // job["micro_batch_size"],
+    max_length=job["max_length"],
+    completion_only_loss=True,
+    learning_rate=2e-4,
+    weight_decay=0.01,
+    dataloader_drop_last=True,
+  )
+  pairs = [
+    job["pairs"][i % len(job["pairs"])] for i in range((1 + job["steps"]) * job["batch_size"])
+  ]
+  rows = datasets.Dataset.from_list(
+    [{"prompt": prompt, "completion": target} for prompt, target in pairs]
+  )
   tokenizer = transformers.AutoTokenizer.from_pretrained(job["model"])
-  return InOrder(job["model"], config, train_dataset=rows, processing_class=tokenizer, peft_config=lora(job), callbacks=[clock])
+  return InOrder(
+    job["model"],
+    config,
+    train_dataset=rows,
+    processing_class=tokenizer,
+    peft_config=lora(job),
+    callbacks=[clock],
+  )
 
 
 def main():

@@ -1,4 +1,5 @@
 """Shared by the tests: a small data folder, a short SFT run, and two ways to run a script: here, and as a process of its own."""
+
 import contextlib
 import fcntl
 import functools
@@ -17,10 +18,15 @@ import pytest
 REPO = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(REPO / ".cache" / "jax"))  # also for the processes started here
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")  # tests compile for longer than they compute
+os.environ.setdefault(
+  "JAX_COMPILATION_CACHE_DIR", str(REPO / ".cache" / "jax")
+)  # also for the processes started here
+os.environ.setdefault(
+  "XLA_FLAGS", "--xla_backend_optimization_level=0"
+)  # tests compile for longer than they compute
 
-import rewards  # noqa: E402 - the path is set above
+from lib import command_line, parity
+from lib.errors import InputError
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # what a training run catches
 
@@ -36,7 +42,9 @@ MEMORY = {"last": 0}  # GiB this process held when its compiled programs were la
 def bounded_memory():
   """Every run of a stage leaves its compiled programs behind; two test processes once outgrew a machine of 24 GiB."""
   yield
-  held = int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**30
+  held = (
+    int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**30
+  )
   if "jax" in sys.modules and held > MEMORY["last"] + 1:
     sys.modules["jax"].clear_caches()
     gc.collect()
@@ -67,9 +75,12 @@ def run(stage, **flag) -> Result:
   for name in stage.FLAGS:
     stage.FLAGS[name].unparse()
   try:
-    with (mock.patch.object(sys, "argv", [stage.__file__, *argv_of(flag)]), contextlib.redirect_stdout(out),
-          contextlib.redirect_stderr(err)):
-      rewards.launch(stage.main, stage.FLAGS, stage.__doc__)
+    with (
+      mock.patch.object(sys, "argv", [stage.__file__, *argv_of(flag)]),
+      contextlib.redirect_stdout(out),
+      contextlib.redirect_stderr(err),
+    ):
+      command_line.launch(stage.main, stage.FLAGS, stage.__doc__)
   except SystemExit as stop:
     code = stop.code
   finally:
@@ -87,17 +98,28 @@ def run_well(stage, **flag) -> str:
 
 def process(script: str, env=None, **flag) -> subprocess.CompletedProcess:
   """Runs a script as a person would."""
-  return subprocess.run([sys.executable, str(REPO / script), *argv_of(flag)], capture_output=True, text=True, timeout=600,
-                        env=os.environ | (env or {}), stdin=subprocess.DEVNULL)
+  return subprocess.run(
+    [sys.executable, str(REPO / script), *argv_of(flag)],
+    capture_output=True,
+    text=True,
+    timeout=600,
+    env=os.environ | (env or {}),
+    stdin=subprocess.DEVNULL,
+  )
 
 
 def one_line_error(result, *words: str) -> str:
   """Bad input ends with exit 2 and one line that holds `words`; no traceback."""
-  code, err = (result.code, result.err) if isinstance(result, Result) else (result.returncode, result.stderr)
+  code, err = (
+    (result.code, result.err) if isinstance(result, Result) else (result.returncode, result.stderr)
+  )
   lines = [line for line in err.strip().split("\n") if line]
   assert code == 2, f"exit {code}: {err}"
   assert "Traceback" not in err
-  assert lines[-1].startswith("error: ") and len([line for line in lines if line.startswith("error: ")]) == 1, err
+  assert (
+    lines[-1].startswith("error: ")
+    and len([line for line in lines if line.startswith("error: ")]) == 1
+  ), err
   for word in words:
     assert word in lines[-1], f"{word!r} not in {lines[-1]!r}"
   return lines[-1]
@@ -127,40 +149,69 @@ def once(tmp_path_factory, name: str, make) -> str:
 
 def prepared(tmp_path_factory, style: str) -> str:
   import prepare_data
-  return once(tmp_path_factory, f"data_{style}", lambda folder: run_well(
-      prepare_data, out_dir=folder, style=style, train_size=96, val_size=16, test_size=8))
+
+  return once(
+    tmp_path_factory,
+    f"data_{style}",
+    lambda folder: run_well(
+      prepare_data, out_dir=folder, style=style, train_size=96, val_size=16, test_size=8
+    ),
+  )
 
 
 @functools.cache
 def parity_python() -> str:
   """The Python that has requirements-parity.txt; "" where there is none. Asked once: torch takes seconds to import."""
-  import export_lora
   try:
-    return export_lora.find_python(os.environ.get("PARITY_PYTHON", ""))
-  except rewards.InputError:
+    return parity.find_python(os.environ.get("PARITY_PYTHON", ""))
+  except InputError:
     return ""
 
 
 LORA = dict(lora_rank=8, lora_alpha=16)
-SFT = dict(lora_rank=0, learning_rate=3e-3, max_steps=24, batch_size=16, max_new_tokens=24, check_rows=0, eval_every=0,
-           save_every=0)
+SFT = dict(
+  lora_rank=0,
+  learning_rate=3e-3,
+  max_steps=24,
+  batch_size=16,
+  max_new_tokens=24,
+  check_rows=0,
+  eval_every=0,
+  save_every=0,
+)
 
 
 @pytest.fixture(scope="session")
 def sft_dir(data_dir, tmp_path_factory) -> str:
   """A tiny model that writes the tags most of the time: GRPO has a signal."""
   import train_sft
-  return once(tmp_path_factory, "sft", lambda folder: run_well(train_sft, data_dir=data_dir, out_dir=folder, **SFT))
+
+  return once(
+    tmp_path_factory,
+    "sft",
+    lambda folder: run_well(train_sft, data_dir=data_dir, out_dir=folder, **SFT),
+  )
 
 
 @pytest.fixture(scope="session")
 def sft_lora_dir(data_dir, tmp_path_factory) -> str:
   import train_sft
-  return once(tmp_path_factory, "sft_lora", lambda folder: run_well(
-      train_sft, data_dir=data_dir, out_dir=folder, **SFT | LORA | dict(learning_rate=1e-2)))
+
+  return once(
+    tmp_path_factory,
+    "sft_lora",
+    lambda folder: run_well(
+      train_sft, data_dir=data_dir, out_dir=folder, **SFT | LORA | dict(learning_rate=1e-2)
+    ),
+  )
 
 
 @pytest.fixture(scope="session")
 def dual_sft_dir(dual_data_dir, tmp_path_factory) -> str:
   import train_sft
-  return once(tmp_path_factory, "dual_sft", lambda folder: run_well(train_sft, data_dir=dual_data_dir, out_dir=folder, **SFT))
+
+  return once(
+    tmp_path_factory,
+    "dual_sft",
+    lambda folder: run_well(train_sft, data_dir=dual_data_dir, out_dir=folder, **SFT),
+  )

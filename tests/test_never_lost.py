@@ -2,6 +2,7 @@
 
 Runs are compared by bits: parameters, optimizer state, and every row of metrics.jsonl and samples.jsonl but for times.
 """
+
 import concurrent.futures
 import contextlib
 import fcntl
@@ -22,13 +23,25 @@ import orbax.checkpoint as ocp
 import pytest
 from conftest import LORA, REPO, SFT, SIGNALS, argv_of, one_line_error, process, run, run_well
 
-import model as gemma
-import rewards
 import train_grpo
 import train_sft
+from lib import checking, errors, jsonl, loading, optimization, parameters, rollouts, runs
+from lib.errors import InputError
+from lib.grpo_learner import LeanGRPOLearner
 
-GRPO = dict(batch_size=2, num_generations=4, max_new_tokens=24, temperature=1.0, max_steps=8, save_every=2, eval_every=4,
-            eval_rows=4, sample_every=2, learning_rate=3e-4, force=True)
+GRPO = dict(
+  batch_size=2,
+  num_generations=4,
+  max_new_tokens=24,
+  temperature=1.0,
+  max_steps=8,
+  save_every=2,
+  eval_every=4,
+  eval_rows=4,
+  sample_every=2,
+  learning_rate=3e-4,
+  force=True,
+)
 SECRETS = {name: f"hush-{name}-93b1" for name in ("KAGGLE_KEY", "HF_TOKEN", "JUDGE_API_KEY")}
 
 # Runs a stage and kills it inside the nth call of one function, `delay` seconds after the call began; XLA and the thread that
@@ -37,13 +50,13 @@ KILLER = """
 import importlib, itertools, os, signal, sys, threading
 sys.path.insert(0, sys.argv.pop(1))
 stage, where, nth, delay = importlib.import_module(sys.argv.pop(1)), sys.argv.pop(1), int(sys.argv.pop(1)), float(sys.argv.pop(1))
-import model, rewards
+from lib import checkpoints, command_line, folders, grpo_learner, jsonl, rollouts, sampling
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
-learner = getattr(stage, "LeanGRPOLearner", None)
-owner, name = {"rollout": (model, "sample"), "reward": (stage, "score_rollout"),
-               "update": (learner, "update") if learner else (stage, "pack"), "save": (model, "save_checkpoint"),
-               "best": (model, "save_params"),
-               "half_row": (model, "append_rows"), "finish": (rewards, "write_config")}[where]
+learner = stage.__name__ == "train_grpo" and grpo_learner.LeanGRPOLearner
+owner, name = {"rollout": (sampling, "sample"), "reward": (rollouts, "score_rollout"),
+               "update": (learner, "update") if learner else (stage, "pack"), "save": (checkpoints, "save_checkpoint"),
+               "best": (checkpoints, "save_params"),
+               "half_row": (jsonl, "append_rows"), "finish": (folders, "write_config")}[where]
 inner, calls = getattr(owner, name), itertools.count(1)
 
 def wrapped(*args, **kwargs):
@@ -56,15 +69,27 @@ def wrapped(*args, **kwargs):
   return inner(*args, **kwargs)
 
 setattr(owner, name, wrapped)
-rewards.launch(stage.main, stage.FLAGS)
+command_line.launch(stage.main, stage.FLAGS)
 """
 
 
 def killed(stage, where: str, nth: int, delay: float, flag: dict):
   """A process of `stage` that dies by SIGKILL at the given place."""
-  command = [sys.executable, "-c", KILLER, str(REPO), stage.__name__, where, str(nth), str(delay), *argv_of(flag)]
+  command = [
+    sys.executable,
+    "-c",
+    KILLER,
+    str(REPO),
+    stage.__name__,
+    where,
+    str(nth),
+    str(delay),
+    *argv_of(flag),
+  ]
   died = subprocess.run(command, capture_output=True, text=True, timeout=600)
-  assert died.returncode == -signal.SIGKILL, f"{where} {nth}: exit {died.returncode}\n{died.stderr[-2000:]}\n{died.stdout[-2000:]}"
+  assert died.returncode == -signal.SIGKILL, (
+    f"{where} {nth}: exit {died.returncode}\n{died.stderr[-2000:]}\n{died.stdout[-2000:]}"
+  )
 
 
 # ------------------------------------------------------------------------------------------------------------------ sameness
@@ -75,14 +100,18 @@ def restore(folder) -> dict:
 
 def timeless(path) -> list[dict]:
   keep = lambda name: not name.endswith("seconds") and name != "tokens_per_second"
-  return [{name: value for name, value in row.items() if keep(name)} for row in rewards.read_rows(path)]
+  return [
+    {name: value for name, value in row.items() if keep(name)} for row in jsonl.read_rows(path)
+  ]
 
 
 def assert_same_params(a, b):
   left, right = restore(a), restore(b)
   assert left.keys() == right.keys() and left
   for name in left:
-    assert left[name].dtype == right[name].dtype and left[name].tobytes() == right[name].tobytes(), name
+    assert (
+      left[name].dtype == right[name].dtype and left[name].tobytes() == right[name].tobytes()
+    ), name
 
 
 def assert_same_run(a: str, b: str):
@@ -98,31 +127,80 @@ def assert_same_run(a: str, b: str):
     assert_same_params(f"{a}/best", f"{b}/best")
   last = max(int(name) for name in os.listdir(f"{a}/checkpoints") if name.isdigit())
   assert_same_params(f"{a}/checkpoints/{last}/optimizer", f"{b}/checkpoints/{last}/optimizer")
-  progress = [pathlib.Path(folder, "checkpoints", str(last), "progress", "metadata").read_text() for folder in (a, b)]
+  progress = [
+    pathlib.Path(folder, "checkpoints", str(last), "progress", "metadata").read_text()
+    for folder in (a, b)
+  ]
   assert json.loads(progress[0]) == json.loads(progress[1])
 
 
 # ----------------------------------------------------------------------------------------------------------- SIGKILL, anywhere
 # name: (stage, style, flags, places to die at: function, nth call in that process, seconds after it began)
 CASES = {
-    "grpo_lora_multi_domain": (train_grpo, "tags", GRPO | LORA, [
-        ("update", 3, 0.02), ("rollout", 1, 0.01), ("save", 1, 0.03), ("reward", 2, 0.0), ("best", 1, 0.01), ("half_row", 4, 0)]),
-    "grpo_full_curriculum_dapo_4_iterations": (train_grpo, "tags", GRPO | dict(
-        lora_rank=0, rewards="curriculum", algorithm="dapo", num_iterations=4, max_steps=14, save_every=4, anneal_domains=True,
-        sample_every=1), [("update", 6, 0.01), ("reward", 3, 0.002), ("save", 2, 0.0)]),
-    "grpo_full_dual_stream_gspo": (train_grpo, "dual_stream", GRPO | dict(
-        lora_rank=0, rewards="dual_stream", algorithm="gspo", max_steps=6, save_every=1), [("save", 4, 0.05), ("finish", 1, 0.0)]),
-    "grpo_lora_four_component_4_iterations": (train_grpo, "tags", GRPO | LORA | dict(
-        rewards="four_component", algorithm="dr_grpo", num_iterations=4, max_steps=10, save_every=4), [("update", 7, 0.03)]),
-    "sft_lora": (train_sft, "tags", SFT | LORA | dict(max_steps=10, eval_every=3, save_every=3, check_rows=4, check_samples=0), [
-        ("half_row", 1, 0), ("update", 5, 0.02), ("best", 2, 0.0)]),
-    "sft_full": (train_sft, "tags", SFT | dict(max_steps=9, eval_every=3, save_every=2, micro_batch_size=8), [
-        ("save", 2, 0.02), ("half_row", 2, 0), ("finish", 1, 0.0)]),
+  "grpo_lora_multi_domain": (
+    train_grpo,
+    "tags",
+    GRPO | LORA,
+    [
+      ("update", 3, 0.02),
+      ("rollout", 1, 0.01),
+      ("save", 1, 0.03),
+      ("reward", 2, 0.0),
+      ("best", 1, 0.01),
+      ("half_row", 4, 0),
+    ],
+  ),
+  "grpo_full_curriculum_dapo_4_iterations": (
+    train_grpo,
+    "tags",
+    GRPO
+    | dict(
+      lora_rank=0,
+      rewards="curriculum",
+      algorithm="dapo",
+      num_iterations=4,
+      max_steps=14,
+      save_every=4,
+      anneal_domains=True,
+      sample_every=1,
+    ),
+    [("update", 6, 0.01), ("reward", 3, 0.002), ("save", 2, 0.0)],
+  ),
+  "grpo_full_dual_stream_gspo": (
+    train_grpo,
+    "dual_stream",
+    GRPO | dict(lora_rank=0, rewards="dual_stream", algorithm="gspo", max_steps=6, save_every=1),
+    [("save", 4, 0.05), ("finish", 1, 0.0)],
+  ),
+  "grpo_lora_four_component_4_iterations": (
+    train_grpo,
+    "tags",
+    GRPO
+    | LORA
+    | dict(
+      rewards="four_component", algorithm="dr_grpo", num_iterations=4, max_steps=10, save_every=4
+    ),
+    [("update", 7, 0.03)],
+  ),
+  "sft_lora": (
+    train_sft,
+    "tags",
+    SFT | LORA | dict(max_steps=10, eval_every=3, save_every=3, check_rows=4, check_samples=0),
+    [("half_row", 1, 0), ("update", 5, 0.02), ("best", 2, 0.0)],
+  ),
+  "sft_full": (
+    train_sft,
+    "tags",
+    SFT | dict(max_steps=9, eval_every=3, save_every=2, micro_batch_size=8),
+    [("save", 2, 0.02), ("half_row", 2, 0), ("finish", 1, 0.0)],
+  ),
 }
 
 
 @pytest.fixture(scope="session")
-def survivors(data_dir, dual_data_dir, sft_dir, sft_lora_dir, dual_sft_dir, tmp_path_factory) -> dict:
+def survivors(
+  data_dir, dual_data_dir, sft_dir, sft_lora_dir, dual_sft_dir, tmp_path_factory
+) -> dict:
   """name → (an uninterrupted run, the same run killed again and again), two at a time to use both cores."""
   root = tmp_path_factory.mktemp("killed")
 
@@ -142,7 +220,9 @@ def survivors(data_dir, dual_data_dir, sft_dir, sft_lora_dir, dual_sft_dir, tmp_
     assert "resumed at step" in ended.stdout or name == "grpo_lora_four_component_4_iterations"
     return str(root / f"{name}_whole"), str(root / name)
 
-  with concurrent.futures.ThreadPoolExecutor(1) as pool:  # and the whole runs in this process, meanwhile
+  with concurrent.futures.ThreadPoolExecutor(
+    1
+  ) as pool:  # and the whole runs in this process, meanwhile
     futures = {name: pool.submit(die_and_live, name) for name in CASES}
     for name in CASES:
       stage, flag = facts(name)
@@ -156,7 +236,9 @@ def test_killed_run_is_the_run_it_would_have_been(survivors, name):
   assert_same_run(whole, killed_often)
   rows = timeless(f"{whole}/metrics.jsonl")
   assert [row["step"] for row in rows] == list(range(1, CASES[name][2]["max_steps"] + 1))
-  assert any(row["grad_norm"] > 0 for row in rows), "nothing was learned: the comparison shows nothing"
+  assert any(row["grad_norm"] > 0 for row in rows), (
+    "nothing was learned: the comparison shows nothing"
+  )
 
 
 # ------------------------------------------------------------------------------------------------- stopped, and what comes after
@@ -169,20 +251,29 @@ def at_call(owner, name: str, nth: int, do):
     if next(calls) == nth:
       do()
     return inner(*args, **kwargs)
+
   with mock.patch.object(owner, name, wrapped):
     yield
 
 
 @pytest.fixture(scope="session")
 def flag(data_dir, sft_dir) -> dict:
-  return GRPO | dict(data_dir=data_dir, init_from=sft_dir, lora_rank=0, rewards="curriculum", phase_metrics="0.01,0.01")
+  return GRPO | dict(
+    data_dir=data_dir,
+    init_from=sft_dir,
+    lora_rank=0,
+    rewards="curriculum",
+    phase_metrics="0.01,0.01",
+  )
 
 
 @pytest.fixture(scope="session")
 def whole(flag, tmp_path_factory) -> str:
   folder = str(tmp_path_factory.mktemp("stopped") / "whole")
   run_well(train_grpo, **flag, out_dir=folder)
-  assert timeless(f"{folder}/metrics.jsonl")[-1]["phase"] > 0  # the phase is part of what a resume must keep
+  assert (
+    timeless(f"{folder}/metrics.jsonl")[-1]["phase"] > 0
+  )  # the phase is part of what a resume must keep
   return folder
 
 
@@ -191,12 +282,16 @@ def stopped(flag, tmp_path_factory) -> str:
   """Stopped by SIGTERM in its sixth update, with the wall clock jumping a day ahead and back; checkpoints 4 and 6."""
   folder = str(tmp_path_factory.mktemp("stopped") / "stopped")
   now, ticks = time.time, itertools.count()
-  with mock.patch("time.time", lambda: now() + 86400 * (next(ticks) % 2)), at_call(
-      train_grpo.LeanGRPOLearner, "update", 6, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+  with (
+    mock.patch("time.time", lambda: now() + 86400 * (next(ticks) % 2)),
+    at_call(LeanGRPOLearner, "update", 6, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+  ):
     result = run(train_grpo, **flag, out_dir=folder)
-  assert result.code == rewards.EXIT_STOPPED, result.err
+  assert result.code == errors.EXIT_STOPPED, result.err
   assert "SIGTERM after step 6 of 8" in result.err and "run the same command to go on" in result.err
-  assert sorted(os.listdir(f"{folder}/checkpoints")) == ["4", "6"] and not os.path.isfile(f"{folder}/config.json")
+  assert sorted(os.listdir(f"{folder}/checkpoints")) == ["4", "6"] and not os.path.isfile(
+    f"{folder}/config.json"
+  )
   return folder
 
 
@@ -216,7 +311,7 @@ def test_stopped_run_goes_on(flag, whole, copy):
 
 def test_deadline_and_ctrl_c(flag, whole, tmp_path):
   """The deadline passes in step 3, Ctrl-C comes in step 5; the run that goes on twice is the whole run."""
-  clocks, begin = [], gemma.StopSignal.__init__
+  clocks, begin = [], runs.StopSignal.__init__
 
   def remember(self, max_hours):
     begin(self, max_hours)
@@ -224,18 +319,26 @@ def test_deadline_and_ctrl_c(flag, whole, tmp_path):
 
   def time_passes():
     clocks[-1].start -= 7200
-  with mock.patch.object(gemma.StopSignal, "__init__", remember):
-    with at_call(train_grpo.LeanGRPOLearner, "update", 4 + 3, time_passes):  # four updates measure the speed first
+
+  with mock.patch.object(runs.StopSignal, "__init__", remember):
+    with at_call(
+      LeanGRPOLearner, "update", 4 + 3, time_passes
+    ):  # four updates measure the speed first
       result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=1.5)
-    assert result.code == rewards.EXIT_STOPPED and "the deadline after step 3 of 8" in result.err
+    assert result.code == errors.EXIT_STOPPED and "the deadline after step 3 of 8" in result.err
     assert "run the same command" in result.err
-    with at_call(train_grpo.LeanGRPOLearner, "update", 2, lambda: os.kill(os.getpid(), signal.SIGINT)):
+    with at_call(LeanGRPOLearner, "update", 2, lambda: os.kill(os.getpid(), signal.SIGINT)):
       result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=2.5)
-    assert result.code == rewards.EXIT_STOPPED and "SIGINT after step 5 of 8" in result.err
-  with pytest.raises(rewards.InputError, match=f"incomplete.* or name {tmp_path}/params or {tmp_path}/best"):
-    gemma.read_checkpoint(str(tmp_path))
+    assert result.code == errors.EXIT_STOPPED and "SIGINT after step 5 of 8" in result.err
+  with pytest.raises(
+    InputError, match=f"incomplete.* or name {tmp_path}/params or {tmp_path}/best"
+  ):
+    loading.read_checkpoint(str(tmp_path))
   for folder in ("params", "best"):  # what there is can be evaluated, exported, started from
-    assert gemma.load_policy("tiny", str(tmp_path / folder), flag["data_dir"]).lora_rank == flag["lora_rank"]
+    assert (
+      loading.load_policy("tiny", str(tmp_path / folder), flag["data_dir"]).lora_rank
+      == flag["lora_rank"]
+    )
   run_well(train_grpo, **flag, out_dir=tmp_path, max_hours=2.5)
   assert_same_run(whole, str(tmp_path))
 
@@ -245,7 +348,7 @@ def test_later_signals_do_not_cut_the_save_short():
   before = {number: signal.getsignal(number) for number in SIGNALS}
   try:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    stop = gemma.StopSignal(0)
+    stop = runs.StopSignal(0)
     signal.raise_signal(signal.SIGHUP)
     assert not stop.reason
     for number in (signal.SIGTERM, signal.SIGTERM):
@@ -254,7 +357,7 @@ def test_later_signals_do_not_cut_the_save_short():
     with pytest.raises(KeyboardInterrupt):
       signal.raise_signal(signal.SIGINT)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    stop = gemma.StopSignal(0)
+    stop = runs.StopSignal(0)
     signal.raise_signal(signal.SIGHUP)
     assert stop.reason == "SIGHUP"
   finally:
@@ -265,11 +368,17 @@ def test_later_signals_do_not_cut_the_save_short():
 def test_sft_stops_and_goes_on(data_dir, tmp_path):
   flag = SFT | dict(data_dir=data_dir, max_steps=6, eval_every=2, save_every=2)
   run_well(train_sft, **flag, out_dir=tmp_path / "whole")
-  with at_call(gemma, "append_rows", 3, lambda: os.kill(os.getpid(), signal.SIGTERM)):  # the row of step 3
+  with at_call(
+    jsonl, "append_rows", 3, lambda: os.kill(os.getpid(), signal.SIGTERM)
+  ):  # the row of step 3
     result = run(train_sft, **flag, out_dir=tmp_path / "stopped")
-  assert result.code == rewards.EXIT_STOPPED and "SIGTERM after step 3 of 6" in result.err and "same command" in result.err
+  assert (
+    result.code == errors.EXIT_STOPPED
+    and "SIGTERM after step 3 of 6" in result.err
+    and "same command" in result.err
+  )
   result = run(train_sft, **flag, out_dir=tmp_path / "stopped", max_hours=1e-9)
-  assert result.code == rewards.EXIT_STOPPED and "the deadline after step 3 of 6" in result.err
+  assert result.code == errors.EXIT_STOPPED and "the deadline after step 3 of 6" in result.err
   assert "resumed at step 3" in run_well(train_sft, **flag, out_dir=tmp_path / "stopped")
   assert_same_run(str(tmp_path / "whole"), str(tmp_path / "stopped"))
 
@@ -277,23 +386,31 @@ def test_sft_stops_and_goes_on(data_dir, tmp_path):
 def test_auto_steps_are_kept(flag, tmp_path):
   """--max_steps=auto is resolved once: the schedule of a resumed run must not change."""
   flag = flag | dict(max_steps="auto", phase_metrics="", save_every=50, eval_every=0, eval_rows=0)
-  with at_call(train_grpo.LeanGRPOLearner, "update", 4 + 2, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+  with at_call(LeanGRPOLearner, "update", 4 + 2, lambda: os.kill(os.getpid(), signal.SIGTERM)):
     result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=0.1)
-  assert result.code == rewards.EXIT_STOPPED, result.err
+  assert result.code == errors.EXIT_STOPPED, result.err
   steps = json.loads((tmp_path / "run.json").read_text())["max_steps"]
   assert f"--max_steps=auto is {steps} updates" in result.out and steps > 8
-  with at_call(train_grpo.LeanGRPOLearner, "update", 2, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+  with at_call(LeanGRPOLearner, "update", 2, lambda: os.kill(os.getpid(), signal.SIGTERM)):
     result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=0.2)
-  assert f"of {steps}" in result.err and json.loads((tmp_path / "run.json").read_text())["max_steps"] == steps
+  assert (
+    f"of {steps}" in result.err
+    and json.loads((tmp_path / "run.json").read_text())["max_steps"] == steps
+  )
   rates = [row["learning_rate"] for row in timeless(tmp_path / "metrics.jsonl")]
-  schedule = gemma.make_schedule(3e-4, steps, final_ratio=0.0)
+  schedule = optimization.make_schedule(3e-4, steps, final_ratio=0.0)
   np.testing.assert_allclose(rates, [float(schedule(i)) for i in range(len(rates))], rtol=1e-6)
   assert len(rates) == 4
 
 
 def test_changed_flags_are_refused(flag, copy):
-  one_line_error(run(train_grpo, **flag | dict(learning_rate=1e-3), out_dir=copy), "--learning_rate was 0.0003, is 0.001")
-  one_line_error(run(train_grpo, **flag | dict(seed=1, beta=0), out_dir=copy), "--seed was 0, is 1", "--beta")
+  one_line_error(
+    run(train_grpo, **flag | dict(learning_rate=1e-3), out_dir=copy),
+    "--learning_rate was 0.0003, is 0.001",
+  )
+  one_line_error(
+    run(train_grpo, **flag | dict(seed=1, beta=0), out_dir=copy), "--seed was 0, is 1", "--beta"
+  )
 
 
 # ------------------------------------------------------------------------------------------------------------------- elsewhere
@@ -310,29 +427,41 @@ def test_goes_on_from_a_read_only_copy(flag, whole, stopped, tmp_path):
   assert_same_run(whole, str(tmp_path / "out"))
   assert all(os.stat(folder).st_mode & 0o200 for folder, _, _ in os.walk(tmp_path / "out"))
   assert sorted((str(path), path.stat().st_mtime_ns) for path in source.rglob("*")) == listing
-  one_line_error(run(train_grpo, **flag, out_dir=tmp_path / "x", resume_from=tmp_path), "holds no run.json")
+  one_line_error(
+    run(train_grpo, **flag, out_dir=tmp_path / "x", resume_from=tmp_path), "holds no run.json"
+  )
   for folder, _, _ in os.walk(source):
     os.chmod(folder, 0o755)
 
 
 def test_copy_that_was_cut_short_starts_over(flag, whole, stopped, tmp_path):
   """--resume_from is copied with run.json last: a process killed in the copy finds no half run."""
+
   def die(*args, **kwargs):
     raise KeyboardInterrupt
-  with mock.patch.object(rewards, "write_text", die):
+
+  with mock.patch.object(jsonl, "write_text", die):
     assert run(train_grpo, **flag, out_dir=tmp_path, resume_from=stopped).code == 130
   assert not (tmp_path / "run.json").exists() and (tmp_path / "checkpoints" / "6").is_dir()
   shutil.rmtree(tmp_path / "checkpoints" / "6")
-  assert "resumed at step 6 of 8" in run_well(train_grpo, **flag, out_dir=tmp_path, resume_from=stopped)
+  assert "resumed at step 6 of 8" in run_well(
+    train_grpo, **flag, out_dir=tmp_path, resume_from=stopped
+  )
   assert_same_run(whole, str(tmp_path))
 
 
 def test_other_number_of_devices_and_closed_stdout_and_secrets(flag, whole, copy):
   """Four devices go on where one stopped, a sequence for each answer; the reader of stdout goes away; tokens in the environment
   are written nowhere."""
-  env = os.environ | SECRETS | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"}
+  env = (
+    os.environ
+    | SECRETS
+    | {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"}
+  )
   command = [sys.executable, str(REPO / "train_grpo.py"), *argv_of(flag | dict(out_dir=copy))]
-  with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+  with subprocess.Popen(
+    command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+  ) as child:
     first = child.stdout.readline() + child.stdout.readline()
     child.stdout.close()
     err = child.stderr.read()
@@ -352,7 +481,10 @@ def test_other_number_of_devices_and_closed_stdout_and_secrets(flag, whole, copy
 
 # ---------------------------------------------------------------------------------------------------------------------- faults
 def biggest(folder) -> pathlib.Path:
-  return max((path for path in pathlib.Path(folder).rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+  return max(
+    (path for path in pathlib.Path(folder).rglob("*") if path.is_file()),
+    key=lambda path: path.stat().st_size,
+  )
 
 
 def cut(step: pathlib.Path):
@@ -360,15 +492,22 @@ def cut(step: pathlib.Path):
   os.truncate(path, path.stat().st_size // 2)
 
 
-DAMAGE = {"truncated": cut, "file deleted": lambda step: biggest(step).unlink(),
-          "progress deleted": lambda step: shutil.rmtree(step / "progress")}
+DAMAGE = {
+  "truncated": cut,
+  "file deleted": lambda step: biggest(step).unlink(),
+  "progress deleted": lambda step: shutil.rmtree(step / "progress"),
+}
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_damaged_checkpoint_falls_back(flag, whole, copy, damage):
   DAMAGE[damage](pathlib.Path(copy, "checkpoints", "6"))
   out = run_well(train_grpo, **flag, out_dir=copy)
-  assert "checkpoints/6 is damaged" in out and "using the one before it" in out and "resumed at step 4 of 8" in out
+  assert (
+    "checkpoints/6 is damaged" in out
+    and "using the one before it" in out
+    and "resumed at step 4 of 8" in out
+  )
   assert_same_run(whole, copy)
 
 
@@ -376,22 +515,33 @@ def test_all_checkpoints_damaged(flag, copy):
   for step in (4, 6):
     cut(pathlib.Path(copy, "checkpoints", str(step)))
   for _ in range(2):  # the second time too: it must not begin again over the old run unasked
-    one_line_error(run(train_grpo, **flag, out_dir=copy), "no checkpoint under", "can be read", "move the folder away")
+    one_line_error(
+      run(train_grpo, **flag, out_dir=copy),
+      "no checkpoint under",
+      "can be read",
+      "move the folder away",
+    )
 
 
 def test_two_runs_on_one_folder(flag, copy):
   with open(f"{copy}/.lock", "w") as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
-    one_line_error(run(train_grpo, **flag, out_dir=copy), "another run is writing", "choose another --out_dir")
-  with gemma.lock_folder(copy):  # a failed notebook cell still holds its lock: the same process may go on
-    gemma.lock_folder(copy)
+    one_line_error(
+      run(train_grpo, **flag, out_dir=copy), "another run is writing", "choose another --out_dir"
+    )
+  with runs.lock_folder(
+    copy
+  ):  # a failed notebook cell still holds its lock: the same process may go on
+    runs.lock_folder(copy)
 
 
 @contextlib.contextmanager
 def mounted(folder, options: str):
   """A tmpfs at `folder`, where this user may mount one."""
   os.makedirs(folder, exist_ok=True)
-  made = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True)
+  made = subprocess.run(
+    ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True
+  )
   if made.returncode:
     pytest.skip("needs the right to mount a tmpfs")
   try:
@@ -402,9 +552,16 @@ def mounted(folder, options: str):
 
 def test_read_only_folder(flag, tmp_path):
   (tmp_path / "file").write_text("")
-  one_line_error(run(train_grpo, **flag, out_dir=tmp_path / "file" / "run"), "cannot be written", "choose a folder")
+  one_line_error(
+    run(train_grpo, **flag, out_dir=tmp_path / "file" / "run"),
+    "cannot be written",
+    "choose a folder",
+  )
   with mounted(tmp_path / "disk", "size=1m,ro"):
-    one_line_error(run(train_sft, data_dir=flag["data_dir"], **SFT, out_dir=tmp_path / "disk"), "cannot be written")
+    one_line_error(
+      run(train_sft, data_dir=flag["data_dir"], **SFT, out_dir=tmp_path / "disk"),
+      "cannot be written",
+    )
     one_line_error(run(train_grpo, **flag, out_dir=tmp_path / "disk" / "new"), "cannot be written")
 
 
@@ -413,8 +570,10 @@ FILLER = """
 import importlib, itertools, os, sys
 sys.path.insert(0, sys.argv.pop(1))
 disk, what = sys.argv.pop(1), sys.argv.pop(1)
-import model, rewards, train_grpo as stage
-inner, calls = getattr(model, what), itertools.count(1)
+import train_grpo as stage
+from lib import checkpoints, command_line, jsonl
+owner = {"save_checkpoint": checkpoints, "append_rows": jsonl}[what]
+inner, calls = getattr(owner, what), itertools.count(1)
 
 def full(*args, **kwargs):
   if next(calls) == 3:
@@ -426,8 +585,8 @@ def full(*args, **kwargs):
         pass
   return inner(*args, **kwargs)
 
-setattr(model, what, full)
-rewards.launch(stage.main, stage.FLAGS)
+setattr(owner, what, full)
+command_line.launch(stage.main, stage.FLAGS)
 """
 
 
@@ -436,43 +595,71 @@ def test_disk_full(flag, whole, tmp_path, what):
   """The last good checkpoint survives a save onto a full disk; the run says so in a line and goes on once there is space."""
   disk = tmp_path / "disk"
   with mounted(disk, "size=64m"):
-    command = [sys.executable, "-c", FILLER, str(REPO), str(disk), what, *argv_of(flag | dict(out_dir=disk / "run"))]
+    command = [
+      sys.executable,
+      "-c",
+      FILLER,
+      str(REPO),
+      str(disk),
+      what,
+      *argv_of(flag | dict(out_dir=disk / "run")),
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
     said = [line for line in ended.stderr.split("\n") if line.startswith("error: ")]
     assert ended.returncode == 2 and len(said) == 1, ended.stderr[-3000:]
     assert "no space left" in said[0] and "run the same command" in said[0]
     (disk / "ballast").unlink()
-    good = max([int(name) for name in os.listdir(disk / "run" / "checkpoints") if name.isdigit()], default=0)
+    good = max(
+      [int(name) for name in os.listdir(disk / "run" / "checkpoints") if name.isdigit()], default=0
+    )
     out = run_well(train_grpo, **flag, out_dir=disk / "run")
-    assert (f"resumed at step {good} of 8" in out) == (good > 0) and good >= 2 * (what == "save_checkpoint")
+    assert (f"resumed at step {good} of 8" in out) == (good > 0) and good >= 2 * (
+      what == "save_checkpoint"
+    )
     assert_same_run(whole, str(disk / "run"))
 
 
 def test_too_small_a_disk_is_refused_at_start(flag, tmp_path):
   with mounted(tmp_path / "disk", "size=8m"):
-    one_line_error(run(train_grpo, **flag, out_dir=tmp_path / "disk" / "run"), "GB free", "free some space")
+    one_line_error(
+      run(train_grpo, **flag, out_dir=tmp_path / "disk" / "run"), "GB free", "free some space"
+    )
 
 
 def test_unreadable_row_is_named(flag, tmp_path):
   data = shutil.copytree(flag["data_dir"], tmp_path / "data")
   lines = (data / "train.jsonl").read_bytes().splitlines(keepends=True)
   (data / "train.jsonl").write_bytes(b"".join([*lines[:6], b'{"id": "half a r', *lines[7:]]))
-  one_line_error(run(train_grpo, **flag | dict(data_dir=data), out_dir=tmp_path / "a"), "train.jsonl:7 is not a JSON row")
+  one_line_error(
+    run(train_grpo, **flag | dict(data_dir=data), out_dir=tmp_path / "a"),
+    "train.jsonl:7 is not a JSON row",
+  )
   (data / "train.jsonl").write_bytes(b"".join([*lines[:6], b"\xff\xfe\n", *lines[7:]]))
-  one_line_error(run(train_sft, **SFT | dict(data_dir=data), out_dir=tmp_path / "b"), "train.jsonl:7 is not a JSON row")
+  one_line_error(
+    run(train_sft, **SFT | dict(data_dir=data), out_dir=tmp_path / "b"),
+    "train.jsonl:7 is not a JSON row",
+  )
 
 
 def test_sandbox_workers_killed_during_a_run(flag, whole, tmp_path):
   """The kernel may kill a sandbox worker at any time; the answers it held are judged all the same."""
+
   def kill_workers():
-    mine = [int(pid) for task in pathlib.Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
-    workers = [pid for pid in mine if b"sandbox" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()]
+    mine = [
+      int(pid)
+      for task in pathlib.Path("/proc/self/task").iterdir()
+      for pid in (task / "children").read_text().split()
+    ]
+    workers = [
+      pid for pid in mine if b"sandbox" in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
     killed.extend(workers)
     for pid in workers:
       os.kill(pid, signal.SIGKILL)
+
   killed = []
-  rewards.code_box()
-  with at_call(train_grpo, "score_rollout", 9, kill_workers):
+  checking.code_box()
+  with at_call(rollouts, "score_rollout", 9, kill_workers):
     run_well(train_grpo, **flag, out_dir=tmp_path)
   assert killed
   assert_same_run(whole, str(tmp_path))
@@ -480,24 +667,34 @@ def test_sandbox_workers_killed_during_a_run(flag, whole, tmp_path):
 
 def test_no_pickle_is_loaded_from_an_artifact(whole, data_dir):
   """A checkpoint folder from a stranger must not run code: reading one calls no unpickler."""
+
   def refuse(*args, **kwargs):
     raise AssertionError("an artifact was unpickled")
-  with mock.patch.object(pickle, "load", refuse), mock.patch.object(pickle, "loads", refuse), mock.patch.object(
-      pickle, "Unpickler", refuse):
-    policy = gemma.load_policy("tiny", whole)
-  assert set(gemma.flat_params(policy.model)) == restore(f"{whole}/params").keys()
+
+  with (
+    mock.patch.object(pickle, "load", refuse),
+    mock.patch.object(pickle, "loads", refuse),
+    mock.patch.object(pickle, "Unpickler", refuse),
+  ):
+    policy = loading.load_policy("tiny", whole)
+  assert set(parameters.flat_params(policy.model)) == restore(f"{whole}/params").keys()
 
 
 def test_sft_auto_steps_are_kept_in_a_copy(data_dir, tmp_path):
   """--max_steps=auto and --resume_from of SFT: the schedule of the first session, from its checkpoint, the source unchanged."""
-  flag, (a, b) = SFT | dict(data_dir=data_dir, max_steps="auto", max_hours=0.1), (tmp_path / "a", tmp_path / "b")
+  flag, (a, b) = (
+    SFT | dict(data_dir=data_dir, max_steps="auto", max_hours=0.1),
+    (tmp_path / "a", tmp_path / "b"),
+  )
   for folder, source in ((a, ""), (b, a)):
-    with at_call(gemma, "append_rows", 2, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+    with at_call(jsonl, "append_rows", 2, lambda: os.kill(os.getpid(), signal.SIGTERM)):
       result = run(train_sft, **flag, out_dir=folder, resume_from=source)
-    assert result.code == rewards.EXIT_STOPPED, result.err
+    assert result.code == errors.EXIT_STOPPED, result.err
   steps = json.loads((a / "run.json").read_text())["max_steps"]
-  assert "resumed at step 2" in result.out and f"after step 4 of {steps}" in result.err and steps > 4
-  schedule = gemma.make_schedule(SFT["learning_rate"], steps, final_ratio=0.1)
-  rates = [row["learning_rate"] for row in rewards.read_rows(b / "metrics.jsonl")]
+  assert (
+    "resumed at step 2" in result.out and f"after step 4 of {steps}" in result.err and steps > 4
+  )
+  schedule = optimization.make_schedule(SFT["learning_rate"], steps, final_ratio=0.1)
+  rates = [row["learning_rate"] for row in jsonl.read_rows(b / "metrics.jsonl")]
   np.testing.assert_allclose(rates, [float(schedule(i)) for i in range(4)], rtol=1e-6)
-  assert len(rewards.read_rows(a / "metrics.jsonl")) == 2
+  assert len(jsonl.read_rows(a / "metrics.jsonl")) == 2

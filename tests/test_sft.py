@@ -1,4 +1,5 @@
 """train_sft.py: the loss against optax, the boundary token by token, batches, what is logged, what is refused."""
+
 import collections
 import functools
 import json
@@ -16,19 +17,29 @@ from flax import nnx
 from sentencepiece import sentencepiece_model_pb2
 from tunix.sft import utils as sft_utils
 
-import model as gemma
-import rewards
 import train_sft
+from lib import (
+  contract,
+  folders,
+  jsonl,
+  loading,
+  logprobs,
+  optimization,
+  parameters,
+  sampling,
+  tokenization,
+)
+from lib.loading import Policy
 
 
 @pytest.fixture(scope="module")
-def policy(data_dir) -> gemma.Policy:
-  return gemma.load_policy("tiny", data_dir=data_dir)
+def policy(data_dir) -> Policy:
+  return loading.load_policy("tiny", data_dir=data_dir)
 
 
 @pytest.fixture(scope="module")
 def rows(data_dir) -> list[dict]:
-  return [row for row in rewards.read_rows(f"{data_dir}/train.jsonl") if "target" in row]
+  return [row for row in jsonl.read_rows(f"{data_dir}/train.jsonl") if "target" in row]
 
 
 @pytest.fixture(scope="module")
@@ -43,31 +54,50 @@ def test_loss_and_gradient_equal_plain_cross_entropy(policy, pairs, monkeypatch,
 
   The sliding window is shorter than a row: local attention must cut a packed row where it cuts the row alone.
   """
-  monkeypatch.setattr(gemma, "HEAD_CHUNK", 50)
+  monkeypatch.setattr(logprobs, "HEAD_CHUNK", 50)
   for layer in policy.model.layers:
     monkeypatch.setattr(layer.attn, "sliding_window_size", 20)
-  model = gemma.apply_lora(policy.model, policy.mesh, 4, 8.0) if lora else gemma.float32_masters(policy.model)
-  graph, params, rest = nnx.split(model, gemma.trainable(model), ...)
+  model = (
+    parameters.apply_lora(policy.model, policy.mesh, 4, 8.0)
+    if lora
+    else parameters.float32_masters(policy.model)
+  )
+  graph, params, rest = nnx.split(model, parameters.trainable(model), ...)
   if lora:
-    params = jax.tree.map(lambda x: x + 0.03 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+    params = jax.tree.map(
+      lambda x: x + 0.03 * jax.random.normal(jax.random.key(x.size), x.shape), params
+    )
   batch = pairs[:8]
   micros, count = train_sft.pack(batch, 2, 130)
   assert 1 < count < len(micros["tokens"]) == 4, "several micro-batches, and one that stays empty"
 
   def ours(params):
-    return sum(train_sft.sft_loss(nnx.merge(graph, params, rest), **{k: v[m] for k, v in micros.items()}, remat=False)[0]
-               for m in range(count))
+    return sum(
+      train_sft.sft_loss(
+        nnx.merge(graph, params, rest), **{k: v[m] for k, v in micros.items()}, remat=False
+      )[0]
+      for m in range(count)
+    )
 
   def plain(params):
     width = max(len(p) + len(t) for p, t in batch)
-    tokens = gemma.pad_right([p + t for p, t in batch], width)
+    tokens = tokenization.pad_right([p + t for p, t in batch], width)
     mask = np.array([[len(p) <= i < len(p) + len(t) for i in range(width)] for p, t in batch])
     real = jnp.asarray(np.arange(width) < [[len(p) + len(t)] for p, t in batch])
     logits, _ = nnx.merge(graph, params, rest)(
-        jnp.asarray(tokens), sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real))
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits[:, :-1].astype(jnp.float32), tokens[:, 1:])
+      jnp.asarray(tokens),
+      sft_utils.build_positions_from_mask(real),
+      None,
+      sft_utils.make_causal_attn_mask(real),
+    )
+    losses = optax.softmax_cross_entropy_with_integer_labels(
+      logits[:, :-1].astype(jnp.float32), tokens[:, 1:]
+    )
     return (losses * mask[:, 1:]).sum() / mask.sum()
-  (got, got_gradient), (want, want_gradient) = (jax.jit(jax.value_and_grad(f))(params) for f in (ours, plain))
+
+  (got, got_gradient), (want, want_gradient) = (
+    jax.jit(jax.value_and_grad(f))(params) for f in (ours, plain)
+  )
   assert float(got) == pytest.approx(float(want), abs=1e-5)
   for a, b in zip(jax.tree.leaves(got_gradient), jax.tree.leaves(want_gradient)):
     np.testing.assert_allclose(a, b, atol=1e-5)
@@ -80,39 +110,56 @@ def test_boundary_token_by_token(rows, pairs, policy):
   assert len(pairs) == len(rows)
   arrays, count = train_sft.pack(pairs, 2, 256)
   assert not any(x[count:].any() for x in arrays.values())
-  tokens, positions, weights = (arrays[name].reshape(-1, 256) for name in ("tokens", "positions", "weights"))
+  tokens, positions, weights = (
+    arrays[name].reshape(-1, 256) for name in ("tokens", "positions", "weights")
+  )
   found = []
-  for line, at in np.argwhere((positions == 0) & (tokens == gemma.BOS_ID)):
+  for line, at in np.argwhere((positions == 0) & (tokens == tokenization.BOS_ID)):
     end = at + 1
     while end < 256 and positions[line, end] == end - at:
       end += 1
     ids, counted = tokens[line, at:end].tolist(), weights[line, at:end] > 0
     start = int(counted.argmax())
     assert counted[start:].all() and not counted[:start].any()
-    assert ids[-1] == gemma.END_OF_TURN_ID and gemma.END_OF_TURN_ID not in ids[start:-1]
-    found.append((policy.tokenizer.DecodeIds(ids[1:start]), policy.tokenizer.DecodeIds(ids[start:-1])))
-    tokens[line, at:end] = gemma.PAD_ID
-  assert sorted(found) == sorted((row["prompt"], row["target"]) for row in rows) and not tokens.any()
+    assert (
+      ids[-1] == tokenization.END_OF_TURN_ID and tokenization.END_OF_TURN_ID not in ids[start:-1]
+    )
+    found.append(
+      (policy.tokenizer.DecodeIds(ids[1:start]), policy.tokenizer.DecodeIds(ids[start:-1]))
+    )
+    tokens[line, at:end] = tokenization.PAD_ID
+  assert (
+    sorted(found) == sorted((row["prompt"], row["target"]) for row in rows) and not tokens.any()
+  )
   total = sum(len(target) for _, target in pairs)
   assert (weights > 0).sum() == total
   np.testing.assert_allclose(weights[weights > 0], 1 / total, rtol=1e-5)
-  assert total + sum(len(prompt) for prompt, _ in pairs) > 0.9 * count * 2 * 256, "hardly any padding"
+  assert total + sum(len(prompt) for prompt, _ in pairs) > 0.9 * count * 2 * 256, (
+    "hardly any padding"
+  )
 
 
 def test_each_target_token_is_learned_from_what_is_before_it(policy, pairs):
   """−∂loss/∂weight of token t is log p(t | prompt, tokens before t): no shift, no leak from the token itself, from behind it
   or from the rows packed beside it."""
   arrays = {k: v[0] for k, v in train_sft.pack(pairs[:6], 1, 512)[0].items()}
-  per_token = -jax.grad(lambda w: train_sft.sft_loss(policy.model, arrays["tokens"], arrays["positions"], w, False)[0])(
-      jnp.asarray(arrays["weights"]))[0]
-  wanted = [(prompt + target, len(prompt) + t) for prompt, target in pairs[:6] for t in (0, 1, len(target) // 2, len(target) - 1)]
+  per_token = -jax.grad(
+    lambda w: train_sft.sft_loss(policy.model, arrays["tokens"], arrays["positions"], w, False)[0]
+  )(jnp.asarray(arrays["weights"]))[0]
+  wanted = [
+    (prompt + target, len(prompt) + t)
+    for prompt, target in pairs[:6]
+    for t in (0, 1, len(target) // 2, len(target) - 1)
+  ]
   lengths = np.array([n for _, n in wanted])
-  tokens = jnp.asarray(gemma.pad_right([ids[:n] for ids, n in wanted], lengths.max()))
+  tokens = jnp.asarray(tokenization.pad_right([ids[:n] for ids, n in wanted], lengths.max()))
   real = jnp.asarray(np.arange(tokens.shape[1]) < lengths[:, None])
-  logits, _ = policy.model(tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real))
+  logits, _ = policy.model(
+    tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real)
+  )
   logps = jax.nn.log_softmax(logits[np.arange(len(wanted)), lengths - 1])
   for row, (ids, n) in zip(logps, wanted):
-    at = next(i for i in range(512) if arrays["tokens"][0, i:i + len(ids)].tolist() == ids)
+    at = next(i for i in range(512) if arrays["tokens"][0, i : i + len(ids)].tolist() == ids)
     assert float(per_token[at + n]) == pytest.approx(float(row[ids[n]]), abs=2e-5)
 
 
@@ -129,12 +176,18 @@ def test_held_out_loss_is_the_mean_over_tokens(policy, pairs):
 
 # ------------------------------------------------------------------------------------------------------------------- batches
 def test_long_rows_are_dropped_whole(rows, policy):
-  lengths = [len(gemma.encode(policy.tokenizer, r["prompt"]) + gemma.encode_target(policy.tokenizer, r["target"])) for r in rows]
+  lengths = [
+    len(
+      tokenization.encode(policy.tokenizer, r["prompt"])
+      + tokenization.encode_target(policy.tokenizer, r["target"])
+    )
+    for r in rows
+  ]
   limit = int(np.median(lengths))
   kept, dropped = train_sft.tokenize(rows, policy.tokenizer, limit)
   assert dropped == sum(n > limit for n in lengths) > 0
   assert [len(p) + len(t) for p, t in kept] == [n for n in lengths if n <= limit]
-  assert all(t[-1] == gemma.END_OF_TURN_ID for _, t in kept)
+  assert all(t[-1] == tokenization.END_OF_TURN_ID for _, t in kept)
 
 
 def test_batches_are_a_function_of_seed_and_step(pairs):
@@ -144,9 +197,14 @@ def test_batches_are_a_function_of_seed_and_step(pairs):
   assert [key(again[i]) for i in (17, 3, 30)] == [key(batches[i]) for i in (17, 3, 30)]
   assert key(other[0]) != key(batches[0])
   rows = [row for i in range(2 * epoch) for row in key(batches[i])]
-  for first in (0, len(pairs)):  # every row once an epoch, in another order each time; a batch may reach into the next
-    assert collections.Counter(rows[first:first + len(pairs)]) <= collections.Counter(map(str, pairs))
-  assert rows[:len(pairs)] != rows[len(pairs):2 * len(pairs)]
+  for first in (
+    0,
+    len(pairs),
+  ):  # every row once an epoch, in another order each time; a batch may reach into the next
+    assert collections.Counter(rows[first : first + len(pairs)]) <= collections.Counter(
+      map(str, pairs)
+    )
+  assert rows[: len(pairs)] != rows[len(pairs) : 2 * len(pairs)]
   few = train_sft.make_batches(pairs[:3], 8, 0)[5]
   assert len(few) == 8 and {str(p) for p in few} == {str(p) for p in pairs[:3]}
 
@@ -159,50 +217,95 @@ def restore(folder) -> dict:
 
 def test_logged_learning_rate_is_the_one_used(data_dir, policy, tmp_path):
   """Adam's first update moves every parameter by the learning rate: read it off the parameters."""
-  run_well(train_sft, data_dir=data_dir, out_dir=tmp_path, **SFT | dict(max_steps=1, learning_rate=1e-4, weight_decay=0))
-  logged = rewards.read_rows(tmp_path / "metrics.jsonl")
-  base, tuned = gemma.flat_params(policy.model), restore(tmp_path / "params")
+  run_well(
+    train_sft,
+    data_dir=data_dir,
+    out_dir=tmp_path,
+    **SFT | dict(max_steps=1, learning_rate=1e-4, weight_decay=0),
+  )
+  logged = jsonl.read_rows(tmp_path / "metrics.jsonl")
+  base, tuned = parameters.flat_params(policy.model), restore(tmp_path / "params")
   moved = np.concatenate([np.abs(tuned[name] - np.asarray(base[name])).ravel() for name in base])
   moved = moved[moved > 1e-6]
-  assert np.median(moved) == pytest.approx(logged[0]["learning_rate"], rel=1e-3) == pytest.approx(1e-4, rel=1e-3)
+  assert (
+    np.median(moved)
+    == pytest.approx(logged[0]["learning_rate"], rel=1e-3)
+    == pytest.approx(1e-4, rel=1e-3)
+  )
 
 
 def test_run_learns_and_shows_it(data_dir, tmp_path):
   """LoRA, micro-batches, evaluation, best, before and after: one run, all of it on disk; row limits counted in the log."""
-  flag = SFT | dict(lora_rank=4, learning_rate=1e-2, max_steps=12, micro_batch_size=4, batch_size=8, eval_every=4, save_every=4,
-                    check_rows=6, check_samples=2, max_length=50)
+  flag = SFT | dict(
+    lora_rank=4,
+    learning_rate=1e-2,
+    max_steps=12,
+    micro_batch_size=4,
+    batch_size=8,
+    eval_every=4,
+    save_every=4,
+    check_rows=6,
+    check_samples=2,
+    max_length=50,
+  )
   out = run_well(train_sft, data_dir=data_dir, out_dir=tmp_path, **flag)
-  assert "over 50 tokens dropped" in out and "(0 over" not in out and "packed into 4 × 50 tokens at once" in out
-  metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
-  assert [row["step"] for row in metrics] == list(range(1, 13)) and metrics[-1]["loss"] < 0.8 * metrics[0]["loss"]
+  assert (
+    "over 50 tokens dropped" in out
+    and "(0 over" not in out
+    and "packed into 4 × 50 tokens at once" in out
+  )
+  metrics = jsonl.read_rows(tmp_path / "metrics.jsonl")
+  assert [row["step"] for row in metrics] == list(range(1, 13)) and metrics[-1][
+    "loss"
+  ] < 0.8 * metrics[0]["loss"]
   losses = [row["eval_loss"] for row in metrics if "eval_loss" in row]
   config = json.loads((tmp_path / "config.json").read_text())
   began = json.loads((tmp_path / "run.json").read_text())
-  assert began["rows"] + began["dropped"] == sum("target" in row for row in rewards.read_rows(f"{data_dir}/train.jsonl"))
+  assert began["rows"] + began["dropped"] == sum(
+    "target" in row for row in jsonl.read_rows(f"{data_dir}/train.jsonl")
+  )
   assert len(losses) == 3 and config["best_loss"] == min(losses) and config["steps"] == 12
   assert set(config["before"]) == set(config["after"]) == {"format", "pass@1", "maj@2"}
-  samples = rewards.read_rows(tmp_path / "samples.jsonl")
-  assert [row["id"] for row in samples if row["step"] == 0] == [row["id"] for row in samples if row["step"] == 12] != []
+  samples = jsonl.read_rows(tmp_path / "samples.jsonl")
+  assert (
+    [row["id"] for row in samples if row["step"] == 0]
+    == [row["id"] for row in samples if row["step"] == 12]
+    != []
+  )
   for name in ("curves.png", "tokenizer.model", "best", "params"):
     assert (tmp_path / name).exists()
   again = run_well(train_sft, data_dir=data_dir, out_dir=tmp_path, **flag)
-  assert "complete, nothing to train" in again and len(rewards.read_rows(tmp_path / "metrics.jsonl")) == 12
-  one_line_error(run(train_sft, data_dir=data_dir, out_dir=tmp_path, **flag | dict(lora_rank=5)), "--lora_rank was 4, is 5")
+  assert (
+    "complete, nothing to train" in again and len(jsonl.read_rows(tmp_path / "metrics.jsonl")) == 12
+  )
+  one_line_error(
+    run(train_sft, data_dir=data_dir, out_dir=tmp_path, **flag | dict(lora_rank=5)),
+    "--lora_rank was 4, is 5",
+  )
 
 
 def test_early_stop(data_dir, tmp_path):
   """A learning rate that ruins the model: the held-out loss never falls again."""
-  out = run_well(train_sft, data_dir=data_dir, out_dir=tmp_path, **SFT | dict(
-      max_steps=50, learning_rate=3.0, batch_size=8, eval_every=1, patience=2))
-  metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
+  out = run_well(
+    train_sft,
+    data_dir=data_dir,
+    out_dir=tmp_path,
+    **SFT | dict(max_steps=50, learning_rate=3.0, batch_size=8, eval_every=1, patience=2),
+  )
+  metrics = jsonl.read_rows(tmp_path / "metrics.jsonl")
   losses = [row["eval_loss"] for row in metrics]
   assert len(losses) == int(np.argmin(losses)) + 3 < 50 and f"sft: {len(losses)} steps" in out
 
 
 def test_lost_accuracy_is_said_loudly(capsys):
-  train_sft.warn_if_damaged({"format": 1.0, "pass@1": 0.61, "maj@4": 0.7}, {"format": 0.2, "pass@1": 0.43, "maj@4": 0.7})
+  train_sft.warn_if_damaged(
+    {"format": 1.0, "pass@1": 0.61, "maj@4": 0.7}, {"format": 0.2, "pass@1": 0.43, "maj@4": 0.7}
+  )
   said = capsys.readouterr().out
-  assert said.startswith("WARNING: SFT lowered pass@1 on held-out rows from 0.610 to 0.430") and said.count("WARNING") == 1
+  assert (
+    said.startswith("WARNING: SFT lowered pass@1 on held-out rows from 0.610 to 0.430")
+    and said.count("WARNING") == 1
+  )
   train_sft.warn_if_damaged({"pass@1": 0.4}, {"pass@1": 0.5})
   train_sft.warn_if_damaged({}, {"pass@1": 0.5})
   assert capsys.readouterr().out == ""
@@ -211,27 +314,52 @@ def test_lost_accuracy_is_said_loudly(capsys):
 def test_remat_saves_memory(policy):
   """What the compiler sets aside for an update, and the update itself is the same."""
   tokens = np.random.default_rng(0).integers(110, 500, (1, 8, 256)).astype(np.int32)
-  micro = dict(tokens=tokens, positions=np.broadcast_to(np.arange(256), tokens.shape), weights=np.full(tokens.shape, 1 / 2048))
+  micro = dict(
+    tokens=tokens,
+    positions=np.broadcast_to(np.arange(256), tokens.shape),
+    weights=np.full(tokens.shape, 1 / 2048),
+  )
   micro["weights"][..., 0] = 0
   sizes, norms = {}, {}
   for remat in (False, True):
-    model = gemma.float32_masters(policy.model)
-    trainer = train_sft.make_trainer(model, gemma.make_optimizer(b1=0.9, b2=0.999, weight_decay=0.0, max_grad_norm=1.0), remat)
-    _, params, frozen = nnx.split(model, gemma.trainable(model), ...)
-    step = gemma.make_step(trainer).lower(params, nnx.state(trainer.optimizer), frozen, micro, 1, 1e-3).compile()
-    sizes[remat], norms[remat] = step.memory_analysis().temp_size_in_bytes, gemma.make_update(trainer, policy.mesh)(micro, 1e-3)[2]
+    model = parameters.float32_masters(policy.model)
+    trainer = train_sft.make_trainer(
+      model,
+      optimization.make_optimizer(b1=0.9, b2=0.999, weight_decay=0.0, max_grad_norm=1.0),
+      remat,
+    )
+    _, params, frozen = nnx.split(model, parameters.trainable(model), ...)
+    step = (
+      optimization.make_step(trainer)
+      .lower(params, nnx.state(trainer.optimizer), frozen, micro, 1, 1e-3)
+      .compile()
+    )
+    sizes[remat], norms[remat] = (
+      step.memory_analysis().temp_size_in_bytes,
+      optimization.make_update(trainer, policy.mesh)(micro, 1e-3)[2],
+    )
   assert sizes[True] < 0.6 * sizes[False] and norms[True] == pytest.approx(norms[False], rel=1e-5)
 
 
-@pytest.mark.parametrize("text,again,format_rate,right", [
-    ("The answer is 4.", "4.0", 0.0, 1.0), ("<reasoning>2 + 2</reasoning>\n<answer>4</answer>", "4", 1.0, 1.0),
-    ("<answer>4", "5", 0.0, 1.0), ("It is 5.", "5", 0.0, 0.0)])
+@pytest.mark.parametrize(
+  "text,again,format_rate,right",
+  [
+    ("The answer is 4.", "4.0", 0.0, 1.0),
+    ("<reasoning>2 + 2</reasoning>\n<answer>4</answer>", "4", 1.0, 1.0),
+    ("<answer>4", "5", 0.0, 1.0),
+    ("It is 5.", "5", 0.0, 0.0),
+  ],
+)
 def test_a_model_without_tags_can_be_right(policy, monkeypatch, text, again, format_rate, right):
   """Else an untrained model looks ignorant, and accuracy that SFT costs goes unseen. Equal numbers vote as one."""
+
   def say(policy, prompts, *, generations, temperature, **_):
     texts = [text] if temperature == 0 else [text, "7", again, "9"]
-    return gemma.pad_right([gemma.encode_target(policy.tokenizer, t) for t in texts] * len(prompts), 80)
-  monkeypatch.setattr(gemma, "sample", say)
+    return tokenization.pad_right(
+      [tokenization.encode_target(policy.tokenizer, t) for t in texts] * len(prompts), 80
+    )
+
+  monkeypatch.setattr(sampling, "sample", say)
   rows = [{"domain": "math", "prompt": "p", "answer": "4", "metadata": {}}] * 2
   judged = train_sft.answer_rows(policy, rows, "tags", 80, 4, 0, "on")
   assert judged["format"] == format_rate and judged["pass@1"] == judged["maj@4"] == right
@@ -249,9 +377,12 @@ def test_updates_that_are_not_finite(data_dir, tmp_path, monkeypatch, bad, code)
       if len(seen) in bad:
         arrays["weights"][0, 0, -1] = np.nan
     return arrays, count
+
   monkeypatch.setattr(train_sft, "pack", poisoned)
-  result = run(train_sft, data_dir=data_dir, out_dir=tmp_path, **SFT | dict(max_steps=8, save_every=2))
-  metrics = rewards.read_rows(tmp_path / "metrics.jsonl")
+  result = run(
+    train_sft, data_dir=data_dir, out_dir=tmp_path, **SFT | dict(max_steps=8, save_every=2)
+  )
+  metrics = jsonl.read_rows(tmp_path / "metrics.jsonl")
   finite = [row["loss"] is not None for row in metrics]
   assert finite == [i + 1 not in bad for i in range(len(metrics))]
   if code:
@@ -259,32 +390,51 @@ def test_updates_that_are_not_finite(data_dir, tmp_path, monkeypatch, bad, code)
     assert len(metrics) == 5 and "2" in os.listdir(tmp_path / "checkpoints")
   else:
     assert result.code == 0, result.err
-    assert all(np.isfinite(x).all() for x in restore(tmp_path / "params").values()) and len(metrics) == 8
-    schedule = gemma.make_schedule(SFT["learning_rate"], 8, final_ratio=0.1)
-    used = [float(schedule(n)) for n in np.cumsum([0, *finite[:-1]])]  # a skipped update does not advance the schedule
+    assert (
+      all(np.isfinite(x).all() for x in restore(tmp_path / "params").values()) and len(metrics) == 8
+    )
+    schedule = optimization.make_schedule(SFT["learning_rate"], 8, final_ratio=0.1)
+    used = [
+      float(schedule(n)) for n in np.cumsum([0, *finite[:-1]])
+    ]  # a skipped update does not advance the schedule
     np.testing.assert_allclose([row["learning_rate"] for row in metrics], used, rtol=1e-6)
 
 
 def test_dual_stream_targets_are_learned(dual_data_dir, dual_sft_dir):
-  config = rewards.read_config(dual_sft_dir, "train_sft.py")
-  assert config["style"] == "dual_stream" and config["prompt_hash"] == rewards.prompt_hash("dual_stream")
-  metrics = rewards.read_rows(f"{dual_sft_dir}/metrics.jsonl")
+  config = folders.read_config(dual_sft_dir, "train_sft.py")
+  assert config["style"] == "dual_stream" and config["prompt_hash"] == contract.prompt_hash(
+    "dual_stream"
+  )
+  metrics = jsonl.read_rows(f"{dual_sft_dir}/metrics.jsonl")
   assert metrics[-1]["loss"] < 0.6 * metrics[0]["loss"]
-  for row in rewards.read_rows(f"{dual_data_dir}/train.jsonl"):
-    assert "target" not in row or rewards.parse_response(row["target"], "dual_stream"), row["target"]
+  for row in jsonl.read_rows(f"{dual_data_dir}/train.jsonl"):
+    assert "target" not in row or contract.parse_response(row["target"], "dual_stream"), row[
+      "target"
+    ]
 
 
 # ------------------------------------------------------------------------------------------------------------------- bad input
-BAD = [(dict(max_steps=0), "--max_steps=0: expected a positive number"), (dict(max_steps="many"), "--max_steps=many"),
-       (dict(max_steps="auto"), "auto together with --max_hours"), (dict(max_length=8), "longer than --max_length=8"),
-       (dict(model="gemma-7"), "neither a folder nor one of"), (dict(mesh="3y1"), "is not FSDPxTP"),
-       (dict(mesh="4x1"), "needs 4 devices, there are"), (dict(dtype="int8"), "valid: auto, float32, bfloat16"),
-       (dict(data_dir="nowhere"), "nowhere does not exist; make it with prepare_data.py"),
-       (dict(resume_from="nowhere"), "holds no run.json"),
-       (dict(patience=2, eval_every=0), "--patience=2 counts held-out evaluations: it needs --eval_every above 0")]
+BAD = [
+  (dict(max_steps=0), "--max_steps=0: expected a positive number"),
+  (dict(max_steps="many"), "--max_steps=many"),
+  (dict(max_steps="auto"), "auto together with --max_hours"),
+  (dict(max_length=8), "longer than --max_length=8"),
+  (dict(model="gemma-7"), "neither a folder nor one of"),
+  (dict(mesh="3y1"), "is not FSDPxTP"),
+  (dict(mesh="4x1"), "needs 4 devices, there are"),
+  (dict(dtype="int8"), "valid: auto, float32, bfloat16"),
+  (dict(data_dir="nowhere"), "nowhere does not exist; make it with prepare_data.py"),
+  (dict(resume_from="nowhere"), "holds no run.json"),
+  (
+    dict(patience=2, eval_every=0),
+    "--patience=2 counts held-out evaluations: it needs --eval_every above 0",
+  ),
+]
 
 
-@pytest.mark.parametrize("change,words", BAD, ids=[next(iter(change)) + str(i) for i, (change, _) in enumerate(BAD)])
+@pytest.mark.parametrize(
+  "change,words", BAD, ids=[next(iter(change)) + str(i) for i, (change, _) in enumerate(BAD)]
+)
 def test_bad_flags(data_dir, tmp_path, change, words):
   one_line_error(run(train_sft, **SFT | dict(data_dir=data_dir, out_dir=tmp_path) | change), words)
 
@@ -297,26 +447,38 @@ def test_absl_keeps_its_own_code(tmp_path):
 
 def test_bad_data(data_dir, tmp_path):
   data = shutil.copytree(data_dir, tmp_path / "data")
-  attempt = lambda **change: run(train_sft, **SFT | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1) | change)
-  rows = rewards.read_rows(data / "train.jsonl")
-  save = lambda rows: rewards.write_text(data / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+  attempt = lambda **change: run(
+    train_sft, **SFT | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1) | change
+  )
+  rows = jsonl.read_rows(data / "train.jsonl")
+  save = lambda rows: jsonl.write_text(
+    data / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
+  )
   save([{k: v for k, v in row.items() if k != "target"} for row in rows])
   one_line_error(attempt(), "has a `target`; SFT needs worked solutions")
   save([])
   one_line_error(attempt(), "has a `target`")
   save(rows)
   config = json.loads((data / "config.json").read_text())
-  rewards.write_text(data / "config.json", json.dumps(config | {"prompt_hash": "0123456789abcdef"}))
+  jsonl.write_text(data / "config.json", json.dumps(config | {"prompt_hash": "0123456789abcdef"}))
   one_line_error(attempt(), "was made with prompt 0123456789abcdef", "--allow_prompt_mismatch")
-  held_out = rewards.read_rows(data / "val.jsonl")
+  held_out = jsonl.read_rows(data / "val.jsonl")
   long = [row | {"target": row["target"] * 99} for row in held_out if "target" in row]
-  rewards.write_text(data / "val.jsonl", "".join(json.dumps(row) + "\n" for row in long))
-  one_line_error(attempt(allow_prompt_mismatch=True, max_length=200), f"all {len(long)} rows", "longer than --max_length=200")
+  jsonl.write_text(data / "val.jsonl", "".join(json.dumps(row) + "\n" for row in long))
+  one_line_error(
+    attempt(allow_prompt_mismatch=True, max_length=200),
+    f"all {len(long)} rows",
+    "longer than --max_length=200",
+  )
   shutil.rmtree(tmp_path / "out")
-  rewards.write_text(data / "val.jsonl", "")  # nothing held out: it trains all the same
-  assert "1 steps" in run_well(train_sft, **SFT | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1,
-                                                      allow_prompt_mismatch=True))
-  assert rewards.read_config(tmp_path / "out", "")["prompt_hash"] == "0123456789abcdef"  # what it was trained with, not the code's
+  jsonl.write_text(data / "val.jsonl", "")  # nothing held out: it trains all the same
+  assert "1 steps" in run_well(
+    train_sft,
+    **SFT | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1, allow_prompt_mismatch=True),
+  )
+  assert (
+    folders.read_config(tmp_path / "out", "")["prompt_hash"] == "0123456789abcdef"
+  )  # what it was trained with, not the code's
   (data / "config.json").unlink()
   one_line_error(attempt(), "is incomplete: it has no config.json")
 
@@ -324,11 +486,22 @@ def test_bad_data(data_dir, tmp_path):
 def test_tokenizer_of_another_model(data_dir, tmp_path):
   """A folder whose tokenizer has more pieces than its model has words, or other turn tokens than Gemma's."""
   shutil.copy(f"{data_dir}/tokenizer.model", tmp_path)
-  config = dict(model_type="gemma3_text", num_hidden_layers=1, vocab_size=256, hidden_size=16, intermediate_size=16,
-                num_attention_heads=1, head_dim=16, num_key_value_heads=1, sliding_window=64)
+  config = dict(
+    model_type="gemma3_text",
+    num_hidden_layers=1,
+    vocab_size=256,
+    hidden_size=16,
+    intermediate_size=16,
+    num_attention_heads=1,
+    head_dim=16,
+    num_key_value_heads=1,
+    sliding_window=64,
+  )
   (tmp_path / "config.json").write_text(json.dumps(config))
   (tmp_path / "model.safetensors").write_bytes(b"")
-  attempt = functools.partial(run, train_sft, **SFT | dict(data_dir=data_dir, model=tmp_path, out_dir=tmp_path / "out"))
+  attempt = functools.partial(
+    run, train_sft, **SFT | dict(data_dir=data_dir, model=tmp_path, out_dir=tmp_path / "out")
+  )
   one_line_error(attempt(), "they do not belong together")
   (tmp_path / "config.json").write_text(json.dumps(config | dict(vocab_size=2**14)))
   proto = sentencepiece_model_pb2.ModelProto.FromString((tmp_path / "tokenizer.model").read_bytes())

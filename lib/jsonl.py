@@ -1,0 +1,59 @@
+"""TODO-DOC jsonl."""
+
+import json
+import os
+import pathlib
+
+from lib.errors import InputError
+
+
+def read_rows(path, torn: bool = False) -> list[dict]:
+  """Rows of a JSONL file; a bad line is named. torn: its writer may have been killed, a last line without its end is no row."""
+  path = pathlib.Path(path)
+  if not path.is_file():
+    raise InputError(
+      f"{path} does not exist; the stage that writes it has not run (see the table of files in README.md)"
+    )
+  rows = []
+  text = path.read_bytes()
+  for number, line in enumerate(text[: text.rfind(b"\n") + 1 if torn else None].splitlines(), 1):
+    try:
+      rows.append(json.loads(line))
+    except ValueError as error:  # JSON and UTF-8 errors alike
+      raise InputError(
+        f"{path}:{number} is not a JSON row ({error}); repair or delete the line"
+      ) from error
+  return rows
+
+
+def write_text(path, text: str):
+  """Writes a whole file or nothing: a reader never sees half of it."""
+  path = pathlib.Path(path)
+  partial = path.with_name(f".{path.name}.partial")
+  partial.write_text(text, encoding="utf-8")
+  os.replace(partial, path)
+
+
+def append_rows(path, rows: list[dict]):
+  """Appends JSON lines; NaN and infinity, which JSON has no word for, become null."""
+  valid = lambda row: json.loads(json.dumps(row), parse_constant=lambda name: None)
+  with open(path, "a", encoding="utf-8") as f:
+    f.write(
+      "".join(json.dumps(valid(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+    )
+
+
+def trim_rows(path, last_step: int):
+  """Drops rows after `last_step` and a half-written last line, so that a resumed run repeats none and loses none."""
+  path = pathlib.Path(path)
+  if not path.is_file():
+    return
+  kept = []
+  for line in path.read_bytes().splitlines(keepends=True):
+    try:
+      row = json.loads(line)
+    except ValueError:
+      continue  # the line that a kill cut short
+    if line.endswith(b"\n") and row["step"] <= last_step:
+      kept.append(line.decode())
+  write_text(path, "".join(kept))
