@@ -16,7 +16,17 @@ from typing import NamedTuple
 
 from absl import flags
 
-from lib import checking, command_line, contract, errors, failures, jsonl, math_checking, prose
+from lib import (
+  checking,
+  code_checking,
+  command_line,
+  contract,
+  errors,
+  failures,
+  jsonl,
+  math_checking,
+  prose,
+)
 from lib.contract import Response
 from lib.errors import InputError
 
@@ -443,7 +453,7 @@ def answer_problem(row: Row) -> str:
       f"the answer states {stated!r} (None: no value, or two different ones), expected {truth!r}"
     )
   if row.domain == "coding":
-    (verdict,) = checking.code_verdicts([row.answer], [row.truth], [row.metadata])
+    (verdict,) = code_checking.code_verdicts([row.answer], [row.truth], [row.metadata])
     results = verdict.results if verdict else []
     return (
       f"{sum(results)} of {len(results)} tests pass: {verdict.error}"

@@ -15,7 +15,7 @@ from machine import machine_line
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import rewards
-from lib import checking, command_line, contract
+from lib import checking, code_checking, command_line, contract
 
 
 def best_of(repeats: int, function) -> float:
@@ -61,7 +61,7 @@ def mixed_batch() -> float:
   functions = rewards.make_rewards("multi_domain")
 
   def batch():
-    checking.VERDICTS.clear()  # the code runs every time
+    code_checking.VERDICTS.clear()  # the code runs every time
     return [f(columns["question"], texts, **columns) for f in functions]
 
   batch()  # starts the sandbox

@@ -1,17 +1,12 @@
 """TODO-DOC checking."""
 
-import atexit
 import collections
-import functools
-import hashlib
 import itertools
-import json
 import re
 import unicodedata
 from fractions import Fraction
 
-from lib import contract, failures, math_checking, quantities
-from lib.errors import InputError
+from lib import code_checking, contract, failures, math_checking, quantities
 
 # --------------------------------------------------------------------------------- checking: science, logic, code, batches
 ARTICLES = {"a", "an", "the"}
@@ -100,56 +95,6 @@ def stated_verdict(text: str) -> bool | None:
   return found.pop() if len(found) == 1 else None
 
 
-VERDICTS, MAX_VERDICTS = (
-  {},
-  4096,
-)  # of code, by hash, the oldest first: the reward and the accuracy of a batch share one run
-
-
-@functools.cache
-def code_box():
-  """The one sandbox of this process, started on first use and closed at exit."""
-  from lib import sandbox
-
-  try:
-    box = sandbox.Sandbox()
-  except sandbox.SandboxUnavailable as error:
-    raise InputError(f"{error}; --code_rewards=off goes on without running code") from error
-  atexit.register(box.close)
-  return box
-
-
-def code_job(answer: str, truth: str, metadata: dict) -> dict | None:
-  """The sandbox's job for a row, a single text counting as one test; None for one without tests, or (counted) bad ones."""
-  tests, setup = metadata.get("test_cases") or [], str(metadata.get("test_setup_code") or "")
-  tests = [tests] if isinstance(tests, str) else tests
-  if not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):
-    return failures.failed(TypeError("test_cases"))
-  return (
-    {"code": answer, "tests": tests, "setup": setup, "reference": truth or ""} if tests else None
-  )
-
-
-def code_verdicts(answers, truths, metadatas) -> list:
-  """The sandbox's verdict on each answer's code, run side by side, the same job once; None for a row without tests."""
-  jobs = [code_job(*row) for row in zip(answers, truths, metadatas)]
-  keys = [job and hashlib.sha256(json.dumps(job).encode()).digest() for job in jobs]
-  new = {key: job for key, job in zip(keys, jobs) if key and key not in VERDICTS}
-  VERDICTS.update(zip(new, code_box().run(list(new.values())) if new else []))
-  verdicts = [key and VERDICTS[key] for key in keys]
-  for key in list(VERDICTS)[:-MAX_VERDICTS]:
-    del VERDICTS[key]
-  return verdicts
-
-
-def code_share(verdict) -> float:
-  """Share of its tests that an answer passes; 1 only for a pass, whatever the single results say."""
-  results = verdict.results if verdict else []
-  return (
-    1.0 if verdict and verdict.passed else min(0.99, sum(map(bool, results)) / max(1, len(results)))
-  )
-
-
 def is_correct(domain: str, answer: str, truth: str, metadata: dict | None = None) -> bool:
   """Is `answer` (a final answer, a sentence, or a whole response) right? `truth` is the row's answer; for coding the reference
   code, with metadata's test_cases, test_setup_code. Raises ValueError for a domain without right answers.
@@ -163,7 +108,9 @@ def is_correct(domain: str, answer: str, truth: str, metadata: dict | None = Non
     said = stated_verdict(answer_part(answer))
     return said is not None and said == stated_verdict(truth)
   if domain == "coding":
-    return code_share(code_verdicts([answer], [truth], [metadata])[0]) == 1.0
+    return (
+      code_checking.code_share(code_checking.code_verdicts([answer], [truth], [metadata])[0]) == 1.0
+    )
   raise ValueError(
     f"domain {domain!r} has no right answers; those that have: {', '.join(contract.VERIFIABLE_DOMAINS)}"
   )
@@ -223,8 +170,8 @@ def grade(domains, answers, truths, metadatas=None, code_rewards: str = "on") ->
         grades[i] = 1.0 if is_correct(domain, *row) else near_credit(domain, *row)
       except Exception as error:  # model text must not end a run of hours, whatever it found
         failures.failed(error)
-  for i, verdict in zip(code, code_verdicts(*zip(*code.values())) if code else []):
-    share = code_share(verdict)
+  for i, verdict in zip(code, code_checking.code_verdicts(*zip(*code.values())) if code else []):
+    share = code_checking.code_share(verdict)
     grades[i] = 1.0 if share == 1.0 else 0.5 * share
   return grades
 

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from lib import checking, math_checking
+from lib import checking, code_checking, math_checking
 
 SHARED = pathlib.Path(__file__).resolve().parents[2] / "shared" / "checks"
 
@@ -503,10 +503,10 @@ def test_labelled_answers():
 
 def test_the_same_code_runs_once(monkeypatch):
   jobs = []
-  box = checking.code_box()
-  monkeypatch.setattr(checking, "VERDICTS", {})
+  box = code_checking.code_box()
+  monkeypatch.setattr(code_checking, "VERDICTS", {})
   monkeypatch.setattr(
-    checking,
+    code_checking,
     "code_box",
     lambda: type("Box", (), {"run": lambda self, new: jobs.extend(new) or box.run(new)})(),
   )
@@ -521,8 +521,8 @@ def test_the_same_code_runs_once(monkeypatch):
     checking.grade(*columns) == [1.0, 0.25, 1.0, 1.0] and len(jobs) == 3
   )  # the same answer to other tests is another job
   assert checking.is_correct_batch(*columns) == [True, False, True, True] and len(jobs) == 3
-  monkeypatch.setattr(checking, "MAX_VERDICTS", 2)
+  monkeypatch.setattr(code_checking, "MAX_VERDICTS", 2)
   assert (
     checking.is_correct("coding", "def f(x): pass", truth, TESTS) is False
-    and len(checking.VERDICTS) == 2
+    and len(code_checking.VERDICTS) == 2
   )

@@ -24,8 +24,8 @@ import rewards
 import train_grpo
 import train_sft
 from lib import (
-  checking,
   checkpoints,
+  code_checking,
   contract,
   devices,
   failures,
@@ -444,7 +444,7 @@ def test_right_answers_are_counted_by_format_and_domain():
 
 
 def test_no_code_runs_where_code_rewards_is_off(monkeypatch):
-  monkeypatch.setattr(checking, "code_box", lambda: pytest.fail("the sandbox was started"))
+  monkeypatch.setattr(code_checking, "code_box", lambda: pytest.fail("the sandbox was started"))
   settings, rollout = SETTINGS._replace(code_rewards="off"), make_rollout()
   rollout.rows[1]["metadata"]["test_cases"] = ["assert f(1) == 1"]
   rollout = rollout._replace(texts=[contract.format_response("2 + 2 = 4", "4")] * 8)

@@ -25,7 +25,16 @@ from conftest import LORA, REPO, SFT, SIGNALS, argv_of, one_line_error, process,
 
 import train_grpo
 import train_sft
-from lib import checking, errors, jsonl, loading, optimization, parameters, rollouts, runs
+from lib import (
+  code_checking,
+  errors,
+  jsonl,
+  loading,
+  optimization,
+  parameters,
+  rollouts,
+  runs,
+)
 from lib.errors import InputError
 from lib.grpo_learner import LeanGRPOLearner
 
@@ -658,7 +667,7 @@ def test_sandbox_workers_killed_during_a_run(flag, whole, tmp_path):
       os.kill(pid, signal.SIGKILL)
 
   killed = []
-  checking.code_box()
+  code_checking.code_box()
   with at_call(rollouts, "score_rollout", 9, kill_workers):
     run_well(train_grpo, **flag, out_dir=tmp_path)
   assert killed

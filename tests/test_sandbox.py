@@ -18,7 +18,7 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 sys.path.insert(0, str(ROOT))
-from lib import checking, sandbox
+from lib import code_checking, sandbox
 from lib.errors import InputError
 
 SQUARE = ["assert f(2) == 4", "assert f(3) == 9"]
@@ -1017,7 +1017,7 @@ def test_a_missing_python_is_one_clear_line(monkeypatch):
   with pytest.raises(
     InputError, match="cannot start '/no/such/python'.*--code_rewards=off"
   ):  # where that flag is known
-    checking.code_box.__wrapped__()
+    code_checking.code_box.__wrapped__()
 
 
 def test_layers_are_reported(box):
