@@ -39,6 +39,7 @@ from lib import (
   llm_judge,
   loading,
   parameters,
+  report,
   runs,
   sampling,
   summary,
@@ -46,7 +47,6 @@ from lib import (
   tokenization,
 )
 from lib.errors import InputError, Stopped
-from lib.report import report
 
 FLAGS = flags.FlagValues()
 # Inputs.

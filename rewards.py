@@ -473,7 +473,7 @@ def print_explanation(row: dict, result: dict):
   lines += [f"  problem: {line}" for line in result["problems"]] + [
     f"  advice:  {line}" for line in result["advice"]
   ]
-  print("\n".join(lines))
+  command_line.say("\n".join(lines))
 
 
 # -------------------------------------------------------------------------------------------------------------- self-test

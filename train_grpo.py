@@ -687,9 +687,7 @@ def main():
   style = data["style"]
   thresholds = grpo_settings.read_thresholds(flag, held_out)
   _lock = runs.lock_folder(out_dir)  # held until the process ends
-  started = runs.begin_run(
-    out_dir, flag.resume_from, {name: flag[name].value for name in sorted(flag)}, MAY_CHANGE
-  )
+  started = runs.begin_run(out_dir, flag.resume_from, folders.recorded_flags(flag), MAY_CHANGE)
   if os.path.isfile(os.path.join(out_dir, "config.json")):
     return command_line.say(
       f"grpo: {out_dir} is complete, nothing to train; choose another --out_dir to train again"

@@ -6,7 +6,7 @@ import sys
 
 from absl import flags
 
-from lib import errors
+from lib import errors, visible
 from lib.errors import InputError, Stopped
 
 ENDINGS = {  # what ends a script early: its exit status and its line on stderr
@@ -51,7 +51,7 @@ def launch(main, flag_values: flags.FlagValues, doc: str | None = ""):
     if notebook and not isinstance(error, Stopped):
       raise
     status, line = next(ending for kind, ending in ENDINGS.items() if isinstance(error, kind))
-    sys.stderr.write(line.format(" ".join(str(error).split("\n"))))
+    sys.stderr.write(line.format(visible.visible(" ".join(str(error).split("\n")))))
     if not notebook:
       sys.exit(status)
   finally:
@@ -65,6 +65,6 @@ def launch(main, flag_values: flags.FlagValues, doc: str | None = ""):
 def say(text: str):
   """Prints a line at once. A lost terminal, a dead pipe or a full disk under it must not end a run: later lines go nowhere."""
   try:
-    print(text, flush=True)
+    print(visible.visible(text), flush=True)
   except OSError:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process

@@ -11,7 +11,7 @@ import sys
 
 from absl import flags
 
-from lib import contract, jsonl
+from lib import contract, jsonl, visible
 from lib.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent  # of the checkout
@@ -32,7 +32,8 @@ def write_config(out_dir, stage: str, flag_values: flags.FlagValues, style: str,
   """Marks a folder complete; always the last file a stage writes. `facts`: what later stages and readers need to know."""
   config = {
     "stage": stage,
-    "flags": {name: flag_values[name].value for name in sorted(flag_values)},
+    "flags": recorded_flags(flag_values),
+    "given": given_flags(flag_values),
     "style": style,
     "prompt_hash": contract.prompt_hash(style),
     "git_commit": git_commit(),
@@ -42,6 +43,26 @@ def write_config(out_dir, stage: str, flag_values: flags.FlagValues, style: str,
   jsonl.write_text(
     pathlib.Path(out_dir) / "config.json", json.dumps(config, indent=1, sort_keys=True) + "\n"
   )
+
+
+def recorded_flags(flag_values: flags.FlagValues) -> dict:
+  """{name: value} of all flags as a file may hold them: an address may carry a secret, which stays out of every record."""
+  recorded = {name: flag_values[name].value for name in sorted(flag_values)}
+  if recorded.get("judge_url"):
+    recorded["judge_url"] = visible.hide_secrets(recorded["judge_url"])
+  return recorded
+
+
+def given_flags(flag_values: flags.FlagValues) -> list[str]:
+  """What the command line said, one --name=value a flag: with the script's name it is the command to copy."""
+  recorded = recorded_flags(flag_values)
+  given = []
+  for name in sorted(flag_values):
+    if flag_values[name].present and name == "judge_url":
+      given.append(f"--judge_url={recorded[name]}")
+    elif flag_values[name].present:
+      given.append(flag_values[name].serialize())
+  return given
 
 
 def read_config(folder, made_by: str) -> dict:

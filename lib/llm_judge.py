@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 from typing import NamedTuple
 
-from lib import contract, failures
+from lib import contract, failures, visible
 from lib.errors import InputError
 
 # ------------------------------------------------------------------------------------------------------ a model as judge
@@ -60,7 +60,7 @@ def judge(
   """
   if not url.startswith(("http://", "https://")):
     raise InputError(
-      f"judge_url={url!r} is no address; expected http://… or https://… of an OpenAI-compatible endpoint"
+      f"judge_url={visible.hide_secrets(url)!r} is no address; expected http://… or https://… of an OpenAI-compatible endpoint"
     )
   url = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
   give_up, end = threading.Event(), time.monotonic() + deadline_seconds
