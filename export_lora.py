@@ -35,6 +35,7 @@ from lib import (
   hugging_face,
   jsonl,
   loading,
+  model_card,
   parameters,
   parity,
   runs,
@@ -42,7 +43,6 @@ from lib import (
   tokenizer_files,
 )
 from lib.errors import InputError
-from lib.model_card import model_card
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -134,7 +134,7 @@ def main():
     licence = "apache-2.0" if policy.name == "tiny" else "gemma"
     jsonl.write_text(
       f"{partial}/README.md",
-      model_card(title, FLAGS.model, checkpoint, config, formats, licence, compared),
+      model_card.model_card(title, FLAGS.model, checkpoint, config, formats, licence, compared),
     )
     if FLAGS.kaggle_id:
       metadata = {

@@ -24,6 +24,7 @@ import numpy as np
 from absl import flags
 
 from lib import (
+  builtin_pool,
   checking,
   command_line,
   contract,
@@ -38,7 +39,6 @@ from lib import (
   sft_targets,
   tokenization,
 )
-from lib.builtin_pool import builtin_pool
 from lib.errors import InputError
 
 FLAGS = flags.FlagValues()
@@ -371,7 +371,8 @@ def load(
     rows += public_sources.read_source(name, raw_dir, limit, digests)
   if not pools and not sources:
     rows += [
-      readers.unified(row, f"built-in pool row {i}") for i, row in enumerate(builtin_pool(seed))
+      readers.unified(row, f"built-in pool row {i}")
+      for i, row in enumerate(builtin_pool.builtin_pool(seed))
     ]
   rows.sort(
     key=lambda row: not (row.get("evaluates") or overlap.only_evaluates(row))

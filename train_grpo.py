@@ -43,6 +43,7 @@ from lib import (
   loading,
   optimization,
   parameters,
+  preflight,
   rollouts,
   runs,
   tokenization,
@@ -53,7 +54,6 @@ from lib.grpo_learner import LeanGRPOLearner
 from lib.grpo_settings import Settings
 from lib.loading import Policy
 from lib.policy_gradient import Batch
-from lib.preflight import preflight
 
 FLAGS = flags.FlagValues()
 # Inputs.

@@ -37,11 +37,11 @@ from lib import (
   jsonl,
   loading,
   parameters,
+  preflight,
   tokenization,
   training_log,
 )
 from lib.errors import InputError
-from lib.preflight import preflight
 
 HERE = pathlib.Path(__file__).resolve().parent
 FLAGS = flags.FlagValues()

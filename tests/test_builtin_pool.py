@@ -7,8 +7,7 @@ import re
 
 import pytest
 
-from lib import checking, contract
-from lib.builtin_pool import builtin_pool
+from lib import builtin_pool, checking, contract
 
 LEGS = {"spider": 8, "ant": 6, "dog": 4, "bird": 2, "cat": 4, "bee": 6, "cow": 4, "hen": 2}
 PLANETS = ["mercury", "venus", "earth", "mars", "jupiter", "saturn", "uranus", "neptune"]
@@ -38,7 +37,7 @@ UNIT_SIZES = {
 
 @pytest.fixture(scope="module")
 def pool():
-  return builtin_pool()
+  return builtin_pool.builtin_pool()
 
 
 def solve_order(question):
@@ -158,8 +157,8 @@ def solve(row):
 
 
 def test_same_seed_same_rows_other_seed_other_rows(pool):
-  assert builtin_pool() == pool
-  other = builtin_pool(seed=1)
+  assert builtin_pool.builtin_pool() == pool
+  other = builtin_pool.builtin_pool(seed=1)
   assert len({row["prompt"] for row in pool} & {row["prompt"] for row in other}) < len(pool) / 2
 
 
@@ -295,7 +294,7 @@ def test_use_and_style_follow_from_the_question_alone(pool):
   """The same question in another seed's pool falls on the same side: SFT rows of one run are never GRPO rows of the next."""
   side = lambda row: (row["metadata"]["use"], row["metadata"]["style_of_solution"])
   sides = {row["prompt"]: side(row) for row in pool}
-  shared = [row for row in builtin_pool(seed=2) if row["prompt"] in sides]
+  shared = [row for row in builtin_pool.builtin_pool(seed=2) if row["prompt"] in sides]
   assert len(shared) > 100
   assert all(sides[row["prompt"]] == side(row) for row in shared)
   for domain in contract.DOMAINS:
@@ -314,4 +313,4 @@ def test_answers_satisfy_the_projects_own_check(pool):
 def test_more_rows_than_there_are_questions_is_an_error(monkeypatch):
   monkeypatch.setattr(builtin_pool, "BUILTIN", {"math": (1, builtin_pool.math_row, ["sequence"])})
   with pytest.raises(ValueError, match="distinct questions"):
-    builtin_pool(size=5000)
+    builtin_pool.builtin_pool(size=5000)

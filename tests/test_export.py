@@ -33,12 +33,12 @@ from lib import (
   hugging_face,
   jsonl,
   loading,
+  model_card,
   parameters,
   parity,
   tokenization,
   tokenizer_files,
 )
-from lib.model_card import model_card
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 QUESTIONS = [

@@ -37,6 +37,7 @@ from lib import (
   optimization,
   parameters,
   policy_gradient,
+  preflight,
   rollouts,
   sampling,
   tokenization,
@@ -46,7 +47,6 @@ from lib.grpo_learner import LeanGRPOLearner
 from lib.grpo_settings import Settings
 from lib.loading import Policy
 from lib.policy_gradient import Batch
-from lib.preflight import preflight
 from lib.rollouts import Rollout, Scores
 
 ALGORITHMS = ("grpo", "dr_grpo", "dapo", "gspo")

@@ -21,7 +21,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import prepare_data as data
-from lib import checking, contract, folders, jsonl
+from lib import (
+  checking,
+  contract,
+  folders,
+  jsonl,
+  mixing,
+  overlap,
+  public_sources,
+  readers,
+  references,
+  sft_targets,
+)
 from lib.errors import InputError
 
 ROOT = pathlib.Path(data.__file__).parent
@@ -95,7 +106,7 @@ def run(out, **flags):
     data.FLAGS[name].unparse()
   data.FLAGS(["prepare_data.py", f"--out_dir={out}", *(f"--{k}={v}" for k, v in flags.items())])
   data.main()
-  return {split: jsonl.read_rows(f"{out}/{split}.jsonl") for split in data.SPLITS}
+  return {split: jsonl.read_rows(f"{out}/{split}.jsonl") for split in contract.SPLITS}
 
 
 @pytest.fixture(scope="module")
@@ -111,15 +122,15 @@ def prepared(pool, tmp_path_factory):
 
 # ------------------------------------------------------------------------------------------------------- the mixture
 def test_disco_gives_the_seeds_table():
-  shares = data.mixture(SEED_SIZES, "disco", 0.5, {})
-  counts = data.quotas(shares, 10000, SEED_SIZES, "train")
+  shares = mixing.mixture(SEED_SIZES, "disco", 0.5, {})
+  counts = mixing.quotas(shares, 10000, SEED_SIZES, "train")
   assert sum(counts.values()) == 10000
   assert all(abs(counts[d] - n) <= 1 for d, n in SEED_TABLE.items()), counts
 
 
 def test_disco_temperature_flattens():
-  natural, flat, equal = (data.mixture(SEED_SIZES, "disco", t, {}) for t in (1.0, 0.5, 0.0))
-  assert natural == pytest.approx(data.mixture(SEED_SIZES, "natural", 0.5, {}))
+  natural, flat, equal = (mixing.mixture(SEED_SIZES, "disco", t, {}) for t in (1.0, 0.5, 0.0))
+  assert natural == pytest.approx(mixing.mixture(SEED_SIZES, "natural", 0.5, {}))
   assert natural["science"] > flat["science"] > equal["science"] == pytest.approx(1 / 7)
   assert natural["coding"] < flat["coding"] < equal["coding"]
 
@@ -140,9 +151,9 @@ def test_quotas_are_exact_and_fit(domains, total):
   )
   if total > sum(room.values()):
     with pytest.raises(InputError, match="lower the sizes"):
-      data.quotas(shares, total, room, "train")
+      mixing.quotas(shares, total, room, "train")
     return
-  counts = data.quotas(shares, total, room, "train")
+  counts = mixing.quotas(shares, total, room, "train")
   assert sum(counts.values()) == total and all(0 <= counts[d] <= room[d] for d in counts)
   open_ended = [
     d for d in counts if counts[d] < room[d]
@@ -197,10 +208,10 @@ def test_every_window_is_in_proportion(prepared):
 # ---------------------------------------------------------------------------------------------------------- the splits
 def test_splits_are_exact_disjoint_and_stratified(prepared):
   splits, out = prepared
-  assert [len(splits[s]) for s in data.SPLITS] == [300, 40, 40]
-  questions = [r["question"] for s in data.SPLITS for r in splits[s]]
+  assert [len(splits[s]) for s in contract.SPLITS] == [300, 40, 40]
+  questions = [r["question"] for s in contract.SPLITS for r in splits[s]]
   assert (
-    len(set(questions)) == 380 and len({r["id"] for s in data.SPLITS for r in splits[s]}) == 380
+    len(set(questions)) == 380 and len({r["id"] for s in contract.SPLITS for r in splits[s]}) == 380
   )
   for s in ("val", "test"):
     count = collections.Counter(r["domain"] for r in splits[s])
@@ -238,7 +249,7 @@ def test_a_row_stays_in_its_split_when_the_pool_grows(tmp_path, train, held):
       test_size=held,
       mixing="natural",
     )
-    home[i] = {r["id"]: s for s in data.SPLITS for r in splits[s]}
+    home[i] = {r["id"]: s for s in contract.SPLITS for r in splits[s]}
   both = home[0].keys() & home[1].keys()
   crossed = [i for i in both if (home[0][i] == "train") != (home[1][i] == "train")]
   assert len(both) > 150 and not crossed
@@ -253,7 +264,7 @@ def test_the_seed_changes_the_draw_but_not_the_side(seeds, tmp_path):
     run(tmp_path / str(s), pool=pool, train_size=200, val_size=20, test_size=20, seed=s)
     for s in seeds
   )
-  ids = [{s: {r["id"] for r in splits[s]} for s in data.SPLITS} for splits in (one, two)]
+  ids = [{s: {r["id"] for r in splits[s]} for s in contract.SPLITS} for splits in (one, two)]
   assert ids[0]["train"] != ids[1]["train"]
   assert (
     not ids[0]["train"] & (ids[1]["val"] | ids[1]["test"]) and not ids[0]["test"] & ids[1]["val"]
@@ -308,13 +319,13 @@ def test_eval_pool_and_official_marks(tmp_path):
 # ------------------------------------------------------------------------------------------------------------ cleaning
 def cleaned(questions, answers=None, domain="science"):
   rows = [
-    data.unified(
+    readers.unified(
       {"domain": domain, "prompt": q, "answer": (answers or ["a"] * 99)[i], "metadata": {"id": i}},
       "here",
     )
     for i, q in enumerate(questions)
   ]
-  return data.clean(rows, data.read_words(rows))
+  return overlap.clean(rows, overlap.read_words(rows))
 
 
 LONG = (
@@ -407,14 +418,14 @@ def code_row(
   **metadata,
 ):
   metadata = {"id": 1, "test_cases": tests} | metadata
-  return data.unified(
+  return readers.unified(
     {"domain": "coding", "prompt": prompt, "answer": answer, "metadata": metadata}, ""
   ) | {"index": 0}
 
 
 def test_code_question_names_the_function_and_shows_one_test():
   row = code_row(["assert double(2) == 4", "assert double(5) == 10"])
-  assert data.complete_code(row) is None
+  assert references.complete_code(row) is None
   assert (
     "named `double`" in row["question"]
     and "assert double(2) == 4" in row["question"]
@@ -428,7 +439,7 @@ def test_code_question_names_the_function_and_shows_one_test():
 
 def test_a_single_test_stays_hidden():
   row = code_row(["assert double(2) == 4"])
-  assert data.complete_code(row) is None
+  assert references.complete_code(row) is None
   assert "def double(x):" in row["question"] and "assert" not in row["question"]
   assert (
     row["metadata"]["test_cases"] == ["assert double(2) == 4"]
@@ -442,7 +453,7 @@ def test_a_wrong_entry_point_is_put_right():
   row = code_row(
     ["assert area(Box(2)) == 4", "assert area(Box(3)) == 9"], answer, prompt, entry_point="Box"
   )
-  assert data.complete_code(row) is None
+  assert references.complete_code(row) is None
   assert row["metadata"]["entry_point"] == "area" and "named `area`" in row["question"]
   assert row["metadata"]["test_cases"] == ["assert area(Box(3)) == 9"]
 
@@ -459,12 +470,12 @@ def test_a_wrong_entry_point_is_put_right():
   ],
 )  # nothing runs or checks
 def test_code_that_cannot_be_scored_is_dropped(tests, answer):
-  assert data.complete_code(code_row(tests, answer))
+  assert references.complete_code(code_row(tests, answer))
 
 
 def test_tests_in_a_function_that_is_called_count():
   assert (
-    data.complete_code(
+    references.complete_code(
       code_row(["def test():\n  assert double(1) == 2\ntest()", "assert double(3) == 6"])
     )
     is None
@@ -516,7 +527,9 @@ def test_references_that_fail_their_tests_are_found():
     code_row(["assert count() == 1"], "n = 0\ndef count():\n  global n\n  n += 1\n  return n")
     | {"index": 30}
   )
-  assert data.check_code(rows) == dict.fromkeys((3, 20, 25, 28, 29), "reference fails its tests")
+  assert references.check_code(rows) == dict.fromkeys(
+    (3, 20, 25, 28, 29), "reference fails its tests"
+  )
 
 
 def test_a_pool_in_every_form(pool, prepared, tmp_path):
@@ -549,7 +562,7 @@ def test_a_failing_reference_is_replaced(tmp_path):
     val_size=30,
     test_size=30,
   )
-  assert not bad & {r["id"] for s in data.SPLITS for r in splits[s]}
+  assert not bad & {r["id"] for s in contract.SPLITS for r in splits[s]}
   assert json.loads((tmp_path / "stats.json").read_text())["domains"]["coding"]["dropped"] == {
     "reference fails its tests": 9
   }
@@ -596,7 +609,7 @@ def test_no_prompt_exceeds_the_limit(tokenizer, tmp_path, overlong):
     val_size=30,
     test_size=30,
   )
-  rows = [row for s in data.SPLITS for row in splits[s]]
+  rows = [row for s in contract.SPLITS for row in splits[s]]
   assert len(rows) == 360 and {row["domain"] for row in rows if row["metadata"].get("cut")} <= set(
     contract.CREATIVE_DOMAINS
   )
@@ -665,10 +678,10 @@ SOLVED = [  # solution, answer, may it become a target
 @pytest.mark.parametrize("solution, answer, good", SOLVED)
 @pytest.mark.parametrize("style", contract.STYLES)
 def test_targets_hold_only_right_equations(solution, answer, good, style):
-  row = data.unified(
+  row = readers.unified(
     {"domain": "math", "prompt": "?", "answer": answer, "metadata": {"solution": solution}}, ""
   )
-  target = data.make_target(row, style)
+  target = sft_targets.make_target(row, style)
   assert (target is not None) == good
   if good:
     assert (
@@ -679,11 +692,13 @@ def test_targets_hold_only_right_equations(solution, answer, good, style):
 
 
 def test_dual_stream_sections_say_something_true():
-  sections = data.monologue(SOLVED[0][0], "7")
+  sections = sft_targets.monologue(SOLVED[0][0], "7")
   assert sections["Plan"] == "1) multiply 3 by 4; 2) subtract 5 from the result of step 1"
   assert sections["Evidence"] == "3 * 4 = 12; 12 - 5 = 7"
   assert sections["Sanity_check"] == "7 + 5 = 12, so undoing the last step leads back to 12."
-  assert data.monologue(SOLVED[0][0], "8") is None  # the calculations do not end in the answer
+  assert (
+    sft_targets.monologue(SOLVED[0][0], "8") is None
+  )  # the calculations do not end in the answer
 
 
 @pytest.mark.parametrize(
@@ -702,7 +717,7 @@ def test_dual_stream_sections_say_something_true():
   ],
 )
 def test_calculate(text, value):
-  found = data.calculate(text)
+  found = sft_targets.calculate(text)
   assert (found and found.value) == value
 
 
@@ -857,7 +872,7 @@ def published(folder, name, form):
   ],
 )
 def test_bylines_are_no_part_of_an_article(head):
-  row = data.from_cnn(
+  row = public_sources.from_cnn(
     {"article": f"{head}A dog ran home . By . noon people cheered .", "highlights": "Dog home ."}
   )
   assert (
@@ -867,7 +882,7 @@ def test_bylines_are_no_part_of_an_article(head):
 
 def test_instructions_about_a_text_that_is_not_there_are_left_out():
   """The copy of Dolly without categories has no contexts either."""
-  kind = lambda text: data.from_dolly({"instruction": text, "text": "Yes."})
+  kind = lambda text: public_sources.from_dolly({"instruction": text, "text": "Yes."})
   assert kind("List three ideas for rain")["domain"] == "creative_ideation"
   assert kind("Write a paragraph of a blog about rain")["domain"] == "creative_writing"
   assert (
@@ -884,7 +899,9 @@ def test_instructions_about_a_text_that_is_not_there_are_left_out():
 
 
 def test_text_that_was_read_in_the_wrong_encoding_is_put_right():
-  prompt = lambda text: data.from_xsum({"document": text * 8, "summary": "A bridge."})["prompt"]
+  prompt = lambda text: public_sources.from_xsum({"document": text * 8, "summary": "A bridge."})[
+    "prompt"
+  ]
   assert "cost £5 – a café" in prompt("The bridge cost £5 – a café. ".encode().decode("cp1252"))
   assert "cost £5 – a café" in prompt("The bridge cost £5 – a café. ")
 
@@ -896,7 +913,7 @@ def test_every_source_in_every_form(name, form, tmp_path):
     pytest.skip("not shipped as CSV: lists do not fit in a cell")
   published(tmp_path, name, form)
   digests = {}
-  rows = data.read_source(name, str(tmp_path), 100, digests)
+  rows = public_sources.read_source(name, str(tmp_path), 100, digests)
   assert (rows[0]["domain"], rows[0]["answer"][: len(EXPECTED[name][1])]) == EXPECTED[name]
   assert (
     len(rows) == {"dolly": 2}.get(name, 1)
@@ -918,7 +935,7 @@ def test_test_rows_leave_room_for_training_rows(tmp_path):
   for part in ("test", "train"):
     rows = [{"question": f"{part} {i} plus 1?", "answer": f"#### {i + 1}"} for i in range(8)]
     (tmp_path / f"gsm8k_{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-  rows = data.read_source("gsm8k", str(tmp_path), 10, {})
+  rows = public_sources.read_source("gsm8k", str(tmp_path), 10, {})
   assert [row["metadata"]["split"] for row in rows] == ["train"] * 8 + ["test"] * 2
 
 
@@ -948,7 +965,7 @@ def test_a_set_that_cannot_be_had_says_what_to_do(tmp_path, monkeypatch):
   monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
   monkeypatch.setattr(kagglehub, "dataset_download", offline)
   with pytest.raises(InputError, match=r"gsm8k could not be downloaded.*put its files.*--raw_dir="):
-    data.read_source("gsm8k", str(tmp_path), 10, {})
+    public_sources.read_source("gsm8k", str(tmp_path), 10, {})
 
 
 # ----------------------------------------------------------------------------------------------------------- bad input
@@ -1046,7 +1063,7 @@ def test_a_record_that_is_not_as_published_is_named(tmp_path):
   with pytest.raises(
     InputError, match=r"train\.jsonl:2: not a gsm8k record as openai/gsm8k publishes it .KeyError"
   ):
-    data.read_source("gsm8k", str(tmp_path), 10, {})
+    public_sources.read_source("gsm8k", str(tmp_path), 10, {})
 
 
 @pytest.mark.parametrize(
@@ -1159,7 +1176,7 @@ def test_built_in_pool(style, tmp_path):
 
 @needs_shared
 def test_real_raw_sets_are_read_as_they_stand(tmp_path):
-  names = [n for n in data.SOURCES if n != "no_robots"]
+  names = [n for n in public_sources.SOURCES if n != "no_robots"]
   splits = run(
     tmp_path,
     sources=",".join(names),
@@ -1189,7 +1206,7 @@ def test_real_raw_sets_are_read_as_they_stand(tmp_path):
 @needs_shared
 @pytest.mark.parametrize("style", contract.STYLES)
 def test_no_gsm8k_target_holds_a_wrong_equation(style):
-  rows = data.read_source("gsm8k", str(SHARED / "raw"), 9000, {})
-  targets = [t for row in rows if (t := data.make_target(row, style))]
+  rows = public_sources.read_source("gsm8k", str(SHARED / "raw"), 9000, {})
+  targets = [t for row in rows if (t := sft_targets.make_target(row, style))]
   assert len(targets) > 0.8 * len(rows)
   assert [w for t in targets for w in wrong_equations(t)] == []
