@@ -1,7 +1,12 @@
-"""TODO-DOC checkpoints."""
+"""A run on disk: parameters for readers, and step folders from which a killed run goes on to the same bits.
+
+`save_params` and `load_params` write and read what was trained. `open_checkpoints`, `save_checkpoint` and
+`restore_checkpoint` keep the last steps of a run. Saving goes on in the background while the next update changes the model,
+so everything that is handed over is a copy.
+"""
 
 import contextlib
-import functools
+import copy
 import os
 import shutil
 
@@ -14,37 +19,49 @@ from orbax.checkpoint._src.multihost import multihost
 from lib import command_line, parameters
 from lib.errors import InputError
 
-# --------------------------------------------------------------------------------------------------------- keeping a run
-# Orbax times its own threads by the wall clock and fails a save during which that is set forward; nothing here can deadlock.
-multihost._DEFAULT_BARRIER_TIMEOUT = 10**9  # seconds
-NO_TIMEOUT = ocp.AsyncOptions(timeout_secs=10**9)
+# Orbax times its own threads by the wall clock and fails a save during which the clock is set
+# forward. One process saves here, which cannot deadlock, so no time is too long.
+FOREVER = 10**9  # seconds
+multihost._DEFAULT_BARRIER_TIMEOUT = FOREVER
+NO_TIMEOUT = ocp.AsyncOptions(timeout_secs=FOREVER)
+
+
+def trained(model: nnx.Module) -> dict[str, jax.Array]:
+  """{name: array} of what training changes: the adapters, or all parameters."""
+  return parameters.flat_params(model, parameters.trainable(model))
+
+
+def moments(optimizer: nnx.Optimizer) -> dict[str, jax.Array]:
+  """{name: array} of the optimizer's state: step count, moments, counters of skipped updates."""
+  return parameters.flat_params(optimizer, nnx.optimizer.OptState)
 
 
 def save_params(folder: str, model: nnx.Module):
-  """Writes the trainable parameters (adapters, or all) as one Orbax tree {name: array}; whole or not at all."""
+  """Writes the trained parameters as one Orbax tree {name: array}; the folder is whole or is not there."""
   folder = os.path.abspath(folder)
   partial = folder + ".partial"
   shutil.rmtree(partial, ignore_errors=True)
-  with ocp.StandardCheckpointer(async_options=NO_TIMEOUT) as saver:
-    saver.save(partial, parameters.flat_params(model, parameters.trainable(model)))
+  with ocp.StandardCheckpointer(async_options=NO_TIMEOUT) as saver:  # its end waits for the disk
+    saver.save(partial, trained(model))
   shutil.rmtree(folder, ignore_errors=True)
   os.replace(partial, folder)
 
 
 def load_params(folder: str, model: nnx.Module) -> nnx.Module:
-  """`model` with the parameters that `save_params` wrote, on its own devices: the mesh may differ from the writer's."""
-  target = parameters.flat_params(model, parameters.trainable(model))
-  abstract = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding), target
-  )
+  """`model` with what `save_params` wrote, laid on the model's own devices: the writer's may have been others."""
+
+  def as_saved(x):  # trained parameters are always saved as float32
+    return jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding)
+
+  wanted = jax.tree.map(as_saved, trained(model))
   with ocp.StandardCheckpointer() as loader:
-    saved = loader.restore(os.path.abspath(folder), abstract)
+    saved = loader.restore(os.path.abspath(folder), wanted)
   return parameters.with_params(model, saved)
 
 
 @contextlib.contextmanager
 def open_checkpoints(out_dir: str, keep: int = 2):
-  """Asynchronous, atomic step folders under out_dir/checkpoints, as an Orbax manager. A full disk inside is one clear line."""
+  """An Orbax manager of out_dir/checkpoints/STEP; saves are asynchronous and atomic. A full disk inside is one clear line."""
   options = ocp.CheckpointManagerOptions(
     max_to_keep=keep,
     create=True,
@@ -52,79 +69,74 @@ def open_checkpoints(out_dir: str, keep: int = 2):
     async_options=NO_TIMEOUT,
     cleanup_tmp_directories=True,
   )
+  folder = os.path.abspath(os.path.join(out_dir, "checkpoints"))
   try:
-    with ocp.CheckpointManager(
-      os.path.abspath(os.path.join(out_dir, "checkpoints")), options=options
-    ) as manager:
+    with ocp.CheckpointManager(folder, options=options) as manager:
       yield manager
   except (OSError, ValueError) as error:  # ValueError is TensorStore's
     if "No space left" not in str(error):
       raise
     raise InputError(
-      f"the disk of {out_dir} is full (no space left); free some and run the same command: it goes on from the "
-      "last checkpoint that was written whole"
+      f"the disk of {out_dir} is full (no space left); free some and run the same command: "
+      "it goes on from the last checkpoint that was written whole"
     ) from error
 
 
 def save_checkpoint(
   manager: ocp.CheckpointManager, step: int, model, optimizer: nnx.Optimizer, progress: dict
 ):
-  """Everything a resumed run needs: parameters, optimizer state and `progress` (plain JSON)."""
+  """Saves all that a resume needs: parameters, optimizer state and `progress`, plain JSON.
+
+  Returns before anything is on disk. Meanwhile the next update donates these buffers and the next
+  batch changes `progress`: a thread that read them late would save a step that never was. (So it
+  happened: `progress` of step 4 under step 3, and the resumed run skipped a batch.)
+  """
   if step in manager.all_steps():
     return
-  copy = functools.partial(
-    jax.tree.map, jnp.copy
-  )  # the save goes on while the next update donates these buffers
-  manager.save(
-    step,
-    args=ocp.args.Composite(
-      params=ocp.args.StandardSave(
-        copy(parameters.flat_params(model, parameters.trainable(model)))
-      ),
-      optimizer=ocp.args.StandardSave(
-        copy(parameters.flat_params(optimizer, nnx.optimizer.OptState))
-      ),
-      progress=ocp.args.JsonSave(progress),
-    ),
+  parts = ocp.args.Composite(
+    params=ocp.args.StandardSave(jax.tree.map(jnp.copy, trained(model))),
+    optimizer=ocp.args.StandardSave(jax.tree.map(jnp.copy, moments(optimizer))),
+    progress=ocp.args.JsonSave(copy.deepcopy(progress)),
   )
+  manager.save(step, args=parts)
+
+
+def steps_of(root: str) -> list[int]:
+  """Steps under a checkpoints folder, the newest first."""
+  if not os.path.isdir(root):
+    return []
+  return sorted((int(name) for name in os.listdir(root) if name.isdigit()), reverse=True)
+
+
+def read_step(root: str, step: int, model, optimizer: nnx.Optimizer) -> dict:
+  """What `save_checkpoint` saved, on the devices of model and optimizer; raises whatever a damaged file makes Orbax raise."""
+
+  def like(x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+
+  parts = ocp.args.Composite(
+    params=ocp.args.StandardRestore(jax.tree.map(like, trained(model))),
+    optimizer=ocp.args.StandardRestore(jax.tree.map(like, moments(optimizer))),
+    progress=ocp.args.JsonRestore(),
+  )
+  with ocp.CheckpointManager(root) as manager:
+    return manager.restore(step, args=parts)
 
 
 def restore_checkpoint(out_dir: str, model, optimizer: nnx.Optimizer) -> tuple[int, dict]:
-  """Puts the newest whole checkpoint of `out_dir` into model and optimizer; (0, {}) where there is none.
+  """Puts the newest whole checkpoint of `out_dir` into model and optimizer; returns (step, progress), (0, {}) without one.
 
-  A damaged step is set aside under its name + ".damaged", said, and the one before it is used.
+  A damaged step is named, the one before it is used, and once that is read the damaged folder is
+  set aside as STEP.damaged.
   """
   root = os.path.abspath(os.path.join(out_dir, "checkpoints"))
-  steps = (
-    sorted((int(name) for name in os.listdir(root) if name.isdigit()), reverse=True)
-    if os.path.isdir(root)
-    else []
-  )
-  abstract = lambda flat: jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), flat
-  )
-  params, state = (
-    parameters.flat_params(model, parameters.trainable(model)),
-    parameters.flat_params(optimizer, nnx.optimizer.OptState),
-  )
+  steps = steps_of(root)
   damaged = []
   for step in steps:
     try:
-      with ocp.CheckpointManager(root) as manager:
-        found = manager.restore(
-          step,
-          args=ocp.args.Composite(
-            params=ocp.args.StandardRestore(abstract(params)),
-            optimizer=ocp.args.StandardRestore(abstract(state)),
-            progress=ocp.args.JsonRestore(),
-          ),
-        )
-    except (
-      Exception
-    ) as error:  # Orbax, TensorStore, JSON and the OS each raise their own for a damaged step
-      reason = (
-        str(error).strip().splitlines()[0][:120] if str(error).strip() else type(error).__name__
-      )
+      found = read_step(root, step, model, optimizer)
+    except Exception as error:  # Orbax, TensorStore, JSON and the OS each raise their own
+      reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
       command_line.say(f"checkpoint {root}/{step} is damaged ({reason}); using the one before it")
       damaged.append(os.path.join(root, str(step)))
       continue
@@ -140,6 +152,7 @@ def restore_checkpoint(out_dir: str, model, optimizer: nnx.Optimizer) -> tuple[i
 
 
 def update_flat(module, flat: dict, kind):
-  """Sets variables of `module` in place from {name: array}."""
+  """Sets the variables of `kind` in `module` in place from {name: array}."""
   for path, leaf in nnx.to_flat_state(nnx.state(module, kind)):
-    nnx.update(module, nnx.from_flat_state([(path, leaf.replace(flat[".".join(map(str, path))]))]))
+    name = ".".join(map(str, path))
+    nnx.update(module, nnx.from_flat_state([(path, leaf.replace(flat[name]))]))

@@ -5,7 +5,6 @@ import time
 
 import jax
 import numpy as np
-from tunix.rl.grpo import grpo_learner
 
 from lib import (
   checking,
@@ -18,7 +17,7 @@ from lib import (
   tokenization,
 )
 from lib.errors import InputError
-from lib.grpo_learner import LeanGRPOLearner
+from lib.grpo_learner import LeanGRPOLearner, join_groups
 from lib.loading import Policy
 
 
@@ -108,7 +107,7 @@ def preflight(
     for first in range(0, len(filled), count)
   ]
   groups = [(rollout, scores, i) for rollout, scores, _ in parts for i in range(count)]
-  rollout, scores = grpo_learner.join_groups(groups[: len(chosen)])
+  rollout, scores = join_groups(groups[: len(chosen)])
   seconds, spread = time.monotonic() - start, ~policy_gradient.flat_groups(scores.rewards, size)
   formatted, cut = scores.formatted.mean(), 1 - rollout.stopped.mean()
   device = jax.devices()[0].memory_stats() or {}  # a CPU has none: there it is the process's

@@ -3,9 +3,11 @@
 Runs are compared by bits: parameters, optimizer state, and every row of metrics.jsonl and samples.jsonl but for times.
 """
 
+import asyncio
 import concurrent.futures
 import contextlib
 import fcntl
+import functools
 import itertools
 import json
 import os
@@ -22,10 +24,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from conftest import LORA, REPO, SFT, SIGNALS, argv_of, one_line_error, process, run, run_well
+from orbax.checkpoint._src.handlers import json_checkpoint_handler
+from orbax.checkpoint._src.serialization import serialization
 
 import train_grpo
 import train_sft
 from lib import (
+  checkpoints,
   code_checking,
   errors,
   jsonl,
@@ -248,6 +253,84 @@ def test_killed_run_is_the_run_it_would_have_been(survivors, name):
   assert any(row["grad_norm"] > 0 for row in rows), (
     "nothing was learned: the comparison shows nothing"
   )
+
+
+# ------------------------------------------------------------------------------------------------- saved late
+@contextlib.contextmanager
+def late_writes(seconds: float):
+  """Everything a checkpoint holds reaches the disk `seconds` after the save was asked for, as on a loaded machine."""
+  json_handler = json_checkpoint_handler.JsonCheckpointHandler
+  write_json = json_handler._save_fn
+  write_arrays = serialization.async_serialize_from_host
+
+  async def late_json(self, item, directory):
+    await asyncio.sleep(seconds)
+    await write_json(self, item, directory)
+
+  async def late_arrays(*args, **kwargs):
+    await asyncio.sleep(seconds)
+    return await write_arrays(*args, **kwargs)
+
+  with (
+    mock.patch.object(json_handler, "_save_fn", late_json),
+    mock.patch.object(serialization, "async_serialize_from_host", late_arrays),
+  ):
+    yield
+
+
+def as_it_is(step: int, model, optimizer, progress: dict, folder) -> dict:
+  """Copies, made now, of all that a checkpoint of this step must hold, and what the row files hold beside it."""
+  rows = {
+    name: timeless(folder / name)
+    for name in ("metrics.jsonl", "samples.jsonl")
+    if (folder / name).is_file()
+  }
+  return {
+    "params": {name: np.array(x) for name, x in checkpoints.trained(model).items()},
+    "optimizer": {name: np.array(x) for name, x in checkpoints.moments(optimizer).items()},
+    "progress": json.loads(json.dumps(progress)),
+    "rows": rows,
+  }
+
+
+LATE = {
+  "grpo": (train_grpo, GRPO | dict(max_steps=4, save_every=1, eval_every=2, sample_every=1)),
+  "sft": (train_sft, SFT | dict(max_steps=4, save_every=1, eval_every=1)),
+}
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_a_late_write_saves_the_step_it_was_asked_for(name, data_dir, sft_dir, tmp_path):
+  """While a save is under way the next batch is drawn and the next update made; none of that may reach the disk."""
+  stage, flag = LATE[name]
+  if stage is train_grpo:
+    curriculum = dict(lora_rank=0, rewards="curriculum", phase_metrics="0.01,0.01")
+    flag = flag | curriculum | dict(init_from=sft_dir, anneal_domains=True)
+  wanted, save = {}, checkpoints.save_checkpoint
+
+  def remember(manager, step, model, optimizer, progress):
+    wanted.setdefault(step, as_it_is(step, model, optimizer, progress, tmp_path))
+    save(manager, step, model, optimizer, progress)
+
+  keep_all = functools.partial(checkpoints.open_checkpoints, keep=9)
+  with (
+    late_writes(1.5),
+    mock.patch.object(checkpoints, "save_checkpoint", remember),
+    mock.patch.object(checkpoints, "open_checkpoints", keep_all),
+  ):
+    run_well(stage, **flag, data_dir=data_dir, out_dir=tmp_path)
+  assert sorted(wanted) == [1, 2, 3, 4]
+  assert len({json.dumps(each["progress"]) for each in wanted.values()}) == 4, "nothing changed"
+  for step, then in wanted.items():
+    folder = tmp_path / "checkpoints" / str(step)
+    assert json.loads((folder / "progress" / "metadata").read_text()) == then["progress"], step
+    for part in ("params", "optimizer"):
+      found = restore(folder / part)
+      assert found.keys() == then[part].keys()
+      for key in found:
+        assert found[key].tobytes() == then[part][key].tobytes(), (step, part, key)
+    for file, rows in then["rows"].items():  # a resume keeps the rows up to the step: all are there
+      assert rows == [row for row in timeless(tmp_path / file) if row["step"] <= step]
 
 
 # ------------------------------------------------------------------------------------------------- stopped, and what comes after
