@@ -1,4 +1,11 @@
-"""TODO-DOC forward_pass."""
+"""One pass through Tunix's Gemma 3, as sampling, log-probs and every loss call it.
+
+A *view* is (graph, state): the model split by nnx, in the dtype that it computes in. `compute_view`
+makes one, `forward` runs it, `vocabulary_head` and `whole_layers` say how it lies over several
+devices, and `jit_reading` compiles functions that read a model without changing it.
+
+B: rows, T: positions, D: width of the model, V: words of the vocabulary.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -7,81 +14,114 @@ from jax.interpreters import pxla
 from tunix.models.gemma3 import model as gemma3
 
 
-# -------------------------------------------------------------------------------------------- forward, sample, log-probs
 def compute_view(model: nnx.Module):
-  """(graph, state) of `model` in its compute dtype: float32 masters, bfloat16 arithmetic; gradients flow through the cast."""
+  """(graph, state) of `model` in its compute dtype.
+
+  Trained weights are float32 masters; the arithmetic is the config's dtype, bfloat16 on a TPU or a
+  GPU. Gradients flow through the cast, so an update smaller than bfloat16 can tell still counts.
+  """
   graph, state = nnx.split(model)
-  cast = lambda x: (
-    x.astype(model.config.param_dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
-  )
+
+  def cast(x):
+    if jnp.issubdtype(x.dtype, jnp.floating):
+      return x.astype(model.config.param_dtype)
+    return x
+
   return graph, jax.tree.map(cast, state)
 
 
 def forward(view, tokens, positions, mask, cache=None, remat=False):
   """Final hidden states (B, T, D) and the new cache.
 
-  Goes through model.__call__, because qwix adds LoRA by intercepting exactly that method: calling model.layers by hand
-  silently runs without the adapters. The logits that __call__ also builds are unused, so XLA drops them. Tunix's
-  rematerialisation breaks any call with a cache, so it is switched on for this trace alone.
+  tokens, positions: (B, T). mask: (B, T, keys), True where a position may look. cache: keys and
+  values of earlier positions by layer, or None. remat: recompute activations in the backward pass.
   """
+  # Through model.__call__, because qwix adds LoRA by intercepting exactly that method: calling
+  # model.layers by hand runs without the adapters, and nothing says so. The logits that __call__
+  # builds too are not used, so XLA drops them.
   model = nnx.merge(*view)
+
+  # Tunix's rematerialisation breaks any call with a cache, so it is on for this trace alone.
   before = model.config.remat_config
-  model.config.remat_config = gemma3.RematConfig.DECODER if remat else gemma3.RematConfig.NONE
+  if remat:
+    model.config.remat_config = gemma3.RematConfig.DECODER
+  else:
+    model.config.remat_config = gemma3.RematConfig.NONE
   try:
     _, cache = model(tokens, positions, cache, mask, output_hidden_states=True)
   finally:
     model.config.remat_config = before
-  return nnx.pop(model, nnx.Intermediate)["all_hidden_states"].get_value()[-1], cache
+
+  hidden = nnx.pop(model, nnx.Intermediate)["all_hidden_states"].get_value()
+  return hidden[-1], cache
 
 
 def jit_reading(static_argnames: tuple[str, ...] = (), donate: bool = False):
-  """jax.jit for functions of (model, …) that only read the model. donate: they may reuse the memory of their second argument.
+  """jax.jit for functions of (model, …) that only read the model.
 
-  nnx.jit returns every variable it was given, for the caller's model to be updated: a copy of all weights with each call.
+  nnx.jit returns every variable it was given, for the caller's model to be updated: a copy of all
+  weights with each call. donate: the function may reuse the memory of its second argument.
   """
 
   def wrap(function):
+    def merged(graph, state, *args, **options):
+      return function(nnx.merge(graph, state), *args, **options)
+
     compiled = jax.jit(
-      lambda graph, state, *args, **options: function(nnx.merge(graph, state), *args, **options),
-      static_argnums=0,
+      merged,
+      static_argnums=0,  # the graph: what the model is, without its numbers
       static_argnames=static_argnames,
       donate_argnums=(2,) if donate else (),
     )
-    call = lambda model, *args, **options: compiled(*nnx.split(model), *args, **options)
-    call.lower = lambda model, *args, **options: compiled.lower(
-      *nnx.split(model), *args, **options
-    )  # ahead of time
+
+    def call(model, *args, **options):
+      return compiled(*nnx.split(model), *args, **options)
+
+    def lower(model, *args, **options):
+      return compiled.lower(*nnx.split(model), *args, **options)
+
+    call.lower = lower  # for compiling ahead of time, as jax.jit's own functions have it
     return call
 
   return wrap
 
 
 def lay_out(x, *axes):
-  """x laid out so over the mesh of the context (`with mesh:`); as it is where that is one device or none."""
+  """`x` laid out along `axes` of the mesh in context (`with mesh:`), one for each dimension.
+
+  As it is where the mesh is one device or none.
+  """
   mesh = pxla.thread_resources.env.physical_mesh
   if mesh.empty or mesh.size == 1:
     return x
-  return jax.lax.with_sharding_constraint(
-    x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
-  )
+  sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
+  return jax.lax.with_sharding_constraint(x, sharding)
 
 
 def vocabulary_head(view):
-  """The head (V, D), cut along V over all devices: each finds the logits of its words, and what is left to reduce is small.
+  """The head (V, D), cut along V over all devices.
 
-  Cut along D, as Tunix stores it, a chunk's logits (V, C) would be summed over the links, or the head itself collected.
+  Each device then finds the logits of its own words, and what is left to reduce is small. Cut along
+  D, as Tunix stores it, a chunk's logits would be summed over the links, or the head collected.
   """
-  return lay_out(view[1]["embedder"]["input_embedding"].get_value(), ("fsdp", "tp"), None)
+  _, state = view
+  head = state["embedder"]["input_embedding"].get_value()  # (V, D); Gemma 3 ties the two
+  return lay_out(head, ("fsdp", "tp"), None)
 
 
 def whole_layers(view):
   """The view with its layers whole along fsdp, for a loop that reads all of them at each turn.
 
-  Left as they are stored, XLA collects the slices inside decoding's loop: 2 GB over the links a token with 1B and its head. Whole
-  layers cost 1.2 GB a chip there.
+  Left as they are stored, XLA collects the slices inside decoding's loop: 2 GB over the links for
+  each token of a 1B model and its head. Whole layers cost 1.2 GB a chip there.
   """
   graph, state = view
-  free = jax.sharding.PartitionSpec.UNCONSTRAINED
-  whole = lambda spec, x: lay_out(x, *(None if axis == "fsdp" else free for axis in spec))
-  state["layers"] = jax.tree.map(whole, nnx.get_partition_spec(state["layers"]), state["layers"])
+  unconstrained = jax.sharding.PartitionSpec.UNCONSTRAINED
+
+  def collect(spec, x):
+    axes = [None if axis == "fsdp" else unconstrained for axis in spec]
+    return lay_out(x, *axes)
+
+  layers = state["layers"]
+  state["layers"] = jax.tree.map(collect, nnx.get_partition_spec(layers), layers)
   return graph, state

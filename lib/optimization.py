@@ -1,4 +1,8 @@
-"""TODO-DOC optimization."""
+"""An optimizer update: the schedule, AdamW, and one compiled step over micro-batches.
+
+`make_update` wraps Tunix's trainer, which holds model, optimizer and loss, in a function that
+changes them; `make_step` is its compiled part. M: micro-batches of an update.
+"""
 
 import contextlib
 import functools
@@ -13,120 +17,161 @@ from tunix.sft import peft_trainer
 from lib import checkpoints, parameters
 
 
-# ---------------------------------------------------------------------------------------------------------------- update
 def make_schedule(
   learning_rate: float, max_steps: int, final_ratio: float, warmup_ratio: float = 0.1
 ) -> optax.Schedule:
-  """Updates made before -> learning rate: linear warm-up, cosine to final_ratio × peak.
+  """Updates made before → learning rate: linear warm-up, then a cosine to final_ratio × the peak.
 
-  Read one step ahead and ending one step late: no batch is thrown away at a rate of zero. Compiled: op by op it rounds otherwise.
+  Read one step ahead and ending one step late, so that no batch is thrown away at a rate of zero.
   """
-  warmup = max(1, round(warmup_ratio * max_steps))
+  warmup_steps = max(1, round(warmup_ratio * max_steps))
   ramp = optax.warmup_cosine_decay_schedule(
-    0.0, learning_rate, warmup, max(max_steps, warmup) + 1, learning_rate * final_ratio
+    init_value=0.0,
+    peak_value=learning_rate,
+    warmup_steps=warmup_steps,
+    decay_steps=max(max_steps, warmup_steps) + 1,
+    end_value=learning_rate * final_ratio,
   )
+  # Compiled, because op by op it rounds otherwise, and the last digits of a run would change.
   return jax.jit(lambda count: ramp(count + 1))
+
+
+def scale_by_argument() -> optax.GradientTransformationExtraArgs:
+  """Multiplies the update by `learning_rate`, an argument of the update.
+
+  With the rate inside, as Optax and Tunix have it, another --learning_rate or --max_steps (which
+  "auto" chooses anew) would be another program to compile: minutes on a TPU.
+  """
+
+  def init(params):
+    return optax.EmptyState()
+
+  def update(updates, state, params=None, *, learning_rate):
+    return jax.tree.map(lambda x: learning_rate * x, updates), state
+
+  return optax.GradientTransformationExtraArgs(init, update)
 
 
 def make_optimizer(
   *, b1: float, b2: float, weight_decay: float, max_grad_norm: float
 ) -> optax.GradientTransformationExtraArgs:
-  """AdamW with clipping, whose update takes the learning rate as an argument; a non-finite update leaves all as it was.
-
-  With the rate inside, as Optax and Tunix have it, another --learning_rate or --max_steps, auto's own answer too, would be another
-  program to compile: minutes on a TPU.
-  """
-  at_rate = optax.GradientTransformationExtraArgs(
-    lambda params: optax.EmptyState(),
-    lambda updates, state, params=None, *, learning_rate: (
-      jax.tree.map(lambda x: learning_rate * x, updates),
-      state,
-    ),
-  )
-  adamw = optax.adamw(1.0, b1=b1, b2=b2, eps=1e-8, weight_decay=weight_decay)
+  """AdamW behind gradient clipping; an update that is not finite leaves everything as it was."""
+  never = (
+    2**30
+  )  # apply_if_finite takes a bad update after so many in a row; the trainer stops before
   return optax.apply_if_finite(
-    optax.chain(optax.clip_by_global_norm(max_grad_norm), adamw, at_rate), 2**30
+    optax.chain(
+      optax.clip_by_global_norm(max_grad_norm),
+      optax.adamw(1.0, b1=b1, b2=b2, eps=1e-8, weight_decay=weight_decay),
+      scale_by_argument(),
+    ),
+    never,
   )
 
 
 def make_step(trainer: peft_trainer.PeftTrainer):
-  """The compiled part of an update: f(parameters, optimizer state, frozen weights, micro-batches (M, rows, …), count, learning
-  rate) -> (parameters, optimizer state, loss, aux (M, …), gradient norm); micro-batches from `count` on are skipped.
+  """The compiled part of an update: a function of
 
-  Micro-batches are summed inside one compiled step, and old parameters and optimizer state are donated. Tunix's own step
-  keeps both and returns a copy of the frozen weights, and its optax.MultiSteps stays NaN for ever after one bad micro-batch.
-  The loss function must give each micro-batch its share of the whole loss. Of `trainer` only the structure is read, so its
-  arrays may be abstract: `make_step(…).lower(…).compile()` says what an update needs before there is a machine for it.
+    (parameters, optimizer state, frozen weights, micro-batches (M, rows, …), count, learning rate)
+
+  that returns (parameters, optimizer state, loss, aux (M, …), gradient norm). Micro-batches from
+  `count` on are skipped. The loss function must give each micro-batch its share of the whole loss.
+
+  Micro-batches are summed inside one program, and old parameters and optimizer state are donated:
+  Tunix's own step keeps both and returns a copy of the frozen weights, and its optax.MultiSteps
+  stays NaN for ever after one bad micro-batch. Of `trainer` only the structure is read, so its
+  arrays may be abstract: `make_step(…).lower(…).compile()` says what an update needs before there
+  is a machine.
   """
   kind = parameters.trainable(trainer.model)
   graph, _, _ = nnx.split(trainer.model, kind, ...)
   optimizer_graph, _ = nnx.split(trainer.optimizer)
 
-  devices = jax.tree.leaves(nnx.state(trainer.model))[0].sharding.device_set
-  # XLA's CPU pipeline drops the barriers of rematerialisation before it merges equal work: --remat would save nothing there.
-  options = (
-    {"xla_disable_hlo_passes": "cse_barrier_expander"}
-    if {d.platform for d in devices} == {"cpu"}
-    else None
+  def loss(params, frozen, micro_batch):
+    model = nnx.merge(graph, params, frozen)
+    return trainer.loss_fn(model, **trainer.gen_model_input_fn(micro_batch))
+
+  gradient_of_loss = jax.value_and_grad(loss, has_aux=True)
+
+  @functools.partial(
+    jax.jit, donate_argnums=(0, 1), compiler_options=compiler_options(trainer.model)
   )
-
-  @functools.partial(jax.jit, donate_argnums=(0, 1), compiler_options=options)
   def step(params, optimizer_state, frozen, micro_batches, count, learning_rate):
-    def loss(params, micro_batch):
-      return trainer.loss_fn(
-        nnx.merge(graph, params, frozen), **trainer.gen_model_input_fn(micro_batch)
-      )
-
     def one(i):
-      return jax.value_and_grad(loss, has_aux=True)(
-        params, jax.tree.map(lambda x: x[i], micro_batches)
-      )
-
-    def add(i, total):
-      (value, aux), gradient = one(i)
-      aux = jax.tree.map(lambda rows, x: rows.at[i].set(x), total[1], aux)
-      return total[0] + value, aux, jax.tree.map(jnp.add, total[2], gradient)
+      micro_batch = jax.tree.map(lambda x: x[i], micro_batches)
+      return gradient_of_loss(params, frozen, micro_batch)
 
     size = jax.tree.leaves(micro_batches)[0].shape[0]
     if size == 1:  # no loop, no accumulator
       (value, aux), gradient = one(0)
       aux = jax.tree.map(lambda x: x[None], aux)
     else:
-      (_, aux), _ = jax.eval_shape(one, 0)
-      rows = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), aux)
-      value, aux, gradient = jax.lax.fori_loop(
-        0, count, add, (jnp.zeros(()), rows, jax.tree.map(jnp.zeros_like, params))
-      )
-    model, optimizer = nnx.merge(graph, params, frozen), nnx.merge(optimizer_graph, optimizer_state)
+      value, aux, gradient = sum_micro_batches(one, size, count, params)
+
+    model = nnx.merge(graph, params, frozen)
+    optimizer = nnx.merge(optimizer_graph, optimizer_state)
     optimizer.update(model, gradient, learning_rate=learning_rate)
     return nnx.state(model, kind), nnx.state(optimizer), value, aux, optax.global_norm(gradient)
 
   return step
 
 
+def sum_micro_batches(one, size: int, count, params):
+  """(loss, aux (size, …), gradient) of the first `count` micro-batches.
+
+  one: the index of a micro-batch → ((loss, aux), gradient), as value_and_grad gives them.
+  """
+
+  def add(i, total):
+    total_value, rows, total_gradient = total
+    (value, aux), gradient = one(i)
+    rows = jax.tree.map(lambda rows, x: rows.at[i].set(x), rows, aux)
+    return total_value + value, rows, jax.tree.map(jnp.add, total_gradient, gradient)
+
+  (_, aux), _ = jax.eval_shape(one, 0)
+  no_rows = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), aux)
+  no_gradient = jax.tree.map(jnp.zeros_like, params)
+  return jax.lax.fori_loop(0, count, add, (jnp.zeros(()), no_rows, no_gradient))
+
+
+def compiler_options(model) -> dict | None:
+  """XLA's CPU pipeline drops the barriers of rematerialisation before it merges equal work: --remat
+  would save nothing there."""
+  devices = jax.tree.leaves(nnx.state(model))[0].sharding.device_set
+  if {device.platform for device in devices} == {"cpu"}:
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"}
+  return None
+
+
 def make_update(trainer: peft_trainer.PeftTrainer, mesh):
-  """The update of a Tunix trainer, f(micro-batches (M, rows, …), learning rate, count=M) -> (loss, aux (M, …), gradient norm);
-  changes its model."""
+  """The update of a Tunix trainer, which changes its model: a function of
+
+  (micro-batches (M, rows, …), learning rate, count=M) → (loss, aux (M, …), gradient norm)
+  """
   kind = parameters.trainable(trainer.model)
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  lay = lambda x: (
-    x if isinstance(x.sharding, jax.sharding.NamedSharding) else jax.device_put(x, everywhere)
-  )
-  nnx.update(
-    trainer.optimizer, jax.tree.map(lay, nnx.state(trainer.optimizer))
-  )  # as the step returns it: else it compiles twice
+  by_rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp"))
+
+  # The optimizer's scalars must lie as the step returns them: else its second call compiles again.
+  def lay(x):
+    if isinstance(x.sharding, jax.sharding.NamedSharding):
+      return x
+    return jax.device_put(x, everywhere)
+
+  nnx.update(trainer.optimizer, jax.tree.map(lay, nnx.state(trainer.optimizer)))
   step = make_step(trainer)
-  rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp"))
 
   def update(micro_batches, learning_rate: float, count=None):
+    if count is None:
+      count = len(jax.tree.leaves(micro_batches)[0])
     _, params, frozen = nnx.split(trainer.model, kind, ...)
     with mesh:
       params, state, loss, aux, norm = step(
         params,
         nnx.state(trainer.optimizer),
         frozen,
-        jax.tree.map(lambda x: jax.device_put(x, rows), micro_batches),
-        len(jax.tree.leaves(micro_batches)[0]) if count is None else count,
+        jax.tree.map(lambda x: jax.device_put(x, by_rows), micro_batches),
+        count,
         np.float32(learning_rate),
       )
     nnx.update(trainer.model, params)
@@ -138,7 +183,11 @@ def make_update(trainer: peft_trainer.PeftTrainer, mesh):
 
 @contextlib.contextmanager
 def rehearsal(optimizer: nnx.Optimizer):
-  """Updates at a learning rate of 0 inside leave nothing behind: the optimizer's state is put back."""
-  before = jax.tree.map(jnp.copy, parameters.flat_params(optimizer, nnx.optimizer.OptState))
+  """Updates at a learning rate of 0 inside leave nothing behind.
+
+  The optimizer's state is put back.
+  """
+  kind = nnx.optimizer.OptState
+  before = jax.tree.map(jnp.copy, parameters.flat_params(optimizer, kind))
   yield
-  checkpoints.update_flat(optimizer, before, nnx.optimizer.OptState)
+  checkpoints.update_flat(optimizer, before, kind)

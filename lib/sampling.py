@@ -1,4 +1,14 @@
-"""TODO-DOC sampling."""
+"""Draws completions from a model: prefill each prompt once, then a token at a time for all rows.
+
+`sample` is what other files call. It prefills (`_prefill`), decodes (`_decode`) and, on a CPU, lets
+rows that have ended leave. `draw` is one token's draw. `completion_lengths` reads the result.
+
+B: prompts, G: answers to each ("generations"), N = B · G rows, P: padded length of the prompts' own
+tokens, S: tokens that all prompts begin with ("shared"), L: new tokens at most, V: words of the
+vocabulary, K: key-value heads, H: size of a head. A row's slots in the cache lie in this order:
+
+  left padding | shared tokens | its own tokens | room for L new ones
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,135 +19,243 @@ from lib import forward_pass, tokenization
 from lib.errors import InputError
 from lib.loading import Policy
 
+CPU_PREFILL_ROWS = 8  # prompts of like length that a CPU prefills at a time
+
+
+# One token from logits.
+
 
 def blocks_of(logits):
-  """logits (V, N) in equal blocks of at most 512 words, (K, V / K, N): XLA reduces the whole of V at once on one core of a CPU.
+  """logits (V, N) as equal blocks of at most 512 words, (blocks, words, N).
 
-  No padding: it would break the cut over devices where V is no multiple of 512 (4B: 262,208 = 544 × 482)."""
-  size = max(n for n in range(1, 513) if len(logits) % n == 0)
-  return logits.reshape(-1, size, logits.shape[1])
+  On a CPU, XLA reduces the whole of V at once on one core, and blocks of it on all. V is not padded
+  to a multiple of 512: that would break its cut over devices (4B has 262,208 = 544 · 482).
+  """
+  vocabulary, rows = logits.shape
+  words = max(size for size in range(1, 513) if vocabulary % size == 0)
+  return logits.reshape(-1, words, rows)
+
+
+def first_above(weights, u):
+  """The first index (N,) whose cumulative weight exceeds u · total.
+
+  weights: (K, N), not negative. u: (N,) in [0, 1).
+  """
+  cumulative = jnp.cumsum(weights, 0)
+  total = cumulative[-1]
+  # Rounding can bring u · total up to the total itself, and the index one past the end. Such a draw
+  # would be a word that does not exist: one in some millions of tokens.
+  target = jnp.minimum(u * total, jnp.nextafter(total, -1.0))
+  return jnp.sum(cumulative <= target, 0)
 
 
 def draw(logits, keys, t, temperature: float):
-  """One exact draw (N,) from softmax(logits / temperature), logits (V, N): inverse CDF over blocks, two uniforms a row.
+  """One exact draw (N,) from softmax(logits / temperature), and its log-probability (N,).
 
-  Untruncated: with top-p or top-k the sampler's distribution would differ from the one the loss assumes. `keys` (N, 2)
-  belong to the row, so the noise does not depend on how rows are batched.
+  logits (V, N). keys (N, 2) belong to the rows and t to the token, so the noise of a row does not
+  depend on how rows are batched. Untruncated: with top-p or top-k the sampler would be another
+  distribution than the loss assumes.
+
+  Inverse transform sampling in two steps, first a block of words, then a word in it: one uniform
+  number for each. `jax.random.categorical` would draw V Gumbel numbers for each token of each row.
   """
-  blocks = blocks_of(logits)
-  top = blocks.max(1).max(0)
-  weights = lambda x: jnp.exp((x - top) / temperature)
-  u = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, t), (2,)), out_axes=1)(
-    keys
-  )  # (2, N)
+  blocks = blocks_of(logits)  # (blocks, words, N)
+  highest = blocks.max(1).max(0)  # (N,)
 
-  def pick(w, u):  # w (K, N): the first index whose cumulative weight exceeds u · total
-    c = jnp.cumsum(w, 0)
-    return jnp.sum(c <= jnp.minimum(u * c[-1], jnp.nextafter(c[-1], -1.0)), 0)
+  def weights_of(x):
+    return jnp.exp((x - highest) / temperature)
 
-  block = pick(weights(blocks).sum(1), u[0])
-  return block * blocks.shape[1] + pick(weights(blocks[block, :, jnp.arange(len(keys))].T), u[1])
+  def two_uniforms(key):
+    return jax.random.uniform(jax.random.fold_in(key, t), (2,))
+
+  u = jax.vmap(two_uniforms, out_axes=1)(keys)  # (2, N)
+  rows = jnp.arange(len(keys))
+
+  block_weights = weights_of(blocks).sum(1)  # (blocks, N)
+  block = first_above(block_weights, u[0])
+  word_weights = weights_of(blocks[block, :, rows].T)  # (words, N)
+  word = first_above(word_weights, u[1])
+
+  log_p = jnp.log(word_weights[word, rows]) - jnp.log(block_weights.sum(0))
+  return block * blocks.shape[1] + word, log_p
 
 
 def first_max(logits):
-  """argmax (N,) of logits (V, N)."""
-  blocks = blocks_of(logits)
+  """The most likely word (N,) of logits (V, N); the first of equals."""
+  blocks = blocks_of(logits)  # (blocks, words, N)
+  rows = jnp.arange(logits.shape[1])
   block = blocks.max(1).argmax(0)
-  return block * blocks.shape[1] + blocks[block, :, jnp.arange(logits.shape[1])].argmax(-1)
+  word = blocks[block, :, rows].argmax(-1)
+  return block * blocks.shape[1] + word
 
 
-def join_heads(x):
-  """A cache between decoded tokens, (N, S, K · H): kept as Tunix has it, (N, S, K, H), XLA copies all of it four times a token
-  on a CPU instead of once, as it fuses the update twice, into attention and into the next state."""
-  return x.reshape(*x.shape[:2], -1) if x.ndim == 4 else x
+# The cache of keys and values: {layer: {"k", "v": (N, slots, K, H), "end_index": (N,)}}.
+
+
+def map_keys_values(function, cache):
+  """`cache` with function(x) in the place of each of its keys and values; end_index stays."""
+
+  def change(x):
+    return function(x) if x.ndim > 1 else x
+
+  return jax.tree.map(change, cache)
+
+
+def empty_cache(config, rows: int, slots: int) -> dict:
+  """What Tunix's Gemma 3 takes as `cache`, before its first token."""
+  shape = (rows, slots, config.num_kv_heads, config.head_dim)
+
+  def layer():
+    return {
+      "k": jnp.zeros(shape, config.param_dtype),
+      "v": jnp.zeros(shape, config.param_dtype),
+      "end_index": jnp.zeros(rows, jnp.int32),  # the slot that the next token goes to
+    }
+
+  return {f"layer_{i}": layer() for i in range(config.num_layers)}
+
+
+def pad_cache(cache, left: int, right: int):
+  """`cache` with so many more slots on either side, and its next slot moved along."""
+
+  def pad(x):
+    if x.ndim == 1:
+      return x + left
+    return jnp.pad(x, ((0, 0), (left, right), (0, 0), (0, 0)))
+
+  return jax.tree.map(pad, cache)
+
+
+def repeat_first_row(cache, rows: int):
+  return jax.tree.map(lambda x: jnp.repeat(x[:1], rows, 0), cache)
+
+
+def shift_behind_padding(cache, shared: int, padding):
+  """Moves the shared tokens' keys and values from the front to behind each row's padding.
+
+  They were computed once, at slots 0 to S - 1; a row's own tokens stand behind `padding` (B, 1)
+  empty slots. Tunix's sliding window counts slots, so the two must lie next to each other.
+  """
+  slots = cache["layer_0"]["k"].shape[1]
+  slot = jnp.arange(slots)
+  moved = jnp.maximum(slot - padding, 0)
+  source = jnp.where(slot < shared + padding, moved, slot)  # (B, slots): whose content comes here
+
+  def gather(x):
+    return jax.vmap(lambda row, index: row[index])(x, source)
+
+  return map_keys_values(gather, cache)
+
+
+def join_heads(cache):
+  """Keys and values (N, slots, K, H) as (N, slots, K · H), the form between two decoded tokens.
+
+  Kept as Tunix has it, XLA copies all of it four times a token on a CPU instead of once: it fuses
+  the cache's update twice, into the attention and into the next state.
+  """
+  return map_keys_values(lambda x: x.reshape(*x.shape[:2], -1), cache)
+
+
+def split_heads(cache, heads: int):
+  """Inverse of `join_heads`."""
+  return map_keys_values(lambda x: x.reshape(*x.shape[:2], heads, -1), cache)
+
+
+# Prefill and decoding.
 
 
 @forward_pass.jit_reading(static_argnames=("generations", "slots", "new"))
 def _prefill(model, prefix, prompts, keys, *, generations: int, slots: int, new: int) -> dict:
-  """State of `_decode` before the first of `new` tokens, of B·G rows: `prefix` (F, S; equal rows), then a row of `prompts` (B, P).
+  """The state of `_decode` before the first of `new` tokens, for N = B · G rows.
 
-  slots: S + P, and more left padding where other rows are longer. The prefix runs once for all. Its keys and values then move
-  behind the left padding of each row, next to the row's own tokens, because Tunix's sliding window counts slots.
+  prefix (F, S): the shared tokens, F equal rows, one for each device of the fsdp axis; they run
+  once for all. prompts (B, P): each prompt's own tokens, left-padded. slots: S + P or more; the
+  further ones become left padding, where other prompts of the same decoding are longer.
   """
-  view, (rows, width), shared = forward_pass.compute_view(model), prompts.shape, prefix.shape[1]
-  positions, causal = sft_utils.build_positions_from_mask, sft_utils.make_causal_attn_mask
-  kv = lambda: jnp.zeros(
-    (len(prefix), shared, model.config.num_kv_heads, model.config.head_dim),
-    model.config.param_dtype,
-  )
-  cache = {
-    f"layer_{i}": {"k": kv(), "v": kv(), "end_index": jnp.zeros(len(prefix), jnp.int32)}
-    for i in range(model.config.num_layers)
-  }
+  view = forward_pass.compute_view(model)
+  positions_of = sft_utils.build_positions_from_mask
+  causal_mask = sft_utils.make_causal_attn_mask
+  rows, width = prompts.shape
+  shared = prefix.shape[1]
+
+  # The shared tokens, once.
+  cache = empty_cache(model.config, len(prefix), shared)
   if shared:
-    everywhere = jnp.ones(prefix.shape, bool)
-    _, cache = forward_pass.forward(view, prefix, positions(everywhere), causal(everywhere), cache)
-  enlarge = lambda x, left, right: (
-    jnp.pad(x, ((0, 0), (left, right), (0, 0), (0, 0))) if x.ndim == 4 else x + left
-  )
-  cache = jax.tree.map(lambda x: enlarge(jnp.repeat(x[:1], rows, 0), 0, width), cache)
-  own = prompts != tokenization.PAD_ID
-  mask = jnp.pad(causal(own), ((0, 0), (0, 0), (shared, 0)), constant_values=True)  # (B, P, S + P)
-  h, cache = forward_pass.forward(view, prompts, positions(own) + shared, mask, cache)
-  slot, padding = jnp.arange(shared + width), (~own).sum(-1, keepdims=True)
+    real = jnp.ones(prefix.shape, bool)
+    _, cache = forward_pass.forward(view, prefix, positions_of(real), causal_mask(real), cache)
+
+  # Each prompt's own tokens behind them.
+  cache = pad_cache(repeat_first_row(cache, rows), 0, width)
+  own = prompts != tokenization.PAD_ID  # (B, P)
+  mask = jnp.pad(causal_mask(own), ((0, 0), (0, 0), (shared, 0)), constant_values=True)
+  hidden, cache = forward_pass.forward(view, prompts, positions_of(own) + shared, mask, cache)
+  padding = (~own).sum(-1, keepdims=True)  # (B, 1)
   if shared:
-    source = jnp.where(slot < shared + padding, jnp.maximum(slot - padding, 0), slot)  # (B, S + P)
-    cache = jax.tree.map(
-      lambda x: jax.vmap(lambda x, i: x[i])(x, source) if x.ndim == 4 else x, cache
-    )
-  spread = lambda x: jnp.repeat(x, generations, axis=0)
-  rows, left = rows * generations, slots - shared - width
-  cache = jax.tree.map(lambda x: join_heads(enlarge(spread(x), left, new)), cache)
+    cache = shift_behind_padding(cache, shared, padding)
+  real = jnp.arange(shared + width) >= padding  # (B, S + P)
+
+  # G rows for each prompt, with room for what they will write.
+  def spread(x):
+    return jnp.repeat(x, generations, axis=0)
+
+  left = slots - shared - width
+  rows *= generations
   return {
     "t": 0,
-    "h": spread(h[:, -1]),
-    "cache": cache,
-    "keys": keys,
-    "real": jnp.pad(spread(slot >= padding), ((0, 0), (left, new))),
+    "hidden": spread(hidden[:, -1]),  # (N, D), predicts the next token
+    "cache": join_heads(pad_cache(jax.tree.map(spread, cache), left, new)),
+    "keys": keys,  # (N, 2)
+    "real": jnp.pad(spread(real), ((0, 0), (left, new))),  # (N, slots + L), the prompts' slots
     "out": jnp.full((rows, new), tokenization.PAD_ID, jnp.int32),
+    "log_p": jnp.zeros((rows, new)),
     "done": jnp.zeros(rows, bool),
   }
 
 
 @forward_pass.jit_reading(static_argnames=("temperature",), donate=True)
 def _decode(model, state: dict, few, *, temperature: float) -> dict:
-  """`state` at the end of all its rows (N,), or once no more than `few` of them are still writing."""
-  view, new = forward_pass.whole_layers(forward_pass.compute_view(model)), state["out"].shape[1]
+  """`state` when all its rows have ended, or once no more than `few` of them are still writing."""
+  view = forward_pass.whole_layers(forward_pass.compute_view(model))
   head = forward_pass.vocabulary_head(view)
-  stops, slot = jnp.array(tokenization.STOP_IDS), jnp.arange(state["real"].shape[1])
-  keys, real = state.pop("keys"), state.pop("real")
-  split_heads = lambda x: (
-    x.reshape(*x.shape[:2], model.config.num_kv_heads, -1) if x.ndim == 3 else x
-  )
+  stops = jnp.array(tokenization.STOP_IDS)
+  new = state["out"].shape[1]
+
+  # These two do not change, so they stay out of the loop's state.
+  keys = state.pop("keys")
+  real = state.pop("real")
+  slot = jnp.arange(real.shape[1])
+  first_new = len(slot) - new
+  prompt_length = real.sum(-1, keepdims=True)  # (N, 1)
+
+  def pick(hidden, t):
+    hidden = forward_pass.lay_out(hidden)
+    # The vocabulary leads: "nd,vd->nv" is slower on a CPU.
+    logits = jnp.einsum("vd,nd->vn", head, hidden, preferred_element_type=jnp.float32)
+    if temperature == 0:
+      return first_max(logits), jnp.zeros(logits.shape[1])
+    return draw(logits, keys, t, temperature)
 
   def step(s):
-    logits = jnp.einsum(
-      "vd,nd->vn", head, forward_pass.lay_out(s["h"]), preferred_element_type=jnp.float32
-    )  # "nd,vd->nv": slower on a CPU
-    token = first_max(logits) if temperature == 0 else draw(logits, keys, s["t"], temperature)
+    t = s["t"]
+    token, log_p = pick(s["hidden"], t)
     token = jnp.where(s["done"], tokenization.PAD_ID, token).astype(jnp.int32)
-    seen = real | (
-      (slot >= len(slot) - new) & (slot <= len(slot) - new + s["t"])
-    )  # the prompt, the completion up to this token
-    h, cache = forward_pass.forward(
-      view,
-      token[:, None],
-      real.sum(-1, keepdims=True) + s["t"],
-      seen[:, None],
-      jax.tree.map(split_heads, s["cache"]),
-    )
+    written = (slot >= first_new) & (slot <= first_new + t)  # up to and with this token
+    mask = (real | written)[:, None]  # (N, 1, slots + L)
+    cache = split_heads(s["cache"], model.config.num_kv_heads)
+    hidden, cache = forward_pass.forward(view, token[:, None], prompt_length + t, mask, cache)
     return {
-      "t": s["t"] + 1,
-      "h": h[:, 0],
-      "cache": jax.tree.map(join_heads, cache),
-      "out": s["out"].at[:, s["t"]].set(token),
+      "t": t + 1,
+      "hidden": hidden[:, 0],
+      "cache": join_heads(cache),
+      "out": s["out"].at[:, t].set(token),
+      "log_p": s["log_p"].at[:, t].set(jnp.where(s["done"], 0.0, log_p)),
       "done": s["done"] | jnp.isin(token, stops),
     }
 
-  return jax.lax.while_loop(lambda s: (s["t"] < new) & ((~s["done"]).sum() > few), step, state) | {
-    "keys": keys,
-    "real": real,
-  }
+  def goes_on(s):
+    return (s["t"] < new) & ((~s["done"]).sum() > few)
+
+  return jax.lax.while_loop(goes_on, step, state) | {"keys": keys, "real": real}
 
 
 def sample(
@@ -150,71 +268,115 @@ def sample(
   temperature: float,
   keys=None,
   shared: int = 0,
-) -> np.ndarray:
-  """Completions (B·G, max_new_tokens) of B prompts of token ids: the stop token is kept, padding follows it.
+  with_log_p: bool = False,
+):
+  """Completions (N, L) of B prompts of token ids: the stop token is kept, padding follows it.
 
-  width: padded prompt length, at least the longest prompt (`bucket`, or `fit` over `choose_widths`). keys: (B, G, 2) uint32,
-  unused when greedy. shared: how many tokens all prompts begin with; those run once. On several devices the rows are padded to a
-  multiple of the fsdp axis and each generation prefills its own prompt. A CPU is bound by arithmetic: there prompts of like
-  length, so sorted by the caller, are prefilled 8 at a time without much padding, and rows that are done leave.
+  width: padded prompt length, at least the longest prompt (`tokenization.bucket`, or `fit` over
+  `choose_widths`). temperature: 0 is greedy. keys: (B, G, 2) uint32, unused when greedy. shared:
+  how many tokens all prompts begin with; those run once. with_log_p: also returns the
+  log-probability of each drawn token at `temperature`, (N, L) float32, as the sampler saw it; 0
+  when greedy.
+
+  Prompts of like length should stand together: a CPU prefills them 8 at a time.
   """
-  longest, new = max(map(len, prompts)), max_new_tokens
+  longest = max(map(len, prompts))
   if longest > width:
     raise InputError(
-      f"a prompt has {longest} tokens, the limit is {width}; prepare the data with --max_prompt_tokens={width}"
+      f"a prompt has {longest} tokens, the limit is {width}; "
+      f"prepare the data with --max_prompt_tokens={width}"
     )
   if width > policy.model.config.sliding_window_size:
     shared = 0  # Tunix's prefill counts its window from the first slot
-  keys = np.zeros((len(prompts), generations, 2), np.uint32) if keys is None else np.asarray(keys)
-  own, keys, wanted = (
-    [row[shared:] for row in prompts],
-    keys.reshape(-1, 2),
-    len(prompts) * generations,
-  )
-  fsdp, lean = policy.mesh.shape["fsdp"], jax.default_backend() == "cpu" and policy.mesh.size == 1
+  if keys is None:
+    keys = np.zeros((len(prompts), generations, 2), np.uint32)
+  keys = np.asarray(keys).reshape(-1, 2)  # (N, 2)
+  prefix = [prompts[0][:shared]] * policy.mesh.shape["fsdp"]
+  own = [row[shared:] for row in prompts]
+  wanted = len(prompts) * generations
+
   if policy.mesh.size > 1:
-    own, generations = [row for row in own for _ in range(generations)], 1
-    own += own[:1] * (-len(own) % fsdp)
-    keys = np.concatenate([keys, keys[:1].repeat(len(own) - wanted, 0)])
-  prefix, rows = (
-    np.array([prompts[0][:shared]] * fsdp, np.int32).reshape(fsdp, shared),
-    np.arange(len(keys)),
-  )
-  out, states = np.full((len(rows), new), tokenization.PAD_ID, np.int32), []
+    # Rows divide over the devices: each answer prefills its own prompt, copies fill the last place.
+    own = [row for row in own for _ in range(generations)]
+    generations = 1
+    missing = -len(own) % policy.mesh.shape["fsdp"]
+    own += own[:1] * missing
+    keys = np.concatenate([keys, keys[:1].repeat(missing, 0)])
+
   with policy.mesh:
-    at_once = 8 if lean else len(own)
-    for i in range(0, len(own), at_once):
-      part = own[i : i + at_once]
-      tight = tokenization.bucket(max(map(len, part)), width - shared) if lean else width - shared
-      states.append(
-        _prefill(
-          policy.model,
-          prefix,
-          tokenization.pad_left(part, tight),
-          keys[i * generations : (i + len(part)) * generations],
-          generations=generations,
-          slots=width,
-          new=new,
-        )
+    state = prefill(policy, prefix, own, keys, width, shared, generations, max_new_tokens)
+    out, log_p = decode(policy, state, float(temperature))
+  if with_log_p:
+    return out[:wanted], log_p[:wanted]
+  return out[:wanted]
+
+
+def computes_on_cpu(policy: Policy) -> bool:
+  """Whether arithmetic takes the time: padding and ended rows then cost like real tokens."""
+  return jax.default_backend() == "cpu" and policy.mesh.size == 1
+
+
+def prefill(policy, prefix, own, keys, width: int, shared: int, generations: int, new: int) -> dict:
+  """`_prefill` of all prompts; a CPU does few at a time, each few padded to its own longest."""
+  at_once = CPU_PREFILL_ROWS if computes_on_cpu(policy) else len(own)
+  prefix = np.array(prefix, np.int32).reshape(len(prefix), shared)
+  states = []
+  for first in range(0, len(own), at_once):
+    part = own[first : first + at_once]
+    room = width - shared
+    if computes_on_cpu(policy):
+      room = tokenization.bucket(max(map(len, part)), room)
+    part_keys = keys[first * generations : (first + len(part)) * generations]
+    padded = tokenization.pad_left(part, room)
+    states.append(
+      _prefill(
+        policy.model, prefix, padded, part_keys, generations=generations, slots=width, new=new
       )
-    state = (
-      jax.tree.map(lambda *x: jnp.concatenate(x) if x[0].ndim else x[0], *states)
-      if len(states) > 1
-      else states[0]
     )
-    del states
-    while True:
-      few = len(rows) // 2 if lean and len(rows) > 8 else 0
-      state = _decode(policy.model, state, few, temperature=float(temperature))
-      done, out[rows] = np.asarray(state["done"]), np.asarray(state["out"])
-      if done.all() or int(state["t"]) == new:
-        return out[:wanted]
-      stay = np.argsort(done, kind="stable")[:few]  # those still writing, then others to fill up
-      rows, state = rows[stay], jax.tree.map(lambda x, stay=stay: x[stay] if x.ndim else x, state)
+  if len(states) == 1:
+    return states[0]
+
+  def join(*parts):
+    return jnp.concatenate(parts) if parts[0].ndim else parts[0]  # t, the same in all
+
+  return jax.tree.map(join, *states)
+
+
+def decode(policy: Policy, state: dict, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+  """Runs `state` to the end of all its rows -> (completions, log-probabilities), both (N, L).
+
+  On a CPU the rows halve whenever half of them have ended: each size compiles once, and what has
+  ended costs nothing more. A device that is bound by reading the weights gains nothing by that.
+  """
+  everyone, new = state["out"].shape
+  rows = np.arange(everyone)  # which row each of the state's is
+  out = np.full((everyone, new), tokenization.PAD_ID, np.int32)
+  log_p = np.zeros((everyone, new), np.float32)
+  while True:
+    few = len(rows) // 2 if computes_on_cpu(policy) and len(rows) > 8 else 0
+    state = _decode(policy.model, state, few, temperature=temperature)
+    done = np.asarray(state["done"])
+    out[rows] = np.asarray(state["out"])
+    log_p[rows] = np.asarray(state["log_p"])
+    if done.all() or int(state["t"]) == new:
+      return out, log_p
+    stay = np.argsort(done, kind="stable")[:few]  # those still writing, then others to fill up
+    rows = rows[stay]
+    state = keep_rows(state, stay)
+
+
+def keep_rows(state: dict, stay: np.ndarray) -> dict:
+  """The rows `stay` of a decoding state."""
+
+  def keep(x):
+    return x[stay] if x.ndim else x
+
+  return jax.tree.map(keep, state)
 
 
 def completion_lengths(completions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-  """completions (N, L) of `sample` -> (tokens up to and with the stop token (N,), ended with a stop token (N,) bool)."""
+  """completions (N, L) -> (tokens up to and with the stop token, is there one), both (N,)."""
   stops = np.isin(completions, tokenization.STOP_IDS)
   stopped = stops.any(-1)
-  return np.where(stopped, stops.argmax(-1) + 1, completions.shape[-1]), stopped
+  lengths = np.where(stopped, stops.argmax(-1) + 1, completions.shape[-1])
+  return lengths, stopped

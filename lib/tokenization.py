@@ -1,4 +1,8 @@
-"""TODO-DOC tokenization."""
+"""Text to token ids and back, and rows of ids to arrays.
+
+Gemma's tokenizer is a sentencepiece model. The tiny model has one of its own, trained on its data
+by `train_tokenizer`, with Gemma's ids for all that is special.
+"""
 
 import io
 import os
@@ -10,67 +14,50 @@ import sentencepiece as spm
 from lib import contract, jsonl
 from lib.errors import InputError
 
-PAD_ID, EOS_ID, BOS_ID, END_OF_TURN_ID = 0, 1, 2, 106  # Gemma's; the tiny tokenizer uses the same
+PAD_ID = 0
+EOS_ID = 1
+BOS_ID = 2
+UNKNOWN_ID = 3
+START_OF_TURN_ID = 105
+END_OF_TURN_ID = 106
 STOP_IDS = (EOS_ID, END_OF_TURN_ID)
+
+# Padded lengths: few, since each is a compilation; near to each other, since padding is work.
 LENGTH_BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 
 
-# ------------------------------------------------------------------------------------------------------------- tokenizer
 def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> bytes:
-  """A sentencepiece model for the tiny Gemma 3, with Gemma's control, turn-token and padding ids.
+  """A sentencepiece model for the tiny Gemma 3, learned from `texts`.
 
-  Ids 4–104 hold what never changes as single symbols: each style's whole prompt header, the tags and the section headings,
-  so that the fixed text costs a handful of positions, not half of a row; then <start_of_turn> 105, <end_of_turn> 106, then
-  pieces learned from `texts`.
+  Ids 4 to 104 hold what never changes as single symbols (`fixed_symbols`), so that the fixed text
+  of a row costs a handful of positions, not half of them. Then come the turn tokens and learned
+  pieces.
   """
-  headers = [
-    contract.format_prompt("", style)
-    .split(contract.TURN_END)[0]
-    .removeprefix(contract.TURN_START)
-    .rstrip()
-    for style in contract.STYLES
-  ]  # "user\n…\n\nTask:"
-  fixed = [
-    *headers,
-    "<reasoning>",
-    "</reasoning>",
-    "</reasoning>\n<answer>",
-    "<answer>",
-    "</answer>",
-    "\n",
-    "user\n",
-    "model\n",
-    *(f"{name}:" for name in contract.SECTIONS),
-  ]
-  fixed = [
-    symbol.replace(" ", "\u2581") for symbol in fixed
-  ]  # sentencepiece matches after escaping spaces
-  symbols = (
-    fixed
-    + [f"<unused{i}>" for i in range(101 - len(fixed))]
-    + [contract.TURN_START, contract.TURN_END]
-  )
-  texts, buffer = list(texts), io.BytesIO()
-  vocab_size = max(
-    vocab_size, 512 + len(set().union(*texts))
-  )  # every character of a pool, beside the symbols and 256 bytes
+  texts = list(texts)
+  fixed = fixed_symbols()
+  unused = [f"<unused{i}>" for i in range(START_OF_TURN_ID - 4 - len(fixed))]
+  characters = set().union(*texts)
+  buffer = io.BytesIO()
   spm.SentencePieceTrainer.train(
     sentence_iterator=iter(texts),
     model_writer=buffer,
-    vocab_size=vocab_size,
     model_type="bpe",
+    # Every character of a pool must fit, beside the symbols and the 256 bytes.
+    vocab_size=max(vocab_size, 512 + len(characters)),
+    hard_vocab_limit=False,
     byte_fallback=True,
+    character_coverage=1.0,
+    split_digits=True,
     pad_id=PAD_ID,
     eos_id=EOS_ID,
     bos_id=BOS_ID,
-    unk_id=3,
-    user_defined_symbols=symbols,
-    split_digits=True,
+    unk_id=UNKNOWN_ID,
+    user_defined_symbols=[*fixed, *unused, contract.TURN_START, contract.TURN_END],
+    # Text goes through as it is, so that decoding gives it back.
     add_dummy_prefix=False,
     remove_extra_whitespaces=False,
     normalization_rule_name="identity",
-    hard_vocab_limit=False,
-    character_coverage=1.0,
+    # The same texts give the same model, on any machine.
     num_threads=1,
     input_sentence_size=20000,
     shuffle_input_sentence=False,
@@ -79,39 +66,57 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> bytes:
   return buffer.getvalue()
 
 
+def fixed_symbols() -> list[str]:
+  """Each style's prompt header, the tags and the section headings."""
+  headers = []
+  for style in contract.STYLES:
+    user_turn = contract.format_prompt("", style).split(contract.TURN_END)[0]
+    headers.append(user_turn.removeprefix(contract.TURN_START).rstrip())  # "user\n…\n\nTask:"
+  tags = ["<reasoning>", "</reasoning>", "</reasoning>\n<answer>", "<answer>", "</answer>"]
+  headings = [f"{name}:" for name in contract.SECTIONS]
+  symbols = [*headers, *tags, "\n", "user\n", "model\n", *headings]
+  # Sentencepiece looks for symbols after it has written spaces as U+2581.
+  return [symbol.replace(" ", "\u2581") for symbol in symbols]
+
+
 def load_tokenizer(
   model: str, data_dir: str = "", checkpoint: str = ""
 ) -> spm.SentencePieceProcessor:
   """The tokenizer of a model folder; the tiny model's stands in its checkpoint or data folder.
 
-  Data that was prepared without one (any pool, any flags) still works with the tiny model: its tokenizer is then trained on
-  train.jsonl, the same way prepare_data.py would have.
+  Data that was prepared without one (any pool, any flags) works with the tiny model too: its
+  tokenizer is then trained on train.jsonl, as prepare_data.py would have.
   """
-  places = (
-    [checkpoint, os.path.dirname(checkpoint.rstrip("/")) if checkpoint else "", data_dir]
-    if model == "tiny"
-    else [model]
-  )
-  tokenizer = spm.SentencePieceProcessor()
-  for place in filter(None, places):
-    path = os.path.join(place, "tokenizer.model")
-    if os.path.isfile(path):
-      tokenizer.Load(path)
-      return tokenizer
   if model != "tiny":
-    raise InputError(
-      f"{model} has no tokenizer.model; --model must be a Hugging Face folder of a Gemma 3 text model"
-    )
+    return load_from([model]) or refuse_model(model)
+  places = [data_dir]
+  if checkpoint:
+    places = [checkpoint, os.path.dirname(checkpoint.rstrip("/")), data_dir]
+  if tokenizer := load_from(places):
+    return tokenizer
   if not data_dir:
+    looked = " or ".join(filter(None, places)) or "any folder"
     raise InputError(
-      f"no tokenizer.model in {' or '.join(filter(None, places)) or 'any folder'} for --model=tiny; "
-      "give --checkpoint or --data_dir"
+      f"no tokenizer.model in {looked} for --model=tiny; give --checkpoint or --data_dir"
     )
   rows = jsonl.read_rows(os.path.join(data_dir, "train.jsonl"))
-  tokenizer.LoadFromSerializedProto(
-    train_tokenizer(row["prompt"] + row.get("target", row["answer"]) for row in rows)
+  texts = (row["prompt"] + row.get("target", row["answer"]) for row in rows)
+  return spm.SentencePieceProcessor(model_proto=train_tokenizer(texts))
+
+
+def load_from(folders: list[str]) -> spm.SentencePieceProcessor | None:
+  """tokenizer.model of the first of `folders` that has one."""
+  for folder in folders:
+    path = os.path.join(folder, "tokenizer.model")
+    if folder and os.path.isfile(path):
+      return spm.SentencePieceProcessor(model_file=path)
+  return None
+
+
+def refuse_model(model: str):
+  raise InputError(
+    f"{model} has no tokenizer.model; --model must be a Hugging Face folder of a Gemma 3 text model"
   )
-  return tokenizer
 
 
 def encode(tokenizer, text: str) -> list[int]:
@@ -125,26 +130,32 @@ def encode_target(tokenizer, text: str) -> list[int]:
 
 
 def decode(tokenizer, ids) -> str:
-  """Text of a completion, without padding, stop tokens, and ids past the vocabulary (the tiny model's head is rounded up)."""
+  """Text of a completion, without padding and stop tokens.
+
+  Ids past the vocabulary have no text: the tiny model's head is rounded up to a multiple of 64.
+  """
   size = tokenizer.GetPieceSize()
-  return tokenizer.DecodeIds(
-    [int(i) for i in ids if i != PAD_ID and i not in STOP_IDS and i < size]
-  )
+  left_out = (PAD_ID, *STOP_IDS)
+  return tokenizer.DecodeIds([int(i) for i in ids if i not in left_out and i < size])
 
 
 def bucket(length: int, limit: int | None = None) -> int:
-  """The smallest bucket that holds `length`: few distinct shapes (compilations), little padding."""
-  size = next((b for b in LENGTH_BUCKETS if b >= length), length)
+  """The smallest padded length that holds `length`, `limit` at most."""
+  size = next((size for size in LENGTH_BUCKETS if size >= length), length)
   return min(size, limit) if limit else size
 
 
 def choose_widths(lengths: list[int], limit: int) -> tuple[int, ...]:
-  """Two padded widths, multiples of 16, for three quarters of `lengths` and for all: a width costs a compilation, padding work.
+  """Two padded widths, multiples of 16, for three quarters of `lengths` and for all of them.
 
-  limit: largest width; 0 for none.
+  A width costs a compilation, and padding costs work. limit: the largest width; 0 for none.
   """
-  sizes = {-(-int(np.quantile(lengths, q)) // 16) * 16 for q in (0.75, 1.0)}
-  return tuple(sorted({min(size, limit or size) for size in sizes}))
+  widths = set()
+  for share in (0.75, 1.0):
+    length = int(np.quantile(lengths, share))
+    width = -(-length // 16) * 16
+    widths.add(min(width, limit) if limit else width)
+  return tuple(sorted(widths))
 
 
 def fit(length: int, widths: tuple[int, ...]) -> int:
@@ -154,12 +165,15 @@ def fit(length: int, widths: tuple[int, ...]) -> int:
 
 def pad_left(ids: list[list[int]], width: int) -> np.ndarray:
   """Prompts (B, width): padding in front, so that every completion starts at the same position."""
-  return np.array([[PAD_ID] * (width - len(row)) + list(row) for row in ids], np.int32).reshape(
-    len(ids), width
-  )
+  padded = np.full((len(ids), width), PAD_ID, np.int32)
+  for row, tokens in zip(padded, ids, strict=True):
+    row[width - len(tokens) :] = tokens
+  return padded
 
 
 def pad_right(ids: list[list[int]], width: int) -> np.ndarray:
-  return np.array([list(row) + [PAD_ID] * (width - len(row)) for row in ids], np.int32).reshape(
-    len(ids), width
-  )
+  """Rows (B, width): padding behind."""
+  padded = np.full((len(ids), width), PAD_ID, np.int32)
+  for row, tokens in zip(padded, ids, strict=True):
+    row[: len(tokens)] = tokens
+  return padded

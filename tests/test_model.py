@@ -355,7 +355,7 @@ def test_draw_fits_the_distribution_of_a_real_vocabulary(temperature):
       jnp.broadcast_to(logits[:, None], (size, rows)), keys, 3, temperature
     )
   )
-  got = np.concatenate([np.asarray(step(keys[i : i + rows])) for i in range(0, draws, rows)])
+  got = np.concatenate([np.asarray(step(keys[i : i + rows])[0]) for i in range(0, draws, rows)])
   assert got.min() >= 0 and got.max() < size and not impossible[got].any()
   order = np.cumsum(
     p[np.argsort(-p)]
@@ -379,9 +379,9 @@ def test_draw_never_rounds_past_the_end(monkeypatch, u):
   for size in (700, 1024, 262_144):
     for word in (0, size // 2, size - 1):
       logits = jnp.full((size, 1), -jnp.inf).at[word, 0].set(0.0)
-      assert int(sampling.draw(logits, jnp.zeros((1, 2), jnp.uint32), 0, 1.0)[0]) == word
+      assert int(sampling.draw(logits, jnp.zeros((1, 2), jnp.uint32), 0, 1.0)[0][0]) == word
     many = jnp.full((size, 1), -jnp.inf).at[100:600, 0].set(jnp.linspace(-3, 3, 500))
-    assert 100 <= int(sampling.draw(many, jnp.zeros((1, 2), jnp.uint32), 0, 1.0)[0]) < 600
+    assert 100 <= int(sampling.draw(many, jnp.zeros((1, 2), jnp.uint32), 0, 1.0)[0][0]) < 600
 
 
 # -------------------------------------------------------------------------------------------------------------- update, saving
@@ -469,7 +469,7 @@ def test_blocks_of_words_lose_none(words):
   logits = jnp.zeros((words, len(favoured))).at[favoured, jnp.arange(len(favoured))].set(60.0)
   keys = jax.vmap(jax.random.key_data)(jax.random.split(jax.random.key(0), len(favoured)))
   assert np.array_equal(sampling.first_max(logits), favoured)
-  assert np.array_equal(sampling.draw(logits, keys, 0, 1.0), favoured)
+  assert np.array_equal(sampling.draw(logits, keys, 0, 1.0)[0], favoured)
 
 
 # ---------------------------------------------------------------------------------------------------------------------- meshes
@@ -680,3 +680,29 @@ def test_a_missing_folder_is_one_line():
     process("train_sft.py", data_dir="/nowhere"),
     "/nowhere does not exist; make it with prepare_data.py",
   )
+
+
+def test_the_sampler_sees_the_log_probs_that_the_loss_sees(policy):
+  """What `sample` says of each drawn token is what `token_logps` finds for it, at any temperature."""
+  for temperature in (0.5, 1.0, 1.5):
+    out, log_p = sampling.sample(
+      policy,
+      PROMPTS,
+      width=WIDTH,
+      generations=8,
+      max_new_tokens=12,
+      temperature=temperature,
+      keys=keys_of(9, 3, 8),
+      with_log_p=True,
+    )
+    lengths, _ = sampling.completion_lengths(out)
+    drawn = np.arange(12) < lengths[:, None]
+    want, _ = logprobs.token_logps(
+      policy.model,
+      tokenization.pad_left(PROMPTS, WIDTH),
+      out,
+      temperature=temperature,
+      generations=8,
+    )
+    np.testing.assert_allclose(log_p[drawn], np.asarray(want)[drawn], atol=5e-5)
+    assert (log_p[~drawn] == 0).all()
