@@ -1,50 +1,59 @@
-"""Evaluates any model on held-out rows: what it gets right, how sure that is, and a report a person can read in a minute.
+"""Evaluates any model on rows it did not train on: what it gets right, how sure that is, and a
+report to read in a minute.
 
-Reads   data_dir/{split}.jsonl as prepare_data.py rendered it, a base model, and optionally a checkpoint to put on it.
-Writes  out_dir/responses.jsonl (a row per response; grows while running, so that an interrupted run continues),
-        results.json, report.md, report.html (one file, no network), *.png, and config.json last.
-Prompts are used exactly as trained; --prompt_variant spoils them on purpose, to measure what a mismatch costs.
-A judge (--judge_url) grades the domains without a right answer; its key is read from JUDGE_API_KEY.
+Reads   data_dir/{split}.jsonl as prepare_data.py rendered it, a base model, and optionally a
+        checkpoint to put on it.
+Writes  out_dir/responses.jsonl (a row per response; grows while running, so that an interrupted run
+        continues), results.json, report.md, report.html (one file, no network), *.png, and
+        config.json last.
 
-  python evaluate.py --data_dir=artifacts/run/data --checkpoint=artifacts/run/grpo --out_dir=artifacts/run/eval_grpo \
-      --compare=artifacts/run/eval_sft/results.json
-  python evaluate.py --table=artifacts/run
+  python evaluate.py --data_dir=artifacts/run/data --checkpoint=artifacts/run/grpo \
+      --out_dir=artifacts/run/eval_grpo --compare=artifacts/run/eval_sft/results.json
+  python evaluate.py --table=artifacts/run                  # base, SFT, GRPO
+  python evaluate.py --table=artifacts/a,artifacts/b      # a sweep, paired against its first
+  python evaluate.py --ask="What is 12 * 7?" --checkpoint=artifacts/run/grpo
+
+rows → prompts → responses → verdicts → numbers → report. A response's verdicts are the ones that
+training rewards, read by the same functions. Prompts are used exactly as trained; --prompt_variant
+spoils them on purpose, to measure what a mismatch costs. A judge (--judge_url) grades the domains
+without a right answer; its key is read from JUDGE_API_KEY.
 """
 
 import collections
 import concurrent.futures
 import hashlib
 import json
-import os
 import pathlib
 import re
 import sys
 import time
 
-import jax
 import numpy as np
-import psutil
 from absl import flags
 from tqdm import tqdm
 
 import rewards
 from lib import (
-  checking,
+  answering,
+  asking,
   command_line,
+  comparison,
   contract,
   devices,
   failures,
+  findings,
   folders,
   jsonl,
-  llm_judge,
+  lineage,
   loading,
   parameters,
   report,
   runs,
   sampling,
   summary,
+  sweep,
   tables,
-  tokenization,
+  verdicts,
 )
 from lib.errors import InputError, Stopped
 
@@ -84,10 +93,27 @@ flags.DEFINE_string("out_dir", "artifacts/run/eval", "Folder to write.", flag_va
 flags.DEFINE_boolean(
   "overwrite", False, "Replace what out_dir holds from an earlier run.", flag_values=FLAGS
 )
-flags.DEFINE_string(
+flags.DEFINE_list(
   "table",
+  [],
+  "Only print the table of the eval_*/results.json under this folder; several runs, A,B,C: what "
+  "differs between them and their "
+  "paired changes; empty: evaluate.",
+  flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+  "table_format",
+  "text",
+  list(sweep.FORMATS),
+  "How --table prints several runs.",
+  flag_values=FLAGS,
+)
+flags.DEFINE_string(
+  "ask",
   "",
-  "Only print the table of the eval_*/results.json under this folder; empty: evaluate.",
+  "Only ask the model this question and print its answer as it is written, with a checkpoint "
+  "before and after training; "
+  "empty: evaluate.",
   flag_values=FLAGS,
 )
 # Size and sampling.
@@ -162,17 +188,43 @@ flags.DEFINE_boolean(
 )
 
 
-# ------------------------------------------------------------------------------------------------------- rows and prompts
-VARIANTS = {  # name -> the trained prompt, spoiled; each is a mistake seen in the seeds (001: 94% -> 55% format)
-  "extra_space": lambda p: p.replace("Task: ", "Task:  ", 1),
-  "no_newline": lambda p: p.removesuffix("\n"),
-  "one_newline": lambda p: p.replace("\n\nTask: ", "\nTask: ", 1),
-  "indented": lambda p: re.sub(
-    rf"(?s)(?<=user\n).*(?={contract.TURN_END})", lambda m: re.sub("(?m)^(?=.)", "    ", m[0]), p
-  ),
-  "no_system": lambda p: (
-    f"{contract.TURN_START}user\n{p[p.index('Task: ') + 6 :]}" if "Task: " in p else p
-  ),
+# ---- rows and prompts
+def without_system(prompt: str) -> str:
+  _, task, question = prompt.partition("Task: ")
+  return f"{contract.TURN_START}user\n{question}" if task else prompt
+
+
+def indented(prompt: str) -> str:
+  """The user's turn with four spaces before every line, as an indented triple-quoted string has
+  them.
+  """
+
+  def indent(turn: re.Match) -> str:
+    return re.sub(r"(?m)^(?=.)", "    ", turn[0])
+
+  return re.sub(rf"(?s)(?<=user\n).*(?={contract.TURN_END})", indent, prompt)
+
+
+def extra_space(prompt: str) -> str:
+  return prompt.replace("Task: ", "Task:  ", 1)
+
+
+def no_newline(prompt: str) -> str:
+  return prompt.removesuffix("\n")
+
+
+def one_newline(prompt: str) -> str:
+  return prompt.replace("\n\nTask: ", "\nTask: ", 1)
+
+
+# Name → the trained prompt, spoiled. Each is a mistake of published notebooks; one cost 39 points
+# of strict format.
+VARIANTS = {
+  "extra_space": extra_space,
+  "no_newline": no_newline,
+  "one_newline": one_newline,
+  "indented": indented,
+  "no_system": without_system,
 }
 
 
@@ -188,160 +240,125 @@ def load_rows(
     raise InputError(f"{path} is empty; prepare the data with a larger --{split}_size")
   seen = set()
   for number, row in enumerate(rows, 1):
-    lacks = [
-      k
-      for k in ("id", "domain", "question", "prompt")
-      if not isinstance(row, dict) or not isinstance(row.get(k), str)
-    ]
-    if lacks or row["id"] in seen:
-      found = f"has no text for {', '.join(lacks)}" if lacks else f"repeats the id {row['id']!r}"
-      raise InputError(f"{path}:{number} {found}; make the rows with prepare_data.py")
+    if problem := problem_of(row, seen):
+      raise InputError(f"{path}:{number} {problem}; make the rows with prepare_data.py")
     seen.add(row["id"])
   rows = rows[: limit or None]
-  if variant:
-    trained, rows = rows, [{**row, "prompt": VARIANTS[variant](row["prompt"])} for row in rows]
-    if any(a["prompt"] == b["prompt"] for a, b in zip(trained, rows)):
+  return spoil(rows, variant, path) if variant else rows, config
+
+
+def problem_of(row, seen: set[str]) -> str:
+  """What keeps a row from being evaluated; "" for a good one. seen: the ids before it."""
+  needed = ("id", "domain", "question", "prompt")
+  lacks = [key for key in needed if not isinstance(row, dict) or not isinstance(row.get(key), str)]
+  if lacks:
+    return f"has no text for {', '.join(lacks)}"
+  if row["id"] in seen:
+    return f"repeats the id {row['id']!r}"
+  try:
+    json.dumps(row, ensure_ascii=False).encode()
+  except UnicodeEncodeError:
+    return "holds half of a surrogate pair, which is no text"
+  return ""
+
+
+def spoil(rows: list[dict], variant: str, path) -> list[dict]:
+  """The rows with their prompts spoiled by a variant; refused where that changes nothing."""
+  spoiled = [{**row, "prompt": VARIANTS[variant](row["prompt"])} for row in rows]
+  for trained, row in zip(rows, spoiled, strict=True):
+    if trained["prompt"] == row["prompt"]:
       raise InputError(
         f"--prompt_variant={variant} changes nothing in the prompts of {path}; use another variant"
       )
-  return rows, config
+  return spoiled
 
 
-def contamination(rows: list[dict], data_dir) -> dict | None:
-  """How many evaluated questions stand in the training rows, whole or by a shared 8-gram (open-r1's decontamination rule)."""
-  path = pathlib.Path(data_dir) / "train.jsonl"
+def overlap_of(data_dir) -> dict | None:
+  """What prepare_data.py noted on training rows that it left out because an evaluation row holds
+  the same words.
+
+  None for data that something else prepared: what those rows share with the training rows is not
+  known.
+  """
+  path = pathlib.Path(data_dir) / "stats.json"
   if not path.is_file():
     return None
-  flat = lambda text: " ".join(text.lower().split())
-  ngrams = lambda text: set(zip(*(re.findall(r"\w+", text.lower())[i:] for i in range(8))))
-  train, wanted = (
-    [row["question"] for row in jsonl.read_rows(path)],
-    set().union(*(ngrams(r["question"]) for r in rows)),
-  )
-  shared, questions = set().union(*(ngrams(q) & wanted for q in train)), set(map(flat, train))
-  same = [r["id"] for r in rows if flat(r["question"]) in questions]
-  return {
-    "train_rows": len(train),
-    "same_question": len(same),
-    "same_ids": same[:20],
-    "shared_8gram": sum(not shared.isdisjoint(ngrams(r["question"])) for r in rows),
-  }
+  stats = json.loads(path.read_text(encoding="utf-8"))
+  left_out = stats.get("decontamination", {})
+  trained = sum(domain.get("train", 0) for domain in stats.get("domains", {}).values())
+  return {"train_rows": trained, "rule": left_out.get("rule"), "dropped": left_out.get("dropped")}
 
 
 def trained_elsewhere(checkpoint: str, data_dir) -> bool:
-  """Whether the run that made `checkpoint` noted another train.jsonl than the one that `contamination` reads."""
-  path, folder = pathlib.Path(data_dir) / "train.jsonl", pathlib.Path(checkpoint)
-  noted = (
-    (folders.read_run(folder) or folders.read_run(folder.parent)).get("inputs", {}).get("data_dir")
-    if checkpoint
-    else None
-  )
-  return bool(noted) and path.is_file() and noted != folders.digest(str(path))
-
-
-# --------------------------------------------------------------------------------------------------------------- sampling
-def free_bytes() -> int:
-  """Memory that sampling may take: of all devices, or of the host (inside its cgroup) where the CPU is the device."""
-  stats = [device.memory_stats() or {} for device in jax.local_devices()]
-  if all("bytes_limit" in s for s in stats):
-    return sum(s["bytes_limit"] - s["bytes_in_use"] for s in stats)
-  limit, free = pathlib.Path("/sys/fs/cgroup/memory.max"), psutil.virtual_memory().available
-  if (
-    limit.is_file() and limit.read_text().strip().isdigit()
-  ):  # not memory.current: the page cache counts there
-    free = min(free, int(limit.read_text()) - psutil.Process().memory_info().rss)
-  return max(free, 0)
-
-
-def fitting_batch(config, width: int, new: int, free: int, most: int) -> int:
-  """Largest power of two of responses, up to `most`, whose cache, prefill and logits take at most half of `free` bytes."""
-  itemsize = np.dtype(config.param_dtype).itemsize
-  cache = (
-    2 * config.num_layers * 2 * config.num_kv_heads * config.head_dim * (width + new) * itemsize
-  )  # carried and next
-  prefill = width * (
-    config.num_heads * (width + new) * 4 + (8 * config.embed_dim + 3 * config.hidden_dim) * itemsize
-  )
-  fits = max(1, int(free / 2 / (cache + prefill + 4 * config.num_embed * 4)))
-  return min(most, 2 ** (fits.bit_length() - 1))
-
-
-def noise_keys(seed: int, row_ids: list[str], samples: int) -> np.ndarray:
-  """(B, G, 2) uint32: a pure function of (seed, row, sample), so that batching and resuming change nothing."""
-  keys = [
-    hashlib.sha256(f"{seed}/{row_id}/{g}".encode()).digest()[:8]
-    for row_id in row_ids
-    for g in range(samples)
-  ]
-  return np.frombuffer(b"".join(keys), np.uint32).reshape(len(row_ids), samples, 2)
-
-
-def generate(
-  policy,
-  rows: list[dict],
-  *,
-  samples: int,
-  temperature: float,
-  max_new_tokens: int,
-  batch_size: int,
-  seed: int,
-):
-  """Yields (rows of a batch, completions (B, G, max_new_tokens)); longest prompts first, so that memory is tested at once.
-
-  Every batch has the same number of rows and one of two widths: two compilations. One that does not fit in memory is halved.
+  """Whether the run that made `checkpoint` noted another train.jsonl than the one that lies beside
+  the evaluated rows.
   """
-  ids = [tokenization.encode(policy.tokenizer, row["prompt"]) for row in rows]
-  shared = min(
-    len(os.path.commonprefix(ids)), min(map(len, ids)) - 1
-  )  # the system prompt: it runs once a batch
-  widths, order = (
-    tokenization.choose_widths([len(x) - shared for x in ids], 0),
-    sorted(range(len(rows)), key=lambda i: -len(ids[i])),
-  )
-  # A CPU is bound by arithmetic: beyond 32 rows nothing is gained.
-  most = min(
-    2 ** (len(rows) * samples - 1).bit_length(), 32 if jax.default_backend() == "cpu" else 512
-  )
-  batch_size = batch_size or fitting_batch(
-    policy.model.config, shared + widths[-1], max_new_tokens, free_bytes(), most
-  )
-  prompts, start = max(1, batch_size // samples), 0
-  command_line.say(
-    f"sampling {prompts} prompts x {samples} at a time, of {shared} shared tokens and up to "
-    f"{' or '.join(map(str, widths))} more; the first batch of a width compiles"
-  )
-  while start < len(order):
-    part = order[start : start + prompts]
-    filled = part + part[-1:] * (
-      prompts - len(part)
-    )  # the last batch repeats a row: one shape less to compile
-    try:
-      out = sampling.sample(
-        policy,
-        [ids[i] for i in filled],
-        width=shared + tokenization.fit(len(ids[part[0]]) - shared, widths),
-        generations=samples,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        shared=shared,
-        keys=noise_keys(seed, [rows[i]["id"] for i in filled], samples),
-      )
-    except jax.errors.JaxRuntimeError as error:
-      if "RESOURCE_EXHAUSTED" not in str(error) or prompts == 1:
-        raise
-      prompts //= 2
-      command_line.say(f"out of memory; going on with {prompts} prompts at a time")
-      continue
-    start += len(part)
-    yield [rows[i] for i in part], out.reshape(prompts, samples, -1)[: len(part)]
+  path = pathlib.Path(data_dir) / "train.jsonl"
+  if not checkpoint or not path.is_file():
+    return False
+  noted = folders.read_run(str(lineage.run_folder(checkpoint))).get("inputs", {}).get("data_dir")
+  return bool(noted) and noted != folders.digest(str(path))
 
 
-def write_rows(path, rows: list[dict]):
-  jsonl.write_text(path, "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows))
+def check_trained_prompt(checkpoint: str, data_dir: str, data: dict, allow_mismatch: bool) -> bool:
+  """Whether the checkpoint was trained with another prompt than the data's; refused unless allowed.
+  PEFT adapters record none.
+  """
+  is_peft = (pathlib.Path(checkpoint) / "adapter_config.json").is_file()
+  if not checkpoint or is_peft:
+    return False
+  trained = loading.read_checkpoint(checkpoint)[0]
+  if trained["prompt_hash"] == data["prompt_hash"]:
+    return False
+  if not allow_mismatch:
+    raise InputError(
+      f"{checkpoint} was trained with prompt {trained['prompt_hash']} (style {trained['style']}), "
+      f"{data_dir} holds "
+      f"{data['prompt_hash']} (style {data['style']}); evaluate on the data it was trained on, or "
+      "pass "
+      "--allow_prompt_mismatch"
+    )
+  return True
+
+
+# ---- the folder, and going on where an interrupted run stopped
+def digest_json(value) -> str:
+  return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def weights_digest(policy: loading.Policy, checkpoint: str) -> str:
+  """16 hex digits of what a checkpoint put on the base model; the base's own fingerprint without
+  one.
+  """
+  parts = [policy.fingerprint]
+  if checkpoint:
+    changed = parameters.flat_params(policy.model, parameters.trainable(policy.model))
+    for name, value in sorted(changed.items()):
+      parts.append((name, hashlib.sha256(np.asarray(value)).hexdigest()))
+  return digest_json(parts)
+
+
+def open_folder(out_dir: pathlib.Path, identity: dict, overwrite: bool) -> list[dict]:
+  """Responses that an interrupted run left in `out_dir`; refuses those made with other flags, rows
+  or weights (run.json).
+  """
+  runs.lock_folder(str(out_dir))
+  path = out_dir / "responses.jsonl"
+  if overwrite:
+    (out_dir / "run.json").unlink(missing_ok=True)
+  started = runs.begin_run(str(out_dir), "", identity, may_change=(), begun="flags")
+  if not started or not path.is_file():
+    path.write_bytes(b"")
+  for name in ("config.json", "results.json"):  # complete no more, until this run ends
+    (out_dir / name).unlink(missing_ok=True)
+  # A last line without its end was torn: its row is sampled again.
+  whole, newline, _ = path.read_bytes().rpartition(b"\n")
+  jsonl.write_text(path, (whole + newline).decode())
+  return jsonl.read_rows(path)
 
 
 def sample_and_score(
-  policy,
+  policy: loading.Policy,
   rows: list[dict],
   kept: list[dict],
   path,
@@ -349,248 +366,134 @@ def sample_and_score(
   systems: dict,
   code_rewards: str,
   **drawn,
-) -> tuple:
-  """(all responses to `rows` in their order, those in `kept` included; the speed). A finished batch is on disk at once.
+) -> tuple[list[dict], dict]:
+  """(all responses to `rows` in their order, those in `kept` included; the speed). A finished batch
+  is on disk at once.
 
-  Checking answers (sandbox, symbolic maths) runs beside the sampling of the next batch.
+  Checking answers (sandbox, symbolic maths) runs beside the sampling of the next batch. drawn:
+  options of `answering.generate`.
   """
-  whole = {i for i, rs in summary.grouped(kept, "id").items() if len(rs) == drawn["samples"]}
-  out, todo = [r for r in kept if r["id"] in whole], [row for row in rows if row["id"] not in whole]
+  whole = set()
+  for row_id, samples in summary.grouped(kept, "id").items():
+    if len(samples) == drawn["samples"]:
+      whole.add(row_id)
+  responses = [response for response in kept if response["id"] in whole]
+  todo = [row for row in rows if row["id"] not in whole]
   if whole:
     command_line.say(f"{len(whole)} of {len(rows)} rows are already in {path}; {len(todo)} to go")
-  write_rows(path, out)
+  jsonl.write_rows(path, responses)
 
-  def finish(part, completions):
+  def check(part: list[dict], completions: np.ndarray) -> list[dict]:
     earlier = collections.Counter(failures.failed_rows())
-    scored = score(responses_of(policy, part, completions), style, systems, code_rewards)
+    unscored = verdicts.responses_of(policy, part, completions)
+    scored = verdicts.score(unscored, style, systems, code_rewards)
     if missed := collections.Counter(failures.failed_rows()) - earlier:
-      scored[0]["failures"] = dict(
-        missed
-      )  # of the batch: a run that is continued or judged later must not forget them
+      # Of the batch: a run that is continued or judged later must not forget them.
+      scored[0]["failures"] = dict(missed)
     jsonl.append_rows(path, scored)
     return scored
 
-  tokens, start, checked = 0, time.monotonic(), None
-  every = 0.1 if sys.stderr.isatty() else 30  # seconds between the bar's lines
+  tokens = 0
+  start = time.monotonic()
+  checked = None  # the batch before, being checked
+  between_lines = 0.1 if sys.stderr.isatty() else 30  # seconds of the bar
+  bar = tqdm(total=len(rows), initial=len(whole), unit="row", mininterval=between_lines)
   try:
-    with (
-      concurrent.futures.ThreadPoolExecutor(1) as checker,
-      tqdm(total=len(rows), initial=len(whole), unit="row", mininterval=every) as bar,
-    ):
-      for part, completions in generate(policy, todo, **drawn) if todo else ():
-        out += checked.result() if checked else []
-        checked = checker.submit(finish, part, completions)
+    with concurrent.futures.ThreadPoolExecutor(1) as checker, bar:
+      for part, completions in answering.generate(policy, todo, **drawn) if todo else ():
+        if checked:
+          responses += checked.result()
+        checked = checker.submit(check, part, completions)
         tokens += int(sampling.completion_lengths(completions)[0].sum())
-        bar.set_postfix_str(f"{tokens / (time.monotonic() - start):.0f} tokens/s", refresh=False)
+        per_second = tokens / (time.monotonic() - start)
+        bar.set_postfix_str(f"{per_second:.0f} tokens/s", refresh=False)
         bar.update(len(part))
-      out += checked.result() if checked else []
+      if checked:
+        responses += checked.result()
   except KeyboardInterrupt:
     raise Stopped(f"finished batches are in {path}; run the same command again to go on") from None
-  seconds, place = time.monotonic() - start, {row["id"]: i for i, row in enumerate(rows)}
-  return sorted(out, key=lambda r: (place[r["id"]], r["sample"])), {
-    "seconds": seconds if todo else 0.0,
-    "tokens_per_second": tokens / seconds,
-  }
+  seconds = time.monotonic() - start
+  speed = {"seconds": seconds if todo else 0.0, "tokens_per_second": tokens / seconds}
+  place = {row["id"]: index for index, row in enumerate(rows)}
+  responses.sort(key=lambda response: (place[response["id"]], response["sample"]))
+  return responses, speed
 
 
-# --------------------------------------------------------------------------------------------------------------- verdicts
-LENIENT = (
-  re.compile(  # atomic: the earliest of each is enough, and without it a looping text takes minutes
-    r"\A(?>.*?<reasoning>\s*[^<\s])(?>.*?</reasoning>)(?>.*?<answer>\s*[^<\s]).*?</answer>",
-    re.S | re.I,
-  )
-)
-
-
-def responses_of(policy, part: list[dict], out: np.ndarray) -> list[dict]:
-  """Rows for responses.jsonl, not yet judged, from completions (B, G, T)."""
-  rows = []
-  for row, group in zip(part, out):
-    for g, (ids, tokens, stopped) in enumerate(zip(group, *sampling.completion_lengths(group))):
-      rows.append(
-        {
-          **{k: row[k] for k in ("id", "domain", "question", "prompt")},
-          "answer": row.get("answer") or "",
-          "metadata": row.get("metadata") or {},
-          "sample": g,
-          "response": tokenization.decode(policy.tokenizer, ids[:tokens]),
-          "tokens": int(tokens),
-          "truncated": not stopped,
-        }
-      )
-  return rows
-
-
-def score(
-  responses: list[dict], style: str, systems: dict[str, list], code_rewards: str = "on"
-) -> list[dict]:
-  """Adds the verdicts: format, lenient_format, parsed_answer, correct, correct_lenient, partial, rewards by component.
-
-  The answer is read strictly, or leniently where the format is broken, and checked once. A row of a verifiable domain
-  that cannot be checked gets the format verdicts only; a creative row is never right or wrong.
-  """
-  parsed = [contract.parse_response(r["response"], style) for r in responses]
-  verifiable = [r["domain"] in contract.VERIFIABLE_DOMAINS for r in responses]
-  checkable = [
-    r["domain"] in checking.checked_domains(code_rewards)
-    and bool(r["answer"] or r["metadata"].get("test_cases"))
-    for r in responses
-  ]
-  read = [
-    contract.read_answer(r["response"], p) if ok else None
-    for p, r, ok in zip(parsed, responses, checkable)
-  ]
-  column = {
-    k: [r[k] for r in responses]
-    for k in ("domain", "question", "answer", "prompt", "response", "metadata")
-  }
-  grades = checking.grade(column["domain"], read, column["answer"], column["metadata"])
-  prompts, texts = column.pop("prompt"), column.pop("response")
-  column["metadata"] = [json.dumps(m, ensure_ascii=False) for m in column["metadata"]]
-  values = {
-    system: {f.__name__: f(prompts, texts, **column) for f in functions}
-    for system, functions in systems.items()
-  }
-  for i, (r, p, grade, ok) in enumerate(zip(responses, parsed, grades, checkable)):
-    r.update(
-      format=p is not None,
-      lenient_format=p is not None or bool(LENIENT.search(r["response"])),
-      parsed_answer=p.answer if p else None,
-      correct=bool(p) and grade == 1.0 if ok else None,
-      correct_lenient=grade == 1.0 if ok else None,
-      partial=(grade if p else 0.0) if ok else None,
-      rewards={s: {name: float(v[i]) for name, v in parts.items()} for s, parts in values.items()},
-    )
-    if verifiable[i] and not ok:
-      r["rewards"] = None  # without an answer every reward but format's would say "wrong"
-  return responses
-
-
-def judge_creative(
-  responses: list[dict], url: str, judge_model: str, path, chunk: int = 64
-) -> dict:
-  """Adds "judge" (reasoning 1–5, answer 1–5, overall 0–10) to the responses of domains without a right answer; returns counts.
-
-  Saved after every `chunk`, so that an interrupted or unreachable judge is asked only for what is left. Another judge_model
-  starts again. Once a whole chunk went unanswered the rest is not tried.
-  """
-  creative = [r for r in responses if r["domain"] not in contract.VERIFIABLE_DOMAINS]
-  todo = [r for r in creative if r.get("judge", {}).get("model") != judge_model]
-  command_line.say(f"judge {judge_model}: {len(todo)} of {len(creative)} responses to go")
-  earlier, counts = collections.Counter(failures.failed_rows()), collections.Counter()
-  for r in todo:
-    r.pop("judge", None)
-  for i in range(0, len(todo), chunk):
-    verdicts = llm_judge.judge(todo[i : i + chunk], url, judge_model)
-    for r, verdict in zip(todo[i:], verdicts):
-      r |= {"judge": {**verdict._asdict(), "model": judge_model}} if verdict else {}
-    write_rows(path, responses)
-    counts = collections.Counter(failures.failed_rows()) - earlier
-    if counts["judge_failed"] and not any(verdicts):
-      break
-  judged = sum("judge" in r for r in creative)
-  failed = len(creative) - judged - counts["judge_malformed"]
-  return {
-    "model": judge_model,
-    "n": judged,
-    "malformed": counts["judge_malformed"],
-    "retried": counts["judge_retried"],
-    "failed": failed,
-    "error": f"the judge at {url} gave no reply to {failed} of {len(creative)} responses"
-    * bool(failed),
-  }
-
-
-# ------------------------------------------------------------------------------------------------------------------- main
-def digest_json(value) -> str:
-  return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def weights_digest(policy, checkpoint: str) -> str:
-  """16 hex digits of what a checkpoint put on the base model; the base's own fingerprint without one."""
-  changed = (
-    parameters.flat_params(policy.model, parameters.trainable(policy.model)) if checkpoint else {}
-  )
-  return digest_json(
-    [
-      policy.fingerprint,
-      *((k, hashlib.sha256(np.asarray(x)).hexdigest()) for k, x in sorted(changed.items())),
-    ]
-  )
-
-
-def open_folder(out_dir: pathlib.Path, identity: dict, overwrite: bool) -> list[dict]:
-  """Responses that an interrupted run left in `out_dir`; refuses those made with other flags, rows or weights (run.json)."""
-  runs.lock_folder(str(out_dir))
-  path = out_dir / "responses.jsonl"
-  if overwrite:
-    (out_dir / "run.json").unlink(missing_ok=True)
-  if (
-    not runs.begin_run(str(out_dir), "", identity, may_change=(), begun="flags")
-    or not path.is_file()
-  ):
-    path.write_bytes(b"")
-  for name in ("config.json", "results.json"):  # complete no more, until this run ends
-    (out_dir / name).unlink(missing_ok=True)
-  whole, newline, _ = path.read_bytes().rpartition(
-    b"\n"
-  )  # a last line without its end was torn: its row is sampled again
-  jsonl.write_text(path, (whole + newline).decode())
-  return jsonl.read_rows(path)
-
-
-def check_trained_prompt(checkpoint: str, data_dir: str, data: dict, allow_mismatch: bool) -> bool:
-  """Whether the checkpoint was trained with another prompt than the data's; refused unless allowed. PEFT adapters record none."""
-  peft = not checkpoint or (pathlib.Path(checkpoint) / "adapter_config.json").is_file()
-  trained = data if peft else loading.read_checkpoint(checkpoint)[0]
-  if trained["prompt_hash"] != data["prompt_hash"] and not allow_mismatch:
-    raise InputError(
-      f"{checkpoint} was trained with prompt {trained['prompt_hash']} (style {trained['style']}), {data_dir} holds "
-      f"{data['prompt_hash']} (style {data['style']}); evaluate on the data it was trained on, or pass --allow_prompt_mismatch"
-    )
-  return trained["prompt_hash"] != data["prompt_hash"]
-
-
+# ---- the numbers
 def collect(responses: list[dict], facts: dict, before: list[dict], other: str) -> dict:
-  """results.json: the numbers, and `facts` about the run."""
-  recipe, seed, by_domain = facts["recipe"], facts["seed"], summary.grouped(responses, "domain")
-  overall, names = (
-    summary.summarize(responses, recipe, seed),
-    sorted(by_domain, key=summary.domain_order),
-  )
+  """results.json: the numbers, and `facts` about the run. before: responses to compare with, of the
+  results.json `other`.
+  """
+  recipe = facts["recipe"]
+  seed = facts["seed"]
+  by_domain = summary.grouped(responses, "domain")
+  overall = summary.summarize(responses, recipe, seed)
+  domains = {
+    domain: summary.summarize(by_domain[domain], recipe, seed)
+    for domain in sorted(by_domain, key=summary.domain_order)
+  }
+  unscored = {response["id"] for response in responses if response["rewards"] is None}
   results = {
     "overall": overall,
-    "domains": {d: summary.summarize(by_domain[d], recipe, seed) for d in names},
+    "domains": domains,
     **facts,
-    "unscored_rows": len({r["id"] for r in responses if r["rewards"] is None}),
+    "unscored_rows": len(unscored),
     "versions": folders.versions(),
     "git_commit": folders.git_commit(),
     "rewards": overall["rewards"],
   }
   if other:
-    results["compare"] = {
-      "other": other,
-      **summary.compare_responses(before, responses, recipe, seed),
-    }
+    change = comparison.compare_responses(before, responses, recipe, seed)
+    results["compare"] = {"other": other, **change}
   return results
 
 
-def main():
-  if FLAGS.table:
-    return tables.print_run_table(FLAGS.table)
+def count_failures(responses: list[dict]) -> dict[str, int]:
+  """What could not be checked, over all batches of this run and of those that it continues."""
+  total = collections.Counter()
+  for response in responses:
+    total.update(response.get("failures") or {})
+  return dict(total)
+
+
+# Two evaluations that differ in one of these differ by more than their models.
+SAME_SETTINGS = ("samples", "temperature", "max_new_tokens", "prompt_variant", "prompt_hash")
+SAME_SETTINGS += ("code_rewards",)
+
+
+def read_other(compare: str) -> tuple[dict, list[dict]]:
+  """results.json and responses of the evaluation to compare with; empty without one."""
+  if not compare:
+    return {}, []
+  results = tables.read_results(compare)
+  folder = pathlib.Path(compare.removesuffix("results.json"))
+  return results, jsonl.read_rows(folder / "responses.jsonl")
+
+
+def make_systems(style: str, code_rewards: str) -> dict[str, list]:
+  """{name: reward functions} of all systems; dual_stream reads its own style."""
+  systems = {}
+  for name in rewards.SYSTEMS:
+    own = "" if name == "dual_stream" else style
+    systems[name] = rewards.make_rewards(name, style=own, code_rewards=code_rewards)
+  return systems
+
+
+def check_flags():
   if FLAGS.samples > 1 and FLAGS.temperature == 0:
     raise InputError(
       f"--samples={FLAGS.samples} at --temperature=0 draws one response {FLAGS.samples} times; "
       "add --temperature=0.7, or leave --samples at 1"
     )
+
+
+def evaluate():
+  """Rows → responses → verdicts → results.json → report."""
+  check_flags()
   rows, data = load_rows(
     FLAGS.data_dir, FLAGS.split, FLAGS.limit, FLAGS.prompt_variant, FLAGS.allow_prompt_mismatch
   )
-  before, other = [], tables.read_results(FLAGS.compare) if FLAGS.compare else {}
-  if other:
-    before = jsonl.read_rows(
-      pathlib.Path(FLAGS.compare.removesuffix("results.json")) / "responses.jsonl"
-    )
+  other, before = read_other(FLAGS.compare)
   mismatch = check_trained_prompt(
     FLAGS.checkpoint, FLAGS.data_dir, data, FLAGS.allow_prompt_mismatch
   )
@@ -598,12 +501,11 @@ def main():
   policy = loading.load_policy(
     FLAGS.model, FLAGS.checkpoint, FLAGS.data_dir, FLAGS.mesh, FLAGS.dtype
   )
-  drawn = {k: FLAGS[k].value for k in ("samples", "temperature", "max_new_tokens", "seed")}
+  drawn = {name: FLAGS[name].value for name in ("samples", "temperature", "max_new_tokens", "seed")}
+  checked_against = [[r["id"], r["question"], r.get("answer"), r.get("metadata")] for r in rows]
   identity = {
-    "rows": digest_json(
-      [[r["id"], r["question"], r.get("answer"), r.get("metadata")] for r in rows]
-    ),
-    "prompts": digest_json([r["prompt"] for r in rows]),
+    "rows": digest_json(checked_against),
+    "prompts": digest_json([row["prompt"] for row in rows]),
     "weights": weights_digest(policy, FLAGS.checkpoint),
     "dtype": np.dtype(policy.model.config.param_dtype).name,
     "style": data["style"],
@@ -611,13 +513,9 @@ def main():
     **drawn,
   }
   out_dir = pathlib.Path(FLAGS.out_dir)
-  kept, path = open_folder(out_dir, identity, FLAGS.overwrite), out_dir / "responses.jsonl"
-  systems = {
-    s: rewards.make_rewards(
-      s, style="" if s == "dual_stream" else data["style"], code_rewards=FLAGS.code_rewards
-    )
-    for s in rewards.SYSTEMS
-  }
+  kept = open_folder(out_dir, identity, FLAGS.overwrite)
+  path = out_dir / "responses.jsonl"
+  systems = make_systems(data["style"], FLAGS.code_rewards)
   responses, speed = sample_and_score(
     policy,
     rows,
@@ -629,13 +527,10 @@ def main():
     batch_size=FLAGS.batch_size,
     **drawn,
   )
-  judged = (
-    judge_creative(responses, FLAGS.judge_url, FLAGS.judge_model, path) if FLAGS.judge_url else None
-  )
-  write_rows(path, responses)
-  missed = dict(
-    sum((collections.Counter(r.get("failures")) for r in responses), collections.Counter())
-  )
+  judged = None
+  if FLAGS.judge_url:
+    judged = verdicts.judge_creative(responses, FLAGS.judge_url, FLAGS.judge_model, path)
+  jsonl.write_rows(path, responses)
   facts = {
     "model": policy.name,
     "checkpoint": FLAGS.checkpoint,
@@ -646,43 +541,60 @@ def main():
     "prompt_hash": data["prompt_hash"],
     "prompt_mismatch": mismatch,
     "judge": judged,
-    "check_failures": missed,
+    "check_failures": count_failures(responses),
     "recipe": FLAGS.rewards,
     **speed,
     "devices": devices.device_line(policy.mesh),
-    "contamination": contamination(rows, FLAGS.data_dir),
+    "contamination": overlap_of(FLAGS.data_dir),
     "trained_elsewhere": trained_elsewhere(FLAGS.checkpoint, FLAGS.data_dir),
+    "trained": lineage.trained_stages(FLAGS.checkpoint),
   }
-  same = (
-    "samples",
-    "temperature",
-    "max_new_tokens",
-    "prompt_variant",
-    "prompt_hash",
-    "code_rewards",
-  )
-  facts["differs"] = {k: other.get(k) for k in same if other and other.get(k) != facts[k]}
+  facts["differs"] = {
+    name: other.get(name) for name in SAME_SETTINGS if other and other.get(name) != facts[name]
+  }
   results = collect(responses, facts, before, FLAGS.compare)
-  jsonl.write_text(
-    out_dir / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-  )
-  report.write_report(results, responses, before, out_dir, FLAGS.checkpoint)
-  folders.write_config(
-    out_dir, "evaluate", FLAGS, data["style"], model=policy.name, checkpoint=FLAGS.checkpoint
-  )
-  tables.print_markdown(
-    "\n\n".join(
-      [
-        tables.grid(*tables.domain_table(results, brief=True)),
-        tables.bullets([*report.minute(results), *report.doubts(results)]),
-      ]
-    )
-  )
-  command_line.say(f"report: {FLAGS.out_dir}/report.html")
+  write(results, responses, before, out_dir, data["style"])
   if judged and judged["error"]:
     raise InputError(
-      f"{judged['error']}; all else is in {FLAGS.out_dir}, the same command again asks only for those"
+      f"{judged['error']}; all else is in {FLAGS.out_dir}, the same command again asks only for "
+      "those"
     )
+
+
+def write(results: dict, responses: list[dict], before: list[dict], out_dir, style: str):
+  """results.json, the report, config.json last; and the minute's worth of it on the terminal."""
+  text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
+  jsonl.write_text(out_dir / "results.json", text)
+  report.write_report(results, responses, before, out_dir, FLAGS.checkpoint)
+  folders.write_config(
+    out_dir, "evaluate", FLAGS, style, model=results["model"], checkpoint=FLAGS.checkpoint
+  )
+  table = tables.grid(*tables.domain_table(results, brief=True))
+  said = tables.bullets([*findings.minute(results), *findings.doubts(results)])
+  tables.print_markdown(f"{table}\n\n{said}")
+  command_line.say(f"report: {FLAGS.out_dir}/report.html")
+
+
+def main():
+  if FLAGS.ask:
+    devices.enable_compilation_cache()
+    asking.ask(
+      FLAGS.ask,
+      model=FLAGS.model,
+      checkpoint=FLAGS.checkpoint,
+      data_dir=FLAGS.data_dir,
+      mesh=FLAGS.mesh,
+      dtype=FLAGS.dtype,
+      max_new_tokens=FLAGS.max_new_tokens,
+      temperature=FLAGS.temperature,
+      seed=FLAGS.seed,
+    )
+  elif len(FLAGS.table) == 1 and FLAGS.table_format == "text":
+    tables.print_run_table(FLAGS.table[0])
+  elif FLAGS.table:
+    sweep.print_sweep(FLAGS.table, FLAGS.table_format)
+  else:
+    evaluate()
 
 
 if __name__ == "__main__":

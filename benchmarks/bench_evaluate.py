@@ -1,4 +1,5 @@
-"""Tokens per second of evaluate.py's sampling beside Tunix's Sampler called as the seeds do: batches of 8 in file order.
+"""Tokens per second of evaluate.py's sampling beside Tunix's Sampler called as the seeds do:
+batches of 8 in file order.
 
 Reads   data_dir/{split}.jsonl of prepare_data.py (real GSM8K rows, say) and a model folder.
 Writes  nothing; prints one line per round and the median ratio. The two share one process and one set of weights; half of
@@ -21,8 +22,7 @@ import jax
 import numpy as np
 from machine import machine_line
 
-import evaluate
-from lib import command_line, devices, folders, jsonl, loading, sampling, tokenization
+from lib import answering, command_line, devices, folders, jsonl, loading, sampling, tokenization
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -56,9 +56,9 @@ flags.DEFINE_string(
 
 
 def ours(policy, rows, new, batch_size):
-  """(wall seconds, CPU seconds, tokens with the stop token, {row id: ids}) of evaluate.generate."""
+  """(wall seconds, CPU seconds, tokens with the stop token, {row id: ids}) of answering.generate."""
   start, cpu, tokens, out = time.monotonic(), time.process_time(), 0, {}
-  for part, completions in evaluate.generate(
+  for part, completions in answering.generate(
     policy, rows, samples=1, temperature=0.0, max_new_tokens=new, batch_size=batch_size, seed=0
   ):
     tokens += int(sampling.completion_lengths(completions[:, 0])[0].sum())
@@ -67,7 +67,9 @@ def ours(policy, rows, new, batch_size):
 
 
 def stock(policy, rows, new):
-  """The same from tunix.generate.sampler.Sampler, 8 at a time in file order. The stop token it cuts off is counted."""
+  """The same from tunix.generate.sampler.Sampler, 8 at a time in file order. The stop token it cuts
+  off is counted.
+  """
   from tunix.generate import sampler
 
   config = policy.model.config

@@ -1,49 +1,74 @@
-"""TODO-DOC intervals."""
+"""How sure is a number that came out of some hundred questions? Intervals for rates and means, and
+two exact counts.
+
+In reading order: `wilson` for a rate, `bootstrap` for any mean, `mcnemar` for a paired change,
+`pass_at_k` for several samples.
+"""
 
 import math
 
 import numpy as np
 
+Z_95 = 1.959964  # half of a normal distribution's middle 95%, in standard deviations
+RESAMPLES_AT_ONCE = 500  # of the bootstrap: what is in memory together
 
-# ------------------------------------------------------------------------------------------------------------- statistics
+
 def mean(values) -> float | None:
-  values = [v for v in values if v is not None]
-  return float(np.mean(values)) if values else None
+  """Mean of the values that are known (not None); None where none is."""
+  known = [value for value in values if value is not None]
+  return float(np.mean(known)) if known else None
 
 
-def wilson(successes: float, n: int, z: float = 1.959964) -> list | None:
-  """95% score interval of a rate (Wilson 1927); None when n is 0. `successes` may be fractional (means over samples)."""
+def wilson(successes: float, n: int, z: float = Z_95) -> list[float] | None:
+  """95% score interval [low, high] of a rate (Wilson 1927); None when n is 0.
+
+  Unlike p ± z·σ it stays inside [0, 1] and has a width at 0 of n and at n of n. `successes` may be
+  fractional: a mean over several samples of a question.
+  """
   if n == 0:
     return None
-  p, z2 = successes / n, z * z
-  center, half = p + z2 / (2 * n), z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-  return [
-    round(max(0.0, (center - half) / (1 + z2 / n)), 9),
-    round(min(1.0, (center + half) / (1 + z2 / n)), 9),
-  ]
+  rate = successes / n
+  shrink = 1 + z * z / n
+  center = rate + z * z / (2 * n)
+  half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+  low = max(0.0, (center - half) / shrink)
+  high = min(1.0, (center + half) / shrink)
+  return [round(low, 9), round(high, 9)]
 
 
-def bootstrap(values, groups, seed: int = 0, resamples: int = 10_000) -> list | None:
-  """95% percentile interval of the mean, resampling whole groups (Efron 1979): rows of one question are one observation."""
+def bootstrap(values, groups, seed: int = 0, resamples: int = 10_000) -> list[float] | None:
+  """95% percentile interval [low, high] of the mean of `values` (Efron 1979); None without values.
+
+  Whole groups are drawn again, not single values: rows that ask the same question are one
+  observation, however many they are.
+  """
   if not len(values):
     return None
-  codes = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
-  sums, counts = np.bincount(codes, weights=np.asarray(values, float)), np.bincount(codes)
+  group_of_value = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
+  sums = np.bincount(group_of_value, weights=np.asarray(values, float))  # (G,)
+  counts = np.bincount(group_of_value)  # (G,)
   rng = np.random.default_rng(seed)
-  picks = (
-    rng.integers(len(sums), size=(500, len(sums))) for _ in range(resamples // 500)
-  )  # in slices: less memory
-  return np.quantile(
-    np.concatenate([sums[p].sum(1) / counts[p].sum(1) for p in picks]), (0.025, 0.975)
-  ).tolist()
+  means = []
+  for _ in range(resamples // RESAMPLES_AT_ONCE):
+    picks = rng.integers(len(sums), size=(RESAMPLES_AT_ONCE, len(sums)))  # (R, G) groups
+    means.append(sums[picks].sum(1) / counts[picks].sum(1))
+  return np.quantile(np.concatenate(means), (0.025, 0.975)).tolist()
 
 
 def mcnemar(gained: int, lost: int) -> float:
-  """Exact two-sided p-value of `gained` against `lost` discordant pairs (McNemar 1947, binomial form)."""
-  n = gained + lost
-  return min(1.0, 2 * sum(math.comb(n, i) for i in range(min(gained, lost) + 1)) / 2**n)
+  """Exact two-sided p-value of `gained` against `lost` changed pairs (McNemar 1947, in its binomial
+  form).
+
+  If nothing had changed, each changed pair would be a fair coin: 5 gained and 1 lost is 14 of 64
+  outcomes, p = 0.22.
+  """
+  changed = gained + lost
+  as_uneven = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1))
+  return min(1.0, 2 * as_uneven / 2**changed)
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-  """Unbiased chance that k of n samples, c of them right, hold a right one (Chen et al. 2021, arXiv:2107.03374, eq. 1)."""
+  """Chance that k of n samples, c of them right, hold a right one: unbiased (Chen et al. 2021,
+  arXiv:2107.03374, eq. 1).
+  """
   return 1.0 - math.comb(n - c, k) / math.comb(n, k)

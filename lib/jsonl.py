@@ -34,6 +34,11 @@ def write_text(path, text: str):
   os.replace(partial, path)
 
 
+def write_rows(path, rows: list[dict]):
+  """A whole JSONL file or nothing, its rows as they are."""
+  write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
 def append_rows(path, rows: list[dict]):
   """Appends JSON lines; NaN and infinity, which JSON has no word for, become null."""
   valid = lambda row: json.loads(json.dumps(row), parse_constant=lambda name: None)

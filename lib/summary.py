@@ -1,181 +1,187 @@
-"""TODO-DOC summary."""
+"""One model's responses as numbers: rates, rewards and lengths, each with its interval.
+
+`summarize` is what results.json holds for a domain and overall; `metrics` lists what is measured on
+a single response. To add a measure of your own, add a line to `metrics`: its mean and its interval
+then stand in results.json under its name.
+"""
 
 import collections
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from lib import checking, contract, intervals, tables
-from lib.errors import InputError
+from lib import checking, contract, intervals
+
+JUDGED = {"reasoning": 5, "answer": 5, "overall": 10}  # what a judge grades, and the best grade
+
+
+class Metric(NamedTuple):
+  value: Callable[[dict], float | bool | None]  # of one response; None: not defined for it
+  is_rate: bool  # a yes or no: its interval is Wilson's, otherwise a bootstrap's
+
+
+class Estimate(NamedTuple):
+  mean: float | None
+  ci: list[float] | None  # [low, high], 95%
 
 
 def grouped(responses: list[dict], key: str) -> dict[str, list[dict]]:
-  out = {}
-  for r in responses:
-    out.setdefault(r[key], []).append(r)
-  return out
+  """{value of `key`: its responses}, both in the order of `responses`."""
+  groups = {}
+  for response in responses:
+    groups.setdefault(response[key], []).append(response)
+  return groups
 
 
-def domain_order(domain: str) -> tuple:
-  return (
-    contract.DOMAINS.index(domain) if domain in contract.DOMAINS else len(contract.DOMAINS),
-    domain,
-  )
+def domain_order(domain: str) -> tuple[int, str]:
+  """Sorts domains as the project lists them, those of a user after them by name."""
+  known = contract.DOMAINS
+  place = known.index(domain) if domain in known else len(known)
+  return place, domain
 
 
-def metrics(recipe: str) -> dict:
-  """{name in results.json: (value of a response or None, whether it is a yes or no)}."""
+def total_reward(response: dict, recipe: str) -> float | None:
+  """Sum of the components of reward system `recipe`; None where the answer could not be checked."""
+  return sum(response["rewards"][recipe].values()) if response["rewards"] else None
+
+
+def metrics(recipe: str) -> dict[str, Metric]:
+  """{name in results.json: what it is of a response}."""
+
+  def field(name: str):
+    return lambda response: response[name]
+
+  def right_if_well_formed(response: dict) -> bool | None:
+    return response["correct"] if response["format"] else None
+
+  def reward(response: dict) -> float | None:
+    return total_reward(response, recipe)
+
   return {
-    "format_rate": (lambda r: r["format"], True),
-    "lenient_format_rate": (lambda r: r["lenient_format"], True),
-    "truncated_rate": (lambda r: r["truncated"], True),
-    "accuracy": (lambda r: r["correct"], True),
-    "accuracy_lenient": (lambda r: r["correct_lenient"], True),
-    "accuracy_well_formed": (lambda r: r["correct"] if r["format"] else None, True),
-    "mean_reward": (lambda r: sum(r["rewards"][recipe].values()) if r["rewards"] else None, False),
+    "format_rate": Metric(field("format"), is_rate=True),
+    "lenient_format_rate": Metric(field("lenient_format"), is_rate=True),
+    "truncated_rate": Metric(field("truncated"), is_rate=True),
+    "accuracy": Metric(field("correct"), is_rate=True),
+    "accuracy_lenient": Metric(field("correct_lenient"), is_rate=True),
+    "accuracy_well_formed": Metric(right_if_well_formed, is_rate=True),
+    "mean_reward": Metric(reward, is_rate=False),
   }
 
 
-def estimate(values, questions, is_rate: bool, seed: int) -> tuple:
-  """(mean, 95% interval) over distinct questions: samples and repeats of one are no new evidence. (None, None) without any."""
-  known = [(float(v), q) for v, q in zip(values, questions) if v is not None]
+def interval_key(name: str) -> str:
+  """Where results.json keeps an interval: format_rate → format_ci, accuracy → accuracy_ci."""
+  return name.removesuffix("_rate") + "_ci"
+
+
+def estimate(values, questions, is_rate: bool, seed: int) -> Estimate:
+  """Mean and interval of the known values. Distinct questions count: samples and repeats of one are
+  no new evidence.
+  """
+  known = [
+    (float(value), question)
+    for value, question in zip(values, questions, strict=True)
+    if value is not None
+  ]
   if not known:
-    return None, None
-  values, questions = zip(*known)
-  p, units = intervals.mean(values), len(set(questions))
-  return p, intervals.wilson(p * units, units) if is_rate else intervals.bootstrap(
-    values, questions, seed
-  )
+    return Estimate(None, None)
+  values = [value for value, _ in known]
+  questions = [question for _, question in known]
+  rate = intervals.mean(values)
+  if is_rate:
+    distinct = len(set(questions))
+    return Estimate(rate, intervals.wilson(rate * distinct, distinct))
+  return Estimate(rate, intervals.bootstrap(values, questions, seed))
 
 
 def summarize(responses: list[dict], recipe: str, seed: int = 0) -> dict:
-  """One domain's (or the overall) numbers. Rates are in [0, 1]; accuracy is over rows with an answer, None without any.
+  """One domain's (or the overall) numbers. Rates are in [0, 1]; accuracy is over rows with an
+  answer, None without any.
 
-  `accuracy` needs strict format and a right answer; `accuracy_lenient` reads the answer out of ill-formed text too.
+  `accuracy` needs strict format and a right answer; `accuracy_lenient` reads the answer out of
+  ill-formed text too.
   """
-  by_row, questions = grouped(responses, "id"), [r["question"] for r in responses]
-  answered = [rs for rs in by_row.values() if rs[0]["correct"] is not None]
+  by_row = grouped(responses, "id")
+  questions = [response["question"] for response in responses]
+  answered = [samples for samples in by_row.values() if samples[0]["correct"] is not None]
   out = {"n": len(by_row), "questions": len(set(questions)), "scored": len(answered)}
-  for name, (value, is_rate) in metrics(recipe).items():
-    out[name], out[name.removesuffix("_rate") + "_ci"] = estimate(
-      map(value, responses), questions, is_rate, seed
-    )
-  scored, tokens = (
-    [r["rewards"] for r in responses if r["rewards"]],
-    [r["tokens"] for r in responses],
-  )
-  means = {
-    system: {name: intervals.mean(r[system][name] for r in scored) for name in parts}
-    for system, parts in (scored[0] if scored else {}).items()
-  }
-  out["rewards"] = {
-    system: {**parts, "total": sum(parts.values())} for system, parts in means.items()
-  }
+  for name, metric in metrics(recipe).items():
+    values = [metric.value(response) for response in responses]
+    out[name], out[interval_key(name)] = estimate(values, questions, metric.is_rate, seed)
+  out["rewards"] = mean_rewards(responses)
+  tokens = [response["tokens"] for response in responses]
   out |= {
-    "composite": out["rewards"]["four_component"]["total"]
-    if scored
-    else None,  # seed 004's name for that system's sum
-    "partial_credit": intervals.mean(r["partial"] for r in responses),
+    # The four_component write-up reports this sum under the name composite.
+    "composite": out["rewards"].get("four_component", {}).get("total"),
+    "partial_credit": intervals.mean(response["partial"] for response in responses),
     "mean_tokens": intervals.mean(tokens),
     "p95_tokens": float(np.quantile(tokens, 0.95)),
   }
-  given = [
-    (r["parsed_answer"].casefold().strip(), r["correct"])
-    for rs in answered
-    for r in rs
-    if r["parsed_answer"] is not None and r["domain"] != "coding"
-  ]
-  if given:
-    top, count = collections.Counter(text for text, _ in given).most_common(1)[0]
-    right = intervals.mean(correct for text, correct in given if text == top)
-    out["top_answer"] = {
-      "text": top[:40],
-      "n": len(given),
-      "share": count / len(given),
-      "right": right,
-    }
-  samples = min(map(len, by_row.values()))
-  if samples > 1 and answered:
-    for k in sorted({2**i for i in range(samples.bit_length())} | {samples}):
-      out[f"pass@{k}"] = intervals.mean(
-        intervals.pass_at_k(len(rs), sum(r["correct"] for r in rs), k) for rs in answered
-      )
-    out[f"maj@{samples}"] = intervals.mean(
-      checking.majority(rs[0]["domain"], [(r["parsed_answer"], r["correct"]) for r in rs])
-      for rs in answered
-      if rs[0]["domain"] != "coding"
-    )  # programs cannot vote
-  if judged := [r["judge"] for r in responses if r.get("judge")]:
-    out["judge"] = {
-      "n": len(judged),
-      **{k: intervals.mean(j[k] for j in judged) for k in tables.JUDGED},
-    }
+  out |= most_frequent_answer(answered)
+  out |= over_samples(by_row, answered)
+  return out | judged(responses)
+
+
+def mean_rewards(responses: list[dict]) -> dict[str, dict[str, float]]:
+  """{reward system: {component: mean, "total": their sum}} over the responses that could be
+  checked.
+  """
+  scored = [response["rewards"] for response in responses if response["rewards"]]
+  if not scored:
+    return {}
+  means = {}
+  for system, components in scored[0].items():
+    parts = {name: intervals.mean(r[system][name] for r in scored) for name in components}
+    means[system] = parts | {"total": sum(parts.values())}
+  return means
+
+
+def most_frequent_answer(answered: list[list[dict]]) -> dict:
+  """{"top_answer": …}: how often one and the same answer is given, and how often it is right.
+
+  A policy that says B to everything is right as often as B is: that is a constant, no ability.
+  """
+  given = []
+  for samples in answered:
+    for response in samples:
+      # Programs are all different by their wording.
+      if response["parsed_answer"] is not None and response["domain"] != "coding":
+        given.append((response["parsed_answer"].casefold().strip(), response["correct"]))
+  if not given:
+    return {}
+  top, count = collections.Counter(text for text, _ in given).most_common(1)[0]
+  right = intervals.mean(correct for text, correct in given if text == top)
+  share = count / len(given)
+  return {"top_answer": {"text": top[:40], "n": len(given), "share": share, "right": right}}
+
+
+def over_samples(by_row: dict[str, list[dict]], answered: list[list[dict]]) -> dict:
+  """pass@k for k = 1, 2, 4, … and the majority vote; {} unless every row has several samples."""
+  samples = min(len(responses) for responses in by_row.values())
+  if samples < 2 or not answered:
+    return {}
+  out = {}
+  powers = {2**i for i in range(samples.bit_length())}
+  for k in sorted(powers | {samples}):
+    chances = [
+      intervals.pass_at_k(len(row), sum(response["correct"] for response in row), k)
+      for row in answered
+    ]
+    out[f"pass@{k}"] = intervals.mean(chances)
+  votes = []
+  for row in answered:
+    domain = row[0]["domain"]
+    if domain != "coding":  # programs cannot vote: two right ones differ
+      vote = [(response["parsed_answer"], response["correct"]) for response in row]
+      votes.append(checking.majority(domain, vote))
+  out[f"maj@{samples}"] = intervals.mean(votes)
   return out
 
 
-def difference(pairs: list[tuple], value, is_rate: bool, seed: int) -> dict | None:
-  """Paired change of `value(response)` over (responses before, responses after) of each row; None when no row has it.
-
-  The exact test is McNemar's with one response a row and no repeated question, else the sign test on questions.
-  """
-  rows = [
-    (new[0]["question"], intervals.mean(map(value, old)), intervals.mean(map(value, new)))
-    for old, new in pairs
-  ]
-  rows = [row for row in rows if None not in row]
-  if not rows:
-    return None
-  questions, before, after = zip(*rows)
-  delta = np.subtract(after, before)
-  by_question = np.bincount(np.unique(questions, return_inverse=True)[1], weights=delta)
-  gained, lost = int((by_question > 1e-9).sum()), int((by_question < -1e-9).sum())
-  out = {"n": len(rows), "gained": gained, "lost": lost, "p": intervals.mcnemar(gained, lost)}
-  for name, values, rate in (
-    ("before", before, is_rate),
-    ("after", after, is_rate),
-    ("difference", delta, False),
-  ):
-    out[name], out[name + "_ci"] = estimate(values, questions, rate, seed)
-  return {**out, "ci": out.pop("difference_ci")}
-
-
-def compare_responses(before: list[dict], after: list[dict], recipe: str, seed: int = 0) -> dict:
-  """Pairs two models' responses by row id. The accuracy gain is split exactly in two, row by row:
-
-  correct = correct_lenient - (correct_lenient - correct): the change of the first term is *answers improved* (a right answer
-  appears, whatever its tags), the fall of the second is *format learned* (a right answer is no longer lost to its tags).
-  """
-  old, new, known = grouped(before, "id"), grouped(after, "id"), metrics(recipe)
-  ids = [i for i in new if i in old and old[i][0]["question"] == new[i][0]["question"]]
-  if not ids:
-    raise InputError(
-      "the two evaluations share no row; compare models on the same data_dir and split"
-    )
-  values = {
-    "format": known["format_rate"],
-    "accuracy": known["accuracy"],
-    "mean_reward": known["mean_reward"],
-    "answers_improved": known["accuracy_lenient"],
-    "format_learned": (
-      lambda r: None if r["correct"] is None else r["correct"] - r["correct_lenient"],
-      False,
-    ),
-  }
-  domain, names = (
-    lambda i: new[i][0]["domain"],
-    sorted({new[i][0]["domain"] for i in ids}, key=domain_order),
-  )
-  table = lambda ids: {
-    k: difference([(old[i], new[i]) for i in ids], *value, seed) for k, value in values.items()
-  }
-  right = {
-    i: [intervals.mean(r["correct"] for r in side[i]) or 0 for side in (old, new)] for i in ids
-  }
-  return {
-    "n": len(ids),
-    "overall": table(ids),
-    "domains": {d: table([i for i in ids if domain(i) == d]) for d in names},
-    "flipped": {
-      way: [i for i, (b, a) in right.items() if sign * (a - b) > 0]
-      for way, sign in (("gained", 1), ("lost", -1))
-    },
-  }
+def judged(responses: list[dict]) -> dict:
+  """{"judge": mean grades} of the responses that a judge graded; {} without any."""
+  grades = [response["judge"] for response in responses if response.get("judge")]
+  if not grades:
+    return {}
+  means = {name: intervals.mean(grade[name] for grade in grades) for name in JUDGED}
+  return {"judge": {"n": len(grades), **means}}

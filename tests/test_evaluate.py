@@ -1,4 +1,6 @@
-"""evaluate.py: statistics against closed forms and enumeration, real tiny runs, a real judge server, a real browser."""
+"""evaluate.py: statistics against closed forms and enumeration, real tiny runs, a real judge
+server, a real browser.
+"""
 
 import collections
 import html.parser
@@ -24,18 +26,23 @@ from absl import flags
 import evaluate
 import rewards
 from lib import (
+  answering,
   charts,
   checking,
   checkpoints,
+  comparison,
   contract,
   devices,
+  findings,
   folders,
   intervals,
   jsonl,
   loading,
   parameters,
+  report,
   sampling,
   summary,
+  verdicts,
 )
 from lib.errors import InputError
 
@@ -43,7 +50,8 @@ REPO = pathlib.Path(evaluate.__file__).parent
 SYSTEMS = {s: rewards.make_rewards(s) for s in rewards.SYSTEMS}
 
 
-# ---------------------------------------------------------------------------------------------------------------- own text
+# --------------------------------------------------------------------------------------------------
+# -------------- own text
 def make_row(i, domain, question, answer, **metadata):
   return {
     "id": f"{domain}-{i}",
@@ -105,7 +113,7 @@ def respond(rows, text, sample=0):
     }
     for r in rows
   ]
-  return evaluate.score(responses, "tags", SYSTEMS)
+  return verdicts.score(responses, "tags", SYSTEMS)
 
 
 def well(answer):
@@ -140,7 +148,8 @@ def run_main(*argv):
   evaluate.main()
 
 
-# -------------------------------------------------------------------------------------------------------------- statistics
+# --------------------------------------------------------------------------------------------------
+# ------------ statistics
 @pytest.mark.parametrize(
   "successes, n, low, high",
   [
@@ -268,7 +277,8 @@ def test_creative_and_unanswered_rows_have_no_accuracy():
   )
 
 
-# -------------------------------------------------------------------------------------------------------------- comparing
+# --------------------------------------------------------------------------------------------------
+# ------------ comparing
 def test_comparison_pairs_and_splits_the_gain():
   rows = [r for r in make_rows(20) if r["domain"] == "math"]
   text = lambda r: {0: f"The answer is {r['answer']}.", 1: well("1000")}.get(
@@ -276,7 +286,7 @@ def test_comparison_pairs_and_splits_the_gain():
   )
   before = respond(rows, text)
   after = respond(rows, lambda r: well("1000") if r["id"] == "math-2" else well(r["answer"]))
-  change = summary.compare_responses(before, after[::-1], "multi_domain")
+  change = comparison.compare_responses(before, after[::-1], "multi_domain")
   accuracy = change["overall"]["accuracy"]
   assert (accuracy["gained"], accuracy["lost"], accuracy["n"]) == (10, 1, 20)
   assert accuracy["p"] == intervals.mcnemar(10, 1) and accuracy["ci"][0] > 0
@@ -285,11 +295,12 @@ def test_comparison_pairs_and_splits_the_gain():
     == pytest.approx(9 / 20)
     == pytest.approx(accuracy["after"] - accuracy["before"])
   )
-  # 5 rows were right but without tags (format learned); 5 wrong ones became right and 1 right one wrong (answers improved).
+  # 5 rows were right but without tags (format learned); 5 wrong ones became right and 1 right one
+  # wrong (answers improved).
   assert change["overall"]["format_learned"]["difference"] == pytest.approx(5 / 20)
   assert change["overall"]["answers_improved"]["difference"] == pytest.approx(4 / 20)
   assert change["flipped"]["lost"] == ["math-2"] and len(change["flipped"]["gained"]) == 10
-  back = summary.compare_responses(after, before, "multi_domain")
+  back = comparison.compare_responses(after, before, "multi_domain")
   assert back["overall"]["accuracy"]["difference"] == -accuracy["difference"] and back["flipped"][
     "gained"
   ] == ["math-2"]
@@ -310,7 +321,9 @@ def test_the_split_is_exact_on_random_verdicts():
           r["correct"] or rng.random() < 0.4,
         )
       sides.append(side)
-    for part in (change := summary.compare_responses(*sides, "multi_domain"))["domains"].values():
+    for part in (change := comparison.compare_responses(*sides, "multi_domain"))[
+      "domains"
+    ].values():
       assert part["accuracy"]["difference"] == pytest.approx(
         part["format_learned"]["difference"] + part["answers_improved"]["difference"]
       )
@@ -321,9 +334,9 @@ def test_comparison_uses_shared_rows_only():
   before = [plain(i, correct=0.0) for i in range(10)]
   after = [plain(i, correct=1.0) for i in range(5, 15)]
   after[0]["question"] = "another question under the same id"
-  assert summary.compare_responses(before, after, "multi_domain")["n"] == 4
+  assert comparison.compare_responses(before, after, "multi_domain")["n"] == 4
   with pytest.raises(InputError, match="share no row"):
-    summary.compare_responses(before[:3], after, "multi_domain")
+    comparison.compare_responses(before[:3], after, "multi_domain")
 
 
 FACTS = {
@@ -341,16 +354,16 @@ FACTS = {
 
 
 def test_four_changed_answers_are_no_rise():
-  """A percentile bootstrap of four changes in one direction excludes zero; the exact test does not."""
+  """A bootstrap of four changes in one direction excludes zero; the exact test does not."""
   before = [plain(i, correct=0.0) for i in range(200)]
   after = [plain(i, correct=float(i < 4)) for i in range(200)]
   results = evaluate.collect(after, FACTS, before, "eval_sft")
   accuracy = results["compare"]["overall"]["accuracy"]
   assert accuracy["ci"][0] > 0 and accuracy["p"] > 0.1
-  assert "Accuracy did not change measurably" in report.change_text(accuracy, "Accuracy")
+  assert "Accuracy did not change measurably" in comparison.describe(accuracy, "Accuracy")
   many = [plain(i, correct=float(i < 12)) for i in range(200)]
   risen = evaluate.collect(many, FACTS, before, "eval_sft")["compare"]["overall"]["accuracy"]
-  assert "Accuracy rose" in report.change_text(risen, "Accuracy")
+  assert "Accuracy rose" in comparison.describe(risen, "Accuracy")
 
 
 def test_few_shared_rows_and_other_settings_are_doubted():
@@ -361,7 +374,7 @@ def test_few_shared_rows_and_other_settings_are_doubted():
     [plain(i, correct=0.0) for i in range(10)],
     "x",
   )
-  said = " ".join(report.doubts(results))
+  said = " ".join(findings.doubts(results))
   assert (
     "Only 10 of 45 rows are also in the evaluation compared with" in said
     and "had max_new_tokens 32 (here 64)" in said
@@ -371,11 +384,12 @@ def test_few_shared_rows_and_other_settings_are_doubted():
 def test_a_repeated_question_is_one_pair_in_the_test():
   before = [plain(i, correct=0.0, question="same") for i in range(8)]
   after = [plain(i, correct=1.0, question="same") for i in range(8)]
-  accuracy = summary.compare_responses(before, after, "multi_domain")["overall"]["accuracy"]
+  accuracy = comparison.compare_responses(before, after, "multi_domain")["overall"]["accuracy"]
   assert (accuracy["gained"], accuracy["p"]) == (1, 1.0)
 
 
-# ---------------------------------------------------------------------------------------------------------------- verdicts
+# --------------------------------------------------------------------------------------------------
+# -------------- verdicts
 @pytest.mark.parametrize(
   "text, strict, lenient, correct, correct_lenient",
   [
@@ -406,8 +420,8 @@ def test_verdicts_of_a_math_row(text, strict, lenient, correct, correct_lenient)
 
 def test_a_looping_answer_is_read_in_no_time():
   start = time.monotonic()
-  assert not evaluate.LENIENT.search("<reasoning>x</reasoning><answer>x" * 2000)
-  assert time.monotonic() - start < 2 and evaluate.LENIENT.search(
+  assert not verdicts.LENIENT.search("<reasoning>x</reasoning><answer>x" * 2000)
+  assert time.monotonic() - start < 2 and verdicts.LENIENT.search(
     "a <reasoning>b</reasoning> c <answer>d</answer> e"
   )
 
@@ -440,13 +454,14 @@ def test_dual_stream_data_is_read_in_its_style():
     "\nPlan: add\nReasoning: one and one\nEvidence: 1 + 1 = 2\nSanity_check: small\n", "2"
   )
   base = {**row, "sample": 0, "response": text, "tokens": 9, "truncated": False}
-  assert evaluate.score([dict(base)], "dual_stream", SYSTEMS)[0]["correct"] is True
+  assert verdicts.score([dict(base)], "dual_stream", SYSTEMS)[0]["correct"] is True
   assert (
-    evaluate.score([{**base, "response": well("2")}], "dual_stream", SYSTEMS)[0]["format"] is False
+    verdicts.score([{**base, "response": well("2")}], "dual_stream", SYSTEMS)[0]["format"] is False
   )
 
 
-# ------------------------------------------------------------------------------------------------------- rows and prompts
+# --------------------------------------------------------------------------------------------------
+# ----- rows and prompts
 @pytest.mark.parametrize(
   "variant, holds, lacks",
   [
@@ -496,27 +511,24 @@ def test_bad_rows_are_named(tmp_path):
     evaluate.load_rows(tmp_path / "d", "test", 0, "", False)
 
 
-def test_contamination_counts_whole_and_partial_copies(tmp_path):
-  words = "one two three four five six seven eight nine ten"
-  train = [make_row(0, "math", words, "1"), make_row(1, "math", "short question", "1")]
-  test = [
-    make_row(2, "math", words.upper() + " ", "1"),
-    make_row(3, "math", "zero " + words[4:], "1"),
-    make_row(4, "math", "Short  question", "1"),
-    make_row(5, "math", "a question of another kind, with no overlap", "1"),
-  ]
-  got = evaluate.contamination(test, write_data(tmp_path, train, test))
-  assert (got["train_rows"], got["same_question"], got["shared_8gram"]) == (2, 2, 2)
-  (tmp_path / "train.jsonl").unlink()
-  assert evaluate.contamination(test, tmp_path) is None
+def test_overlap_is_what_the_preparation_noted(tmp_path):
+  folder = write_data(tmp_path, make_rows(1), make_rows(2))
+  assert evaluate.overlap_of(folder) is None
+  noted = {"rule": "8 words in a row", "dropped": 3, "examples": []}
+  domains = {"math": {"train": 40, "val": 2}, "logic": {"train": 2}}
+  stats = {"domains": domains, "decontamination": noted}
+  (folder / "stats.json").write_text(json.dumps(stats))
+  expected = {"train_rows": 42, "rule": "8 words in a row", "dropped": 3}
+  assert evaluate.overlap_of(folder) == expected
 
 
-# ---------------------------------------------------------------------------------------------------------------- sampling
+# --------------------------------------------------------------------------------------------------
+# -------------- sampling
 def test_noise_depends_on_seed_row_and_sample_only():
-  keys = evaluate.noise_keys(0, ["a", "b", "c"], 4)
+  keys = answering.noise_keys(0, ["a", "b", "c"], 4)
   assert keys.shape == (3, 4, 2) and len({tuple(k) for k in keys.reshape(-1, 2)}) == 12
-  assert np.array_equal(evaluate.noise_keys(0, ["c", "a"], 2), keys[[2, 0], :2])
-  assert not np.array_equal(evaluate.noise_keys(1, ["a"], 4), keys[:1])
+  assert np.array_equal(answering.noise_keys(0, ["c", "a"], 2), keys[[2, 0], :2])
+  assert not np.array_equal(answering.noise_keys(1, ["a"], 4), keys[:1])
 
 
 def test_batch_size_follows_memory():
@@ -524,7 +536,7 @@ def test_batch_size_follows_memory():
     "C", "num_layers num_kv_heads head_dim num_heads embed_dim hidden_dim num_embed param_dtype"
   )(18, 1, 256, 4, 640, 2048, 262144, np.float32)  # Gemma 3 270M
   sizes = [
-    evaluate.fitting_batch(config, 256, 512, gib << 30, 512) for gib in (0, 1, 2, 4, 8, 16, 64)
+    answering.fitting_batch(config, 256, 512, gib << 30, 512) for gib in (0, 1, 2, 4, 8, 16, 64)
   ]
   assert (
     sizes == sorted(sizes)
@@ -532,10 +544,10 @@ def test_batch_size_follows_memory():
     and sizes[-1] > 8 * sizes[1]
     and all(math.log2(s).is_integer() for s in sizes)
   )
-  assert evaluate.fitting_batch(config, 1024, 512, 8 << 30, 512) < evaluate.fitting_batch(
+  assert answering.fitting_batch(config, 1024, 512, 8 << 30, 512) < answering.fitting_batch(
     config, 128, 128, 8 << 30, 512
   )
-  assert evaluate.free_bytes() > 0
+  assert answering.free_bytes() > 0
 
 
 @pytest.fixture(scope="module")
@@ -559,7 +571,7 @@ def complete(policy, rows, **options):
     "seed": 0,
   } | options
   out = {}
-  for part, completions in evaluate.generate(policy, rows, **options):
+  for part, completions in answering.generate(policy, rows, **options):
     for row, ids in zip(part, completions):
       assert row["id"] not in out
       out[row["id"]] = ids
@@ -595,7 +607,8 @@ def test_out_of_memory_halves_the_batch(policy, monkeypatch, capsys):
   )
 
 
-# ------------------------------------------------------------------------------------------------------------- whole runs
+# --------------------------------------------------------------------------------------------------
+# ----------- whole runs
 @pytest.fixture(scope="module")
 def finished(data):
   """A complete evaluation of the tiny base model, two samples a row."""
@@ -865,9 +878,12 @@ def test_bad_input_is_one_line(argv, message, data):
   assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
 
 
-# ------------------------------------------------------------------------------------------------------------- the judge
+# --------------------------------------------------------------------------------------------------
+# ----------- the judge
 class Judge(http.server.BaseHTTPRequestHandler):
-  """An OpenAI-compatible endpoint on the loopback address. Behaviour by the model name that is asked for."""
+  """An OpenAI-compatible endpoint on the loopback address. Behaviour by the model name that is
+  asked for.
+  """
 
   seen = []
 
@@ -938,7 +954,7 @@ def test_judge_retries_and_scores_creative_domains_only(finished, tmp_path, judg
   )
   report = (tmp_path / "eval_j" / "report.md").read_text()
   assert "judge: overall /10" in report and re.search(
-    r"\| creative_writing \|.* 7\.50 \|\n", report
+    r"\| creative writing +\|.* 7\.50 \|\n", report
   )
   before = len(Judge.seen)
   judged_run(finished, tmp_path / "eval_j", f"--judge_url={judge_url}", "--judge_model=flaky")
@@ -972,7 +988,8 @@ def test_unreachable_judge_keeps_the_evaluation(finished, tmp_path, monkeypatch,
   assert results["judge"]["n"] == 8
 
 
-# ------------------------------------------------------------------------------------------------------------- the report
+# --------------------------------------------------------------------------------------------------
+# ----------- the report
 NASTY = (
   '<script>window.hacked = 1</script><img src="http://192.0.2.1/x.png" onerror="window.hacked = 1">```\n'
   "# not a heading\n| a | b |"
@@ -980,7 +997,7 @@ NASTY = (
 
 
 @pytest.fixture(scope="module")
-def report(tmp_path_factory):
+def report_dir(tmp_path_factory):
   """A full report: comparison, charts, flips both ways, and text that tries to break out of it."""
   out = tmp_path_factory.mktemp("report") / "eval_grpo"
   out.mkdir()
@@ -1062,21 +1079,24 @@ class Tags(html.parser.HTMLParser):
     self.tags.append((tag, dict(attrs)))
 
 
-def test_html_is_self_contained_and_inert(report):
-  text = (report / "report.html").read_text()
+def test_html_is_self_contained_and_inert(report_dir):
+  text = (report_dir / "report.html").read_text()
   parser = Tags()
   parser.feed(text)
   tags = collections.Counter(tag for tag, _ in parser.tags)
-  assert not {"script", "link", "iframe", "object", "form", "a", "base"} & set(tags)
-  assert tags["img"] == 5 and all(
+  assert not {"script", "link", "iframe", "object", "form", "base"} & set(tags)
+  links = [attrs["href"] for tag, attrs in parser.tags if tag == "a"]
+  anchors = {f"#{attrs['id']}" for _, attrs in parser.tags if "id" in attrs}
+  assert set(links) == anchors and len(links) > 10  # the contents: they stay on the page
+  assert tags["img"] == 6 and all(
     a["src"].startswith("data:image/png;base64,") and a["alt"] for t, a in parser.tags if t == "img"
   )
   assert not any(name.startswith("on") for _, attrs in parser.tags for name in attrs)
   assert html.escape(NASTY.split("```")[0]) in text and "url(" not in text and "@import" not in text
 
 
-def test_markdown_keeps_model_text_inside_fences(report):
-  text = (report / "report.md").read_text()
+def test_markdown_keeps_model_text_inside_fences(report_dir):
+  text = (report_dir / "report.md").read_text()
   outside, fence = [], None
   for line in text.split("\n"):
     mark = re.match(r"(`{3,})(text)?$", line)
@@ -1089,7 +1109,7 @@ def test_markdown_keeps_model_text_inside_fences(report):
   assert fence is None and "<script" not in "\n".join(outside) and "# not a heading" not in outside
   assert "<script" in text
   for name in re.findall(r"!\[.*?\]\((.*?)\)", text):
-    assert (report / name).is_file()
+    assert (report_dir / name).is_file()
   for heading in (
     "In one minute",
     "Reasons for doubt",
@@ -1104,15 +1124,17 @@ def test_markdown_keeps_model_text_inside_fences(report):
     assert f"\n## {heading}\n" in text
 
 
-def test_report_says_whether_it_helped(report):
-  text = (report / "report.md").read_text()
+def test_report_says_whether_it_helped(report_dir):
+  text = (report_dir / "report.md").read_text()
   assert re.search(r"Accuracy rose: \d+\.\d% → \d+\.\d%, \+\d+\.\d points \(95% interval \+", text)
   assert "format learned: +" in text and "newly right" in text and "newly wrong" in text
 
 
 @pytest.mark.parametrize("text,shown", [("B", "'b'"), ("<script>", "one and the same text")])
 def test_one_answer_to_everything_is_doubted(text, shown):
-  """A policy that always says B is right as often as B is: that is no ability, and the report says so."""
+  """A policy that always says B is right as often as B is: that is no ability, and the report says
+  so.
+  """
   results = lambda stuck: evaluate.collect(
     respond(
       make_rows(24),
@@ -1124,14 +1146,14 @@ def test_one_answer_to_everything_is_doubted(text, shown):
   )
   constant, varied = results("science"), results("")
   said = f"of the answers in science are {shown}, right 0% of the time: a constant"
-  assert any(said in line for line in report.doubts(constant))
-  assert not any("a constant" in line for line in report.doubts(varied))
+  assert any(said in line for line in findings.doubts(constant))
+  assert not any("a constant" in line for line in findings.doubts(varied))
   first = next(r["id"] for r in make_rows(24) if r["domain"] == "science")
   one = evaluate.collect(
     respond(make_rows(24), lambda r: well(text) if r["id"] == first else "no tags"), FACTS, [], ""
   )
   assert not any(
-    "a constant" in line for line in report.doubts(one)
+    "a constant" in line for line in findings.doubts(one)
   )  # one well-formed answer is no habit
 
 
@@ -1226,13 +1248,13 @@ def browser(tmp_path_factory):
 
 
 @pytest.mark.parametrize("width", [390, 1280])
-def test_report_in_a_real_browser(browser, report, width):
-  seen = browser(report / "report.html", width)
+def test_report_in_a_real_browser(browser, report_dir, width):
+  seen = browser(report_dir / "report.html", width)
   assert (
     seen["width"] == width and seen["wide"] <= width
   )  # nothing makes the page itself scroll sideways
   assert not seen["hacked"] and not seen["requests"] and seen["font"] >= 15
-  assert len(seen["images"]) == 5 and all(
+  assert len(seen["images"]) == 6 and all(
     natural >= 900 and 300 <= shown <= width for natural, shown in seen["images"]
   )
   assert (

@@ -1,4 +1,6 @@
-"""What a terminal or a page would obey is shown as its code, and a judge's secret stays out of every record."""
+"""What a terminal or a page would obey is shown as its code, and a judge's secret stays out of
+every record.
+"""
 
 import pytest
 from absl import flags

@@ -1,0 +1,170 @@
+"""Two models on the same rows: what changed, by how much, and could it be luck?
+
+`compare_responses` pairs them row by row, which sees far smaller changes than two separate
+intervals do; `difference` measures one metric over the pairs; `is_sure` and `describe` say it in
+words. A rate "rose" only if its exact test agrees.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from lib import intervals, summary
+from lib.errors import InputError
+from lib.summary import Metric
+
+SMALLEST_SHOWN = 5e-4  # a change below the last digit of a report is none
+TINY = 1e-9  # what rounding leaves of an equal pair
+
+
+class Pair(NamedTuple):
+  """The responses of two models to one row."""
+
+  row_id: str
+  domain: str
+  before: list[dict]
+  after: list[dict]
+
+
+def pair_rows(before: list[dict], after: list[dict]) -> list[Pair]:
+  """The rows that both hold, in the order of `after`: the same id with the same question."""
+  old = summary.grouped(before, "id")
+  pairs = []
+  for row_id, new in summary.grouped(after, "id").items():
+    if row_id in old and old[row_id][0]["question"] == new[0]["question"]:
+      pairs.append(Pair(row_id, new[0]["domain"], old[row_id], new))
+  if not pairs:
+    raise InputError(
+      "the two evaluations share no row; compare models on the same data_dir and split"
+    )
+  return pairs
+
+
+def compare_responses(before: list[dict], after: list[dict], recipe: str, seed: int = 0) -> dict:
+  """What results.json holds under "compare"; the change of accuracy is split exactly in two.
+
+  correct = correct_lenient − (correct_lenient − correct). The change of the first term is *answers
+  improved*: a right answer appears, whatever its tags. The fall of the second is *format learned*:
+  a right answer is no longer lost to its tags.
+  """
+  pairs = pair_rows(before, after)
+  measured = compared_metrics(recipe)
+
+  def changes(part: list[Pair]) -> dict:
+    return {name: difference(part, metric, seed) for name, metric in measured.items()}
+
+  domains = sorted({pair.domain for pair in pairs}, key=summary.domain_order)
+  gained = [pair.row_id for pair in pairs if share_right(pair.after) > share_right(pair.before)]
+  lost = [pair.row_id for pair in pairs if share_right(pair.after) < share_right(pair.before)]
+  return {
+    "n": len(pairs),
+    "overall": changes(pairs),
+    "domains": {d: changes([pair for pair in pairs if pair.domain == d]) for d in domains},
+    "flipped": {"gained": gained, "lost": lost},
+  }
+
+
+def compared_metrics(recipe: str) -> dict[str, Metric]:
+  """{name under results["compare"]: metric}."""
+  known = summary.metrics(recipe)
+
+  def minus_what_tags_cost(response: dict) -> int | None:
+    if response["correct"] is None:
+      return None
+    return response["correct"] - response["correct_lenient"]  # −1: right, but not in its tags
+
+  return {
+    "format": known["format_rate"],
+    "accuracy": known["accuracy"],
+    "mean_reward": known["mean_reward"],
+    "answers_improved": known["accuracy_lenient"],
+    "format_learned": Metric(minus_what_tags_cost, is_rate=False),
+  }
+
+
+def share_right(samples: list[dict]) -> float:
+  """Share of a row's samples that are right; 0 where nothing can be right."""
+  return intervals.mean(response["correct"] for response in samples) or 0.0
+
+
+def difference(pairs: list[Pair], metric: Metric, seed: int) -> dict | None:
+  """Paired change of a metric, after minus before, with a bootstrap interval over questions; None
+  when no row has it.
+
+  The exact test is McNemar's where a row has one response and no question repeats, otherwise the
+  sign test on questions.
+  """
+  questions, before, after = [], [], []
+  for pair in pairs:
+    old = intervals.mean(metric.value(response) for response in pair.before)
+    new = intervals.mean(metric.value(response) for response in pair.after)
+    if old is not None and new is not None:
+      questions.append(pair.after[0]["question"])
+      before.append(old)
+      after.append(new)
+  if not questions:
+    return None
+  moved = np.subtract(after, before)  # (rows,)
+  question_of_row = np.unique(questions, return_inverse=True)[1]
+  by_question = np.bincount(question_of_row, weights=moved)
+  gained = int((by_question > TINY).sum())
+  lost = int((by_question < -TINY).sum())
+  was = summary.estimate(before, questions, metric.is_rate, seed)
+  now = summary.estimate(after, questions, metric.is_rate, seed)
+  change = summary.estimate(moved, questions, False, seed)
+  return {
+    "n": len(questions),
+    "gained": gained,
+    "lost": lost,
+    "p": intervals.mcnemar(gained, lost),
+    "before": was.mean,
+    "before_ci": was.ci,
+    "after": now.mean,
+    "after_ci": now.ci,
+    "difference": change.mean,
+    "ci": change.ci,
+  }
+
+
+def is_sure(change: dict, is_rate: bool = True) -> bool:
+  """Whether a change is more than luck: its interval excludes zero, its last digit shows, and its
+  exact test agrees.
+
+  The bootstrap of four changed questions, or of one row, excludes zero by luck. No test of fewer
+  than six changed questions can reach 5%, so a mean, which has no such test, must have moved on
+  six.
+  """
+  if abs(change["difference"]) < SMALLEST_SHOWN:
+    return False
+  low, high = change["ci"]
+  excludes_zero = low * high > 0
+  if is_rate:
+    return excludes_zero and change["p"] < 0.05
+  return excludes_zero and change["gained"] + change["lost"] > 5
+
+
+def describe(change: dict, name: str, is_rate: bool = True) -> str:
+  """One sentence: Accuracy rose: 62.0% → 77.1%, +15.1 points (95% interval +10.1 to +20.1; …)."""
+  verb = "did not change measurably"
+  if is_sure(change, is_rate):
+    verb = "rose" if change["difference"] > 0 else "fell"
+  if is_rate:
+    moved = (
+      f"{change['before']:.1%} → {change['after']:.1%}, {100 * change['difference']:+.1f} points"
+    )
+  else:
+    moved = f"{change['before']:.3f} → {change['after']:.3f}, {change['difference']:+.3f}"
+  evidence = [describe_interval(change["ci"], is_rate)]
+  if is_rate:
+    p = "< 0.001" if change["p"] < 0.001 else f"= {change['p']:.3f}"
+    evidence.append(f"{change['gained']} questions better, {change['lost']} worse, exact p {p}")
+  return f"{name} {verb}: {moved} ({'; '.join(evidence)})."
+
+
+def describe_interval(ci: list[float], is_rate: bool) -> str:
+  low, high = ci
+  if high - low <= TINY:
+    return "the same change in every pair"
+  if is_rate:
+    return f"95% interval {100 * low:+.1f} to {100 * high:+.1f}"
+  return f"95% interval {low:+.3f} to {high:+.3f}"

@@ -1,0 +1,168 @@
+"""The verdicts on a response: its format, its answer, what every reward system pays, and a judge's
+grades.
+
+`responses_of` makes rows of responses.jsonl from completions, `score` adds the verdicts,
+`judge_creative` the grades of a model that judges the domains without right answers.
+"""
+
+import collections
+import json
+import re
+
+import numpy as np
+
+from lib import checking, command_line, contract, failures, jsonl, llm_judge, sampling, tokenization
+from lib.loading import Policy
+from lib.visible import hide_secrets
+
+JUDGED_AT_ONCE = 64  # responses between two saves
+
+# Lenient format: the four tags in order, each block with something in it, whatever stands around
+# and between and however the tags are spelled. Each (?>…) is atomic: it takes the earliest match
+# and never tries a later one, which finds the same texts, since the earliest opening tag leaves the
+# most room for the rest. Without it a text that loops over the tags takes minutes.
+LENIENT = re.compile(
+  r"""\A
+  (?> .*? <reasoning> \s* [^<\s] )   # up to the first character inside the reasoning
+  (?> .*? </reasoning> )
+  (?> .*? <answer> \s* [^<\s] )      # up to the first character inside the answer
+  .*? </answer>""",
+  re.DOTALL | re.IGNORECASE | re.VERBOSE,
+)
+
+
+def responses_of(policy: Policy, part: list[dict], completions: np.ndarray) -> list[dict]:
+  """Rows for responses.jsonl, not yet judged. completions: (B, G, T) token ids, G samples of each
+  row of `part`.
+  """
+  responses = []
+  for row, samples in zip(part, completions, strict=True):
+    lengths, stopped = sampling.completion_lengths(samples)
+    for number, ids in enumerate(samples):
+      length = int(lengths[number])
+      responses.append(
+        {
+          **{key: row[key] for key in ("id", "domain", "question", "prompt")},
+          "answer": row.get("answer") or "",
+          "metadata": row.get("metadata") or {},
+          "sample": number,
+          "response": tokenization.decode(policy.tokenizer, ids[:length]),
+          "tokens": length,
+          "truncated": not stopped[number],
+        }
+      )
+  return responses
+
+
+def is_checkable(response: dict, code_rewards: str) -> bool:
+  """Whether there is something to check an answer against: a truth, or tests where code may run."""
+  checked = response["domain"] in checking.checked_domains(code_rewards)
+  return checked and bool(response["answer"] or response["metadata"].get("test_cases"))
+
+
+def score(
+  responses: list[dict], style: str, systems: dict[str, list], code_rewards: str = "on"
+) -> list[dict]:
+  """Adds the verdicts: format, lenient_format, parsed_answer, correct, correct_lenient, partial,
+  rewards by component.
+
+  The answer is read strictly, or leniently where the format is broken, and checked once. A row of a
+  verifiable domain that cannot be checked gets the format verdicts only; a creative row is never
+  right or wrong. systems: {name: reward functions}.
+  """
+  parsed = [contract.parse_response(response["response"], style) for response in responses]
+  checkable = [is_checkable(response, code_rewards) for response in responses]
+  answers = []
+  for response, well_formed, can_check in zip(responses, parsed, checkable, strict=True):
+    text = response["response"]
+    answers.append(contract.read_answer(text, well_formed) if can_check else None)
+  column = {
+    key: [response[key] for response in responses]
+    for key in ("domain", "question", "answer", "metadata")
+  }
+  grades = checking.grade(column["domain"], answers, column["answer"], column["metadata"])
+  paid = pay(responses, column, systems)
+  for number, response in enumerate(responses):
+    rewards = {
+      system: {name: float(values[number]) for name, values in components.items()}
+      for system, components in paid.items()
+    }
+    grade = grades[number] if checkable[number] else None
+    response.update(read_verdicts(response, parsed[number], grade))
+    # Without a truth every reward but format's would say "wrong".
+    unknown = response["domain"] in contract.VERIFIABLE_DOMAINS and not checkable[number]
+    response["rewards"] = None if unknown else rewards
+  return responses
+
+
+def read_verdicts(response: dict, parsed: contract.Response | None, grade: float | None) -> dict:
+  """What a strict reading and a grade in [0, 1] say; grade None: nothing to check."""
+  well_formed = parsed is not None
+  verdict = {
+    "format": well_formed,
+    "lenient_format": well_formed or bool(LENIENT.search(response["response"])),
+    "parsed_answer": parsed.answer if parsed else None,
+    "correct": None,
+    "correct_lenient": None,
+    "partial": None,
+  }
+  if grade is not None:
+    right = grade == 1.0
+    verdict["correct"] = well_formed and right
+    verdict["correct_lenient"] = right
+    verdict["partial"] = grade if well_formed else 0.0
+  return verdict
+
+
+def pay(responses: list[dict], column: dict, systems: dict[str, list]) -> dict:
+  """{reward system: {component: values (B,)}}."""
+  prompts = [response["prompt"] for response in responses]
+  texts = [response["response"] for response in responses]
+  metadata = [json.dumps(each, ensure_ascii=False) for each in column["metadata"]]
+  columns = column | {"metadata": metadata}
+  return {
+    system: {function.__name__: function(prompts, texts, **columns) for function in functions}
+    for system, functions in systems.items()
+  }
+
+
+def judge_creative(responses: list[dict], url: str, judge_model: str, path) -> dict:
+  """Adds "judge" (reasoning 1–5, answer 1–5, overall 0–10) to the responses without a right answer;
+  returns counts.
+
+  Saved into `path` after every few, so that an interrupted or unreachable judge is asked only for
+  what is left. Another judge_model starts again. Once a whole part went unanswered the rest is not
+  tried.
+  """
+  creative = [r for r in responses if r["domain"] not in contract.VERIFIABLE_DOMAINS]
+  todo = [r for r in creative if r.get("judge", {}).get("model") != judge_model]
+  command_line.say(f"judge {judge_model}: {len(todo)} of {len(creative)} responses to go")
+  earlier = collections.Counter(failures.failed_rows())
+  counts = collections.Counter()
+  for response in todo:
+    response.pop("judge", None)
+  for start in range(0, len(todo), JUDGED_AT_ONCE):
+    part = todo[start : start + JUDGED_AT_ONCE]
+    verdicts = llm_judge.judge(part, url, judge_model)
+    for response, verdict in zip(part, verdicts, strict=True):
+      if verdict:
+        response["judge"] = {**verdict._asdict(), "model": judge_model}
+    jsonl.write_rows(path, responses)
+    counts = collections.Counter(failures.failed_rows()) - earlier
+    if counts["judge_failed"] and not any(verdicts):
+      break
+  judged = sum("judge" in response for response in creative)
+  failed = len(creative) - judged - counts["judge_malformed"]
+  error = ""
+  if failed:
+    error = (
+      f"the judge at {hide_secrets(url)} gave no reply to {failed} of {len(creative)} responses"
+    )
+  return {
+    "model": judge_model,
+    "n": judged,
+    "malformed": counts["judge_malformed"],
+    "retried": counts["judge_retried"],
+    "failed": failed,
+    "error": error,
+  }
