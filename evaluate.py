@@ -46,6 +46,7 @@ from lib import (
   jsonl,
   lineage,
   loading,
+  own_rewards,
   parameters,
   report,
   runs,
@@ -145,11 +146,11 @@ flags.DEFINE_integer(
   "max_new_tokens", 512, "Longest completion, in tokens.", lower_bound=1, flag_values=FLAGS
 )
 # Scoring.
-flags.DEFINE_enum(
+flags.DEFINE_string(
   "rewards",
   "multi_domain",
-  list(rewards.SYSTEMS),
-  "Reward system behind mean_reward; all are reported.",
+  f"Rewards behind mean_reward: {', '.join(rewards.SYSTEMS)}, or your own as FILE.py:FUNCTION; "
+  "several with commas, each with =WEIGHT. All systems are reported.",
   flag_values=FLAGS,
 )
 flags.DEFINE_string(
@@ -470,11 +471,11 @@ def read_other(compare: str) -> tuple[dict, list[dict]]:
   return results, jsonl.read_rows(folder / "responses.jsonl")
 
 
-def make_systems(style: str, code_rewards: str) -> dict[str, list]:
-  """{name: reward functions} of all systems; dual_stream reads its own style."""
+def make_systems(recipe: str, style: str, code_rewards: str) -> dict[str, list]:
+  """{name: its functions} of every reward system and of `recipe`, the --rewards value."""
   systems = {}
-  for name in rewards.SYSTEMS:
-    own = "" if name == "dual_stream" else style
+  for name in {**rewards.SYSTEMS, recipe: None}:
+    own = "" if rewards.style_of(name) == "dual_stream" else style
     systems[name] = rewards.make_rewards(name, style=own, code_rewards=code_rewards)
   return systems
 
@@ -485,6 +486,7 @@ def check_flags():
       f"--samples={FLAGS.samples} at --temperature=0 draws one response {FLAGS.samples} times; "
       "add --temperature=0.7, or leave --samples at 1"
     )
+  rewards.make_rewards(FLAGS.rewards)  # refused before a model is loaded
 
 
 def evaluate():
@@ -510,12 +512,13 @@ def evaluate():
     "dtype": np.dtype(policy.model.config.param_dtype).name,
     "style": data["style"],
     "code_rewards": FLAGS.code_rewards,
+    **own_rewards.digests(FLAGS.rewards),
     **drawn,
   }
   out_dir = pathlib.Path(FLAGS.out_dir)
   kept = open_folder(out_dir, identity, FLAGS.overwrite)
   path = out_dir / "responses.jsonl"
-  systems = make_systems(data["style"], FLAGS.code_rewards)
+  systems = make_systems(FLAGS.rewards, data["style"], FLAGS.code_rewards)
   responses, speed = sample_and_score(
     policy,
     rows,

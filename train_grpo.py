@@ -42,6 +42,7 @@ from lib import (
   llm_judge,
   loading,
   optimization,
+  own_rewards,
   parameters,
   preflight,
   rollouts,
@@ -119,11 +120,11 @@ flags.DEFINE_integer(
   flag_values=FLAGS,
 )
 # Algorithm.
-flags.DEFINE_enum(
+flags.DEFINE_string(
   "rewards",
   "multi_domain",
-  ["multi_domain", "curriculum", "dual_stream", "four_component"],
-  "Reward system (see rewards.py).",
+  f"{', '.join(rewards.SYSTEMS)}, or your own as FILE.py:FUNCTION; several with commas, each with "
+  "=WEIGHT.",
   flag_values=FLAGS,
 )
 flags.DEFINE_enum(
@@ -596,14 +597,12 @@ def build(policy, reference, reward_fns, settings: Settings, flag) -> LeanGRPOLe
 
 
 def reward_functions(flag, style: str, state: dict) -> list:
-  """The system's functions, with the curriculum's clock and the judge tied in."""
-  options = rewards.read_weights(flag.weights) if flag.rewards == "four_component" else {}
-  if flag.rewards == "curriculum":
-    options = (
-      {"phase": lambda: state["progress"]["phase"]}
-      if flag.phase_metrics
-      else {"progress": lambda: state["step"] / state["max_steps"]}
-    )
+  """The functions of --rewards, with the curriculum's clock and the judge tied in."""
+  options = rewards.read_weights(flag.weights, flag.rewards)
+  if flag.phase_metrics:
+    options["phase"] = lambda: state["progress"]["phase"]
+  else:
+    options["progress"] = lambda: state["step"] / state["max_steps"]
   if flag.judge_url:
     options["judge"] = functools.partial(
       llm_judge.judge, url=flag.judge_url, model=flag.judge_model
@@ -614,10 +613,10 @@ def reward_functions(flag, style: str, state: dict) -> list:
 def load_rows(
   data_dir: str, system: str, allow_mismatch: bool, eval_rows: int
 ) -> tuple[dict, list[dict], list[dict]]:
-  """(config of the data, rows to train on, held-out rows). system: the reward system, which must read the style of the data."""
+  """(config of the data, rows to train on, held-out rows). system: --rewards, which must read the style of the data."""
   config = folders.read_config(data_dir, "prepare_data.py")
   folders.check_prompt_hash(config, data_dir, allow_mismatch)
-  wanted = "dual_stream" if system == "dual_stream" else "tags"
+  wanted = rewards.style_of(system) or config["style"]
   if config["style"] != wanted:
     raise InputError(
       f"{data_dir} was rendered in style {config['style']}, --rewards={system} pays for style {wanted}; choose "
@@ -681,6 +680,8 @@ def resume(out_dir: str, learner: LeanGRPOLearner, state: dict):
 def main():
   flag, out_dir = FLAGS, FLAGS.out_dir
   max_steps = runs.read_max_steps(flag.max_steps, flag.max_hours)
+  # Refused here, before a model is loaded: an unknown system, a file that cannot be imported.
+  rewards.make_rewards(flag.rewards, **rewards.read_weights(flag.weights, flag.rewards))
   data, rows, held_out = load_rows(
     flag.data_dir, flag.rewards, flag.allow_prompt_mismatch, flag.eval_rows
   )
@@ -701,6 +702,7 @@ def main():
     data_dir=folders.digest(os.path.join(flag.data_dir, "train.jsonl")),
     init_from=folders.digest(loading.read_checkpoint(flag.init_from)[1]) if flag.init_from else "",
     model=start.fingerprint,
+    **own_rewards.digests(flag.rewards),
   )
   lengths = check_prompts(rows + held_out, start.tokenizer, flag.max_prompt_tokens)
   settings = grpo_settings.read_settings(

@@ -15,7 +15,7 @@ from machine import machine_line
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import rewards
-from lib import checking, code_checking, command_line, contract
+from lib import cheats, checking, code_checking, command_line, contract
 
 
 def best_of(repeats: int, function) -> float:
@@ -49,15 +49,16 @@ def mixed_batch() -> float:
   columns = {name: [] for name in ("domain", "question", "answer", "metadata")}
   texts = []
   for n, domain in enumerate(domains):
-    question, truth, metadata, right, honest, *_ = rewards.TASKS[domain]
-    answer = (right, honest)[n % 2] + (
-      f"\n# {n}" if domain == "coding" else ""
-    )  # no two alike, as in training
-    texts.append(
-      contract.format_response(f"Row {n}: " + rewards.REASONING.format(question), answer)
-    )
-    for name, value in zip(columns, (domain, question, truth, json.dumps(metadata))):
-      columns[name].append(value)
+    task = cheats.TASKS[domain]
+    answer = (task.right, task.honest)[n % 2]
+    if domain == "coding":
+      answer += f"\n# {n}"  # no two alike, as in training
+    reasoning = f"Row {n}: " + cheats.REASONING.format(task.question)
+    texts.append(contract.format_response(reasoning, answer))
+    columns["domain"].append(domain)
+    columns["question"].append(task.question)
+    columns["answer"].append(task.truth)
+    columns["metadata"].append(json.dumps(task.metadata))
   functions = rewards.make_rewards("multi_domain")
 
   def batch():

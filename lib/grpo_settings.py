@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from lib import contract
+from lib import contract, own_rewards
 from lib.errors import InputError
 
 PUBLISHED = {  # algorithm: beta, epsilon, epsilon_high, dynamic_sampling where the flags say nothing
@@ -120,7 +120,7 @@ def read_thresholds(flag, held_out: list[dict]) -> list[float]:
     len(found) not in (0, 2)
     or found
     and not (
-      flag.rewards == "curriculum"
+      "curriculum" in own_rewards.system_names(flag.rewards)
       and held_out
       and flag.eval_every
       and all(0 <= rate <= 1 for rate in found)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from tunix.rl import function_registry
 
-from lib import forward_pass, logprobs, tokenization
+from lib import forward_pass, logprobs, own_rewards, tokenization
 from lib.grpo_settings import Settings
 from lib.rollouts import Rollout
 
@@ -18,7 +18,8 @@ def advantage_scale(system: str, domains) -> list[float]:
   """Factor on each completion's advantage. Seed 003 scales the reward by domain, but GRPO divides each prompt's group by its
   standard deviation, which cancels any factor that the group shares; on the advantage the scale acts as meant.
   """
-  return [DOMAIN_SCALE.get(d, 1.0) if system == "curriculum" else 1.0 for d in domains]
+  scaled = "curriculum" in own_rewards.system_names(system)
+  return [DOMAIN_SCALE.get(d, 1.0) if scaled else 1.0 for d in domains]
 
 
 # ----------------------------------------------------------------------------------------------------- rewards → advantages

@@ -71,15 +71,12 @@ def reads_well(reasoning: str) -> float:
   return max(prose_score(reasoning), min(1.0, 2.0 * numbers) * fresh_share(reasoning))
 
 
-def diversity_score(text: str, formula: str = "corrected") -> float:
-  """Lexical variety. Range [0, 1]. "seed" is seed 000's unique/total, 1 for any one word and falling with length. The default
-  divides by the vocabulary expected at that length (Heaps' law, 2.2 n^0.75, about that of English stories), trusts no text
-  below the seed's minimum of 10 words, and discounts what is not put together like language.
-  """
-  words = text.lower().split() if formula == "seed" else words_of(text)
+def diversity_score(text: str) -> float:
+  """Lexical variety. Range [0, 1]."""
+  words = words_of(text)
   n, unique = len(words), len(set(words))
-  if formula == "seed" or not n:
-    return unique / max(1, n)
+  if not n:
+    return 0.0
   return min(1.0, unique / min(n, 2.2 * n**0.75)) * min(1.0, n / 10) * prose_score(text)
 
 

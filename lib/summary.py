@@ -42,8 +42,11 @@ def domain_order(domain: str) -> tuple[int, str]:
 
 
 def total_reward(response: dict, recipe: str) -> float | None:
-  """Sum of the components of reward system `recipe`; None where the answer could not be checked."""
-  return sum(response["rewards"][recipe].values()) if response["rewards"] else None
+  """Sum of the components under --rewards=`recipe`; None where the answer could not be checked, or
+  was evaluated under other rewards.
+  """
+  parts = (response["rewards"] or {}).get(recipe)
+  return sum(parts.values()) if parts else None
 
 
 def metrics(recipe: str) -> dict[str, Metric]:

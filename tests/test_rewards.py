@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 
 import rewards
-from lib import checking, contract, equivalence, failures, llm_judge, policy_gradient, prose
+from lib import cheats, checking, contract, equivalence, failures, llm_judge, policy_gradient, prose
 from lib.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -168,12 +168,8 @@ def test_multi_domain_keeps_the_seeds_constants():
     contract.format_response(reasoning, answer),
     "creative_writing",
     question="alpha0 alpha1 gamma0 gamma1",
-    diversity="seed",
-    relevance="seed",
   )
-  assert creative == pytest.approx(
-    {"format": 0.2, "correctness": 0.0, "length": 0.3, "diversity": 0.25, "relevance": 0.125}
-  )
+  assert creative["format"] == 0.2 and creative["length"] == pytest.approx(0.3)
   assert (
     prose.length_score("w " * 10, 150, 20, 300) == 0.5
     and prose.length_score("w " * 375, 150, 10, 300) == 0.5
@@ -187,8 +183,8 @@ def test_multi_domain_keeps_the_seeds_constants():
 
 
 def test_one_word_is_not_diverse():
-  story = rewards.TASKS["creative_writing"][3]
-  assert prose.diversity_score("Boat", "seed") == 1.0 and prose.diversity_score("Boat") < 0.05
+  story = cheats.TASKS["creative_writing"].right
+  assert prose.diversity_score("Boat") < 0.05
   assert prose.diversity_score(story) > 0.85 > prose.diversity_score(story * 3)
   assert prose.diversity_score("boat " * 100) < 0.05
 
@@ -265,7 +261,9 @@ def test_dual_stream_sizes():
 def test_four_component_weights():
   default = total("four_component", GOOD)
   assert (
-    list(default) == list(rewards.WEIGHTS) == ["format", "coherence", "correctness", "efficiency"]
+    list(default)
+    == list(rewards.Weights._fields)
+    == ["format", "coherence", "correctness", "efficiency"]
   )
   assert default["format"] == 0.25 and default["efficiency"] == 0.0
   only = total(
@@ -527,10 +525,8 @@ def test_math_agrees_with_math_verify():
 def test_self_test_passes_and_can_fail(monkeypatch, capsys):
   assert rewards.self_test() == []
   assert int(capsys.readouterr().out.split()[1]) > 2000
-  assert all(len(rewards.cheats(d, "tags")) >= 12 for d in contract.DOMAINS)
-  monkeypatch.setattr(
-    prose, "diversity_score", lambda text, formula="": 1.0 if len(text) < 400 else 0.0
-  )
+  assert all(len(cheats.cheats(d, "tags")) >= 12 for d in contract.DOMAINS)
+  monkeypatch.setattr(prose, "diversity_score", lambda text: 1.0 if len(text) < 400 else 0.0)
   monkeypatch.setattr(prose, "copied_share", lambda answer, question: 0.0)
   assert any(
     "creative" in line for line in rewards.self_test()
@@ -674,7 +670,7 @@ def test_unreachable_judge_is_given_up(server):
 
 def test_judge_as_the_reward_of_creative_domains(server):
   text = contract.format_response(
-    "I think about boats because they matter to the reader.", rewards.TASKS["creative_writing"][3]
+    "I think about boats because they matter to the reader.", cheats.TASKS["creative_writing"].right
   )
   judge = lambda rows: llm_judge.judge(rows, server.url, "m", backoff_seconds=0.01, attempts=1)
   columns = dict(
