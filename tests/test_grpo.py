@@ -656,7 +656,7 @@ def test_dynamic_sampling_replaces_flat_groups(limit, spreads, kept, resampled):
 # -------------------------------------------------------------------------------------------------------------- phases and health
 def test_curriculum_phases_follow_the_step():
   flag = types.SimpleNamespace(
-    rewards="curriculum", phase_metrics=[], judge_url="", code_rewards="on"
+    rewards="curriculum", weights=[], phase_metrics=[], judge_url="", code_rewards="on"
   )
   state = {"step": 0, "max_steps": 100, "progress": preflight.new_progress()}
   functions = train_grpo.reward_functions(flag, "tags", state)
