@@ -6,7 +6,7 @@ import re
 import unicodedata
 from fractions import Fraction
 
-from lib import code_checking, contract, failures, math_checking, quantities
+from lib import code_checking, contract, failures, math_checking, own_checks, quantities
 
 # --------------------------------------------------------------------------------- checking: science, logic, code, batches
 ARTICLES = {"a", "an", "the"}
@@ -100,10 +100,15 @@ def is_correct(domain: str, answer: str, truth: str, metadata: dict | None = Non
   code, with metadata's test_cases, test_setup_code. Raises ValueError for a domain without right answers.
   """
   answer, truth, metadata = str(answer), str(truth), metadata or {}
-  if domain == "math":
+  way = own_checks.way_of(domain, metadata)
+  if way in ("math", "number"):
     return math_checking.math_correct(answer, truth)
-  if domain == "science":
+  if way in ("science", "choice"):
     return science_correct(answer, truth, metadata)
+  if way == "exact":
+    return own_checks.same_text(answer_part(answer), truth)
+  if ":" in way:
+    return own_checks.ask(way, answer_part(answer), truth, metadata)
   if domain == "logic":
     said = stated_verdict(answer_part(answer))
     return said is not None and said == stated_verdict(truth)
@@ -153,6 +158,12 @@ def checked_domains(code_rewards: str = "on") -> tuple[str, ...]:
   )
 
 
+def is_checked(domain: str, metadata: dict | None = None, code_rewards: str = "on") -> bool:
+  """Whether a row's answer is checked: it has a right answer, and no code that may not run."""
+  way = own_checks.way_of(domain, metadata or {})
+  return way != "" and (way != "coding" or code_rewards == "on")
+
+
 def grade(domains, answers, truths, metadatas=None, code_rewards: str = "on") -> list[float]:
   """Partial credit in [0, 1] per row: 1 only for a right answer. Math: near numbers a little. Science: a right answer in a few
   more words half. Coding: half the share of tests passed. None as an answer, and a domain without right answers: 0.
@@ -165,9 +176,10 @@ def grade(domains, answers, truths, metadatas=None, code_rewards: str = "on") ->
   for i, (domain, *row) in enumerate(zip(domains, answers, truths, metadatas)):
     if domain == "coding" and row[0] is not None and code_rewards != "off":
       code[i] = row
-    elif domain in ("math", "science", "logic") and row[0] is not None:
+    elif row[0] is not None:
       try:
-        grades[i] = 1.0 if is_correct(domain, *row) else near_credit(domain, *row)
+        if is_checked(domain, row[2], "off"):
+          grades[i] = 1.0 if is_correct(domain, *row) else near_credit(domain, *row)
       except Exception as error:  # model text must not end a run of hours, whatever it found
         failures.failed(error)
   for i, verdict in zip(code, code_checking.code_verdicts(*zip(*code.values())) if code else []):
