@@ -322,13 +322,13 @@ def leak_report(rows: list[dict], leaks: dict) -> dict:
       "train": rows[i]["id"],
       "evaluation": rows[j]["id"],
       "shared": " ".join(
-        overlap.split_words(rows[i]["question"])[start : start + overlap.LEAK_NGRAM]
+        overlap.split_words(rows[i]["question"])[start : start + overlap.LEAK_WORDS]
       ),
     }
     for i, (j, start) in leaks.items()
   ]
   return {
-    "rule": f"{overlap.LEAK_NGRAM} words in a row, half of them not the domain's own wording",
+    "rule": f"{overlap.LEAK_WORDS} words in a row, half of them not the domain's own wording",
     "dropped": len(leaks),
     "examples": examples[:20],
   }

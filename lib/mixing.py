@@ -1,42 +1,52 @@
-"""TODO-DOC mixing."""
+"""How many rows of each domain a data set holds, which rows they are, and in which order.
+
+`mixture` gives the domains' shares, `quotas` turns shares into counts, `place_rows` gives each row
+its home split, `draw` fills the splits and `interleave` puts their rows in order.
+"""
 
 import collections
 import hashlib
-import itertools
 import math
 
 from lib import contract, overlap
 from lib.errors import InputError
 
 
-# ----------------------------------------------------------------------------------------------------- mixing and splitting
 def mixture(counts: dict, mixing: str, temperature: float, weights: dict) -> dict[str, float]:
-  """Domain -> share, summing to 1. DISCO: share ~ p^T, where p is a domain's natural share of the clean rows.
+  """Domain → share, summing to 1; counts: clean rows of each domain.
 
-  T = 0.5 flattens (seed 000's code and its table of counts). Seed 001's write-up prints p^(1/T), which at T = 0.5 is p^2 and
-  would sharpen: the largest domain would take more, not less.
+  "natural": as the rows come. "weights": as `weights` says. "disco": share ~ p^T, where p is the
+  natural share and T the temperature (the multi_domain write-up's code and its table of counts):
+  T = 0.5 flattens. The curriculum write-up prints p^(1/T), which at T = 0.5 is p² and would
+  sharpen.
   """
-  power = temperature if mixing == "disco" else 1
-  raw = weights if mixing == "weights" else {d: n**power for d, n in counts.items() if n}
-  total = sum(raw.get(d, 0) for d in contract.DOMAINS)
-  return {d: raw[d] / total for d in contract.DOMAINS if raw.get(d)}
+  if mixing == "weights":
+    raw = weights
+  else:
+    power = temperature if mixing == "disco" else 1
+    raw = {domain: count**power for domain, count in counts.items() if count}
+  total = sum(raw.get(domain, 0) for domain in contract.DOMAINS)
+  return {domain: raw[domain] / total for domain in contract.DOMAINS if raw.get(domain)}
 
 
 def read_weights(items: list[str]) -> dict[str, float]:
+  """["math=0.35", "coding=0.3"] → {"math": 0.35, "coding": 0.3}."""
   weights = {}
   for item in items:
     name, _, value = item.partition("=")
-    if name.strip() not in contract.DOMAINS:
+    name = name.strip()
+    if name not in contract.DOMAINS:
       raise InputError(
-        f"--domain_weights names {name.strip()!r}, which is no domain; valid: {', '.join(contract.DOMAINS)}"
+        f"--domain_weights names {name!r}, which is no domain; valid: {', '.join(contract.DOMAINS)}"
       )
     try:
-      weights[name.strip()] = float(value)
+      weights[name] = float(value)
     except ValueError:
       raise InputError(
         f"--domain_weights: {item!r} is not name=number; write for example math=0.35,coding=0.3"
       ) from None
-  if not all(0 <= weight < math.inf for weight in weights.values()) or not sum(weights.values()):
+  in_range = all(0 <= weight < math.inf for weight in weights.values())
+  if not in_range or not sum(weights.values()):
     raise InputError(
       f"--domain_weights is {','.join(items)!r}; expected non-negative numbers with a sum above 0"
     )
@@ -44,116 +54,164 @@ def read_weights(items: list[str]) -> dict[str, float]:
 
 
 def quotas(shares: dict, total: int, room: dict, what: str) -> dict[str, int]:
-  """Counts that sum to `total` exactly, by largest remainder. A domain with less room gives all it has; the others take up the
-  rest in proportion to their shares, again and again until it fits. Raises InputError when all rooms together are too small."""
-  counts, free = {}, {d: share for d, share in shares.items() if share > 0}
+  """Domain → count, summing to `total` exactly, by largest remainder.
+
+  A domain with less `room` than its share asks gives all it has. The others take up the rest in
+  proportion to their shares, again and again until it fits. what: the split, for the error that all
+  rooms together are too small.
+  """
+  counts = {}
+  free = {domain: share for domain, share in shares.items() if share > 0}
   while True:
     left = total - sum(counts.values())
-    exact = {d: share * (left / sum(free.values())) for d, share in free.items()}
-    short = [d for d in free if exact[d] > room.get(d, 0)]
+    exact = {domain: share * (left / sum(free.values())) for domain, share in free.items()}
+    short = [domain for domain in free if exact[domain] > room.get(domain, 0)]
     if not short:
       break
-    counts |= {d: room.get(d, 0) for d in short}
-    free = {d: share for d, share in free.items() if d not in short}
+    for domain in short:
+      counts[domain] = room.get(domain, 0)
+      del free[domain]
   if left and not free:
     raise InputError(
-      f"{what}: {total:,} rows asked, {total - left:,} can be used (clean, of the domains mixed, on this side of "
-      "the split); lower the sizes or add rows"
+      f"{what}: {total:,} rows asked, {total - left:,} can be used (clean, of the domains mixed, "
+      "on this side of the split); lower the sizes or add rows"
     )
-  counts |= {d: math.floor(x) for d, x in exact.items()}
-  for d in sorted(free, key=lambda d: counts[d] - exact[d])[: total - sum(counts.values())]:
-    counts[d] += 1
-  return {d: counts[d] for d in shares if d in counts}
+
+  for domain, count in exact.items():
+    counts[domain] = math.floor(count)
+  missing = total - sum(counts.values())
+  by_remainder = sorted(free, key=lambda domain: counts[domain] - exact[domain])
+  for domain in by_remainder[:missing]:
+    counts[domain] += 1
+  return {domain: counts[domain] for domain in shares if domain in counts}
+
+
+# side → how far into the range of hashes the homes "test" and "val" reach; the rest is "train".
+HOMES = {"eval": (0.5, 1.0), "train": (0.0, 0.0), None: (0.1, 0.2)}
 
 
 def place_rows(rows: list[dict], keys: list[bytes], official: bool, separate_eval: bool, seed: int):
-  """Gives each row its home split, by the hash of its question alone (a tenth test, a tenth val), and its rank, by the seed too.
+  """Gives each row a side, a home split and a rank.
 
-  row["side"] is "train" or "eval" where a row may not cross over: rows of --eval_pool and rows that their source marks as
-  evaluation never train; beside an --eval_pool the rest never evaluates.
+  row["side"]: "train" or "eval" where a row may not cross over, None elsewhere. Rows of
+  --eval_pool and, with `official`, rows that their source marks as evaluation never train; beside
+  an --eval_pool the rest never evaluates. row["home"]: the split that it goes to first, from the
+  hash of its question (`keys`) alone: a tenth test, a tenth val. A grown pool leaves it where it
+  was. row["rank"]: its place in the draw, by the seed too.
   """
   salt = (seed % 2**64).to_bytes(8, "little")
-  for row, key in zip(rows, keys):
-    row["side"] = (
-      "eval"
-      if official and overlap.only_evaluates(row) or row.get("evaluates")
-      else "train"
-      if separate_eval
-      else None
-    )
-    test, val = {"eval": (0.5, 1), "train": (0, 0), None: (0.1, 0.2)}[row["side"]]
-    part = int.from_bytes(key[:8], "little") / 2**64
-    row["home"] = "test" if part < test else "val" if part < val else "train"
+  for row, key in zip(rows, keys, strict=True):
+    row["side"] = side_of(row, official, separate_eval)
+    test_ends, val_ends = HOMES[row["side"]]
+    fraction = int.from_bytes(key[:8], "little") / 2**64
+    if fraction < test_ends:
+      row["home"] = "test"
+    elif fraction < val_ends:
+      row["home"] = "val"
+    else:
+      row["home"] = "train"
     row["rank"] = hashlib.blake2b(key, digest_size=8, key=salt).digest()
 
 
-def pick(rows: list[dict], counts: dict[str, int]) -> dict[str, list[dict]]:
-  """Split -> `count` rows: the lowest-ranked of its home; where these run out, the highest-ranked that other homes leave over.
+def side_of(row: dict, official: bool, separate_eval: bool) -> str | None:
+  if row.get("evaluates"):  # it came through --eval_pool
+    return "eval"
+  if official and overlap.only_evaluates(row):
+    return "eval"
+  return "train" if separate_eval else None
 
-  Both ends matter: added rows can only raise a row's rank, so that a row once borrowed from the far end of the training rows
-  never turns up among the training rows of a grown pool (as long as its domain is not asked for more of them).
+
+def pick(rows: list[dict], counts: dict[str, int]) -> dict[str, list[dict]]:
+  """Split → its count of rows.
+
+  First the lowest-ranked of the split's own home. Where these run out it borrows the highest-ranked
+  that other homes leave over, training rows before others. Both ends matter: added rows can only
+  raise a row's rank, so a row once borrowed from the far end of the training rows never turns up
+  among the training rows of a grown pool (as long as its domain is not asked for more of them).
   """
   ranked = sorted(rows, key=lambda row: row["rank"])
-  chosen = {
-    split: [row for row in ranked if row["home"] == split][:count]
-    for split, count in counts.items()
-  }
+  chosen = {}
+  for split, count in counts.items():
+    chosen[split] = [row for row in ranked if row["home"] == split][:count]
+
   taken = {row["index"] for group in chosen.values() for row in group}
-  spare = iter(
-    sorted(
-      (row for row in ranked[::-1] if row["index"] not in taken),
-      key=lambda row: row["home"] != "train",
-    )
-  )
-  return {
-    split: group + list(itertools.islice(spare, counts[split] - len(group)))
-    for split, group in chosen.items()
-  }
+  left_over = [row for row in reversed(ranked) if row["index"] not in taken]
+  left_over.sort(key=lambda row: row["home"] != "train")  # stable: training rows first
+  for split, group in chosen.items():
+    missing = counts[split] - len(group)
+    group += left_over[:missing]
+    del left_over[:missing]
+  return chosen
 
 
 def draw(rows: list[dict], words: overlap.Words, sizes: dict, shares: dict) -> tuple[dict, dict]:
-  """Splits -> rows in final order, and the contamination found. Evaluation rows are drawn first; training rows are those that
-  share no 8 words with them, nor with rows that may only evaluate. `rows` are the clean ones."""
-  held, chosen = sizes["val"] + sizes["test"], {split: [] for split in contract.SPLITS}
-  sides = collections.Counter((row["domain"], row["side"]) for row in rows)
-  give = lambda part, whole: {
-    d: sides[d, "eval"] + math.ceil(sides[d, None] * part / whole) for d in shares
-  }
-  room = give(
-    held, held + sizes["train"]
-  )  # a small domain gives evaluation its part of the rows, not all of them
-  both = quotas(shares, held, room if sum(room.values()) >= held else give(1, 1), "val and test")
-  val = quotas(both, sizes["val"], both, "val")
-  for d, count in both.items():
-    able = [row for row in rows if row["domain"] == d and row["side"] != "train"]
-    for split, found in pick(able, {"val": val.get(d, 0), "test": count - val.get(d, 0)}).items():
-      chosen[split] += found
-  taken = {row["index"] for row in chosen["val"] + chosen["test"]}
+  """(split → rows in final order, the contamination found) from clean, placed rows.
+
+  Evaluation rows are drawn first. Training rows are those that share no eight words with them, nor
+  with rows that may only evaluate.
+  """
+  chosen = draw_evaluation(rows, sizes, shares)
+  taken = {row["index"] for group in chosen.values() for row in group}
+
   training = [row for row in rows if row["side"] != "eval" and row["index"] not in taken]
   asked = [row["index"] for row in rows if row["side"] == "eval" or row["index"] in taken]
-  leaks = overlap.contaminated(
-    words, [row["index"] for row in training if not overlap.is_builtin(row)], asked
-  )
+  # The generator's rows share templates and differ by construction.
+  checked = [row["index"] for row in training if not overlap.is_builtin(row)]
+  leaks = overlap.contaminated(words, checked, asked)
   training = [row for row in training if row["index"] not in leaks]
-  counts = quotas(
-    shares, sizes["train"], collections.Counter(row["domain"] for row in training), "train"
-  )
-  for d, count in counts.items():
-    chosen["train"] += pick([row for row in training if row["domain"] == d], {"train": count})[
-      "train"
-    ]
+
+  room = collections.Counter(row["domain"] for row in training)
+  chosen["train"] = []
+  for domain, count in quotas(shares, sizes["train"], room, "train").items():
+    able = [row for row in training if row["domain"] == domain]
+    chosen["train"] += pick(able, {"train": count})["train"]
   return {split: interleave(chosen[split]) for split in contract.SPLITS}, leaks
 
 
+def draw_evaluation(rows: list[dict], sizes: dict, shares: dict) -> dict[str, list[dict]]:
+  """The rows of val and test, each domain by its share."""
+  wanted = sizes["val"] + sizes["test"]
+  by_side = collections.Counter((row["domain"], row["side"]) for row in rows)
+
+  def room_at(share: float) -> dict[str, int]:
+    room = {}
+    for domain in shares:
+      either = by_side[domain, None]  # rows that may train or evaluate
+      room[domain] = by_side[domain, "eval"] + math.ceil(either * share)
+    return room
+
+  # A small domain gives evaluation its part of the rows, not all of them; but where that is not
+  # enough in all, whatever there is.
+  room = room_at(wanted / (wanted + sizes["train"]))
+  if sum(room.values()) < wanted:
+    room = room_at(1)
+
+  both = quotas(shares, wanted, room, "val and test")
+  val = quotas(both, sizes["val"], both, "val")
+  chosen = {"val": [], "test": []}
+  for domain, count in both.items():
+    able = [row for row in rows if row["domain"] == domain and row["side"] != "train"]
+    in_val = val.get(domain, 0)
+    for split, group in pick(able, {"val": in_val, "test": count - in_val}).items():
+      chosen[split] += group
+  return chosen
+
+
 def interleave(rows: list[dict]) -> list[dict]:
-  """Mixed order: the j-th of a domain's n rows stands at (j + u) / n of the way, so that every window holds each domain in
-  proportion, to within a row or two. This is mixing at sampling time (seed 003) without blocks and without luck."""
+  """The rows in mixed order: every window holds each domain in proportion, to within a row or two.
+
+  The j-th of a domain's n rows stands at (j + u) / n of the way. This is the curriculum write-up's
+  mixing at sampling time, without blocks and without luck.
+  """
   spots = []
-  for d in contract.DOMAINS:
-    group = sorted((row for row in rows if row["domain"] == d), key=lambda row: row["rank"])
+  for domain in contract.DOMAINS:
+    group = [row for row in rows if row["domain"] == domain]
+    group.sort(key=lambda row: row["rank"])
+    if not group:
+      continue
     # u, where a domain starts, is random, but fixed by its first row.
-    spots += [
-      ((j + int.from_bytes(group[0]["rank"][4:], "big") / 2**32) / len(group), row)
-      for j, row in enumerate(group)
-    ]
-  return [row for _, row in sorted(spots, key=lambda spot: spot[0])]
+    start = int.from_bytes(group[0]["rank"][4:], "big") / 2**32
+    for j, row in enumerate(group):
+      spots.append(((j + start) / len(group), row))
+  spots.sort(key=lambda spot: spot[0])
+  return [row for _, row in spots]

@@ -1,4 +1,11 @@
-"""TODO-DOC overlap."""
+"""Questions that repeat or nearly repeat each other, and training rows that give evaluation away.
+
+`read_words` turns all questions into one stream of hashed words. `clean` finds exact and near
+duplicates in it, `contaminated` training rows that share eight words in a row with an evaluation
+row.
+
+N: rows, W: words of all rows together, G: n-grams.
+"""
 
 import array
 import collections
@@ -13,26 +20,24 @@ import numpy as np
 
 from lib import contract, quantities
 
-# ------------------------------------------------------------------------------- cleaning: duplicates and contamination
-# A word, a number, or one symbol that carries meaning in mathematics and code; other punctuation does not make a new question.
-WORD = re.compile(r"[^\W\d]+|\d+(?:[.,:]\d+)*|[^\w\s.,;:!?'\"`´‘’“”…]")
-NUMBER_WORDS = frozenset(
-  [
-    *quantities.WORDS,
-    *quantities.MAGNITUDES,
-    "half",
-    "third",
-    "quarter",
-    "twice",
-    "double",
-    "triple",
-    "dozen",
-  ]
-)
-NEAR_WORDS, NEAR_SHINGLE, NEAR_JACCARD, NEAR_BANDS, NEAR_BUCKET = 128, 3, 0.75, 6, 20
-LEAK_NGRAM = 8  # words; open-r1's rule (its scripts/decontaminate.py)
-PHRASE = 5  # words
-NAMED = "\nYour function must be named"
+# A word, a number, or one symbol that carries meaning in mathematics and code. Other punctuation
+# does not make a new question.
+QUESTION_WORD = re.compile(r"[^\W\d]+|\d+(?:[.,:]\d+)*|[^\w\s.,;:!?'\"`´‘’“”…]")
+FRACTION_WORDS = ("half", "third", "quarter", "twice", "double", "triple", "dozen")
+NUMBER_WORDS = frozenset([*quantities.WORDS, *quantities.MAGNITUDES, *FRACTION_WORDS])
+FUNCTION_NAME = "\nYour function must be named"  # two tasks are not alike because both name one
+
+LEAK_WORDS = 8  # in a row; open-r1's rule (its scripts/decontaminate.py)
+PHRASE_WORDS = 5  # of a domain's repeated wording, see `repeated_wording`
+
+# Near duplicates: Jaccard similarity of 3-word shingles, found by MinHash (Broder 1997).
+SIMILAR = 0.75
+SHINGLE_WORDS = 3
+FIRST_WORDS = 128  # a text that begins like another for so long is the same text
+BANDS = 6  # of 2 hashes each: a pair at 0.75 is missed once in 143
+COMPARED = 20  # earlier rows of a bucket that a row is compared with
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads sums of hashes
 
 
 class Words(NamedTuple):
@@ -47,66 +52,84 @@ class Words(NamedTuple):
 
 
 def split_words(text: str) -> list[str]:
-  return WORD.findall((text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold())
+  if not text.isascii():
+    text = unicodedata.normalize("NFKC", text)
+  return QUESTION_WORD.findall(text.casefold())
 
 
 def short_hash(text: str) -> int:
   return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
+class WordNumbers(dict):
+  """A stretch of text without spaces → the numbers of its words as int32 bytes, each split once."""
+
+  def __init__(self, vocabulary: dict[str, int]):
+    super().__init__()
+    self.vocabulary = vocabulary
+
+  def __missing__(self, chunk: str) -> bytes:
+    numbers = [self.vocabulary[word] for word in split_words(chunk)]
+    self[chunk] = array.array("i", numbers).tobytes()
+    return self[chunk]
+
+
 def read_words(rows: list[dict]) -> Words:
-  vocabulary, stream, start, known = collections.defaultdict(), bytearray(), [0], {}
+  """The stream of all rows' questions. Each distinct word is split and hashed once."""
+  vocabulary = collections.defaultdict()
   vocabulary.default_factory = vocabulary.__len__  # a new word gets the next number
+  known = WordNumbers(vocabulary)
+  stream = bytearray()
+  start = [0]
   for row in rows:
-    chunks = (
-      row["question"].partition(NAMED)[0].split()
-    )  # two coding tasks are not alike because both name a function
-    try:
-      stream += b"".join([known[chunk] for chunk in chunks])
-    except KeyError:  # no word holds a space, so what stands between two is split once, however often it stands there
-      for chunk in set(chunks).difference(known):
-        known[chunk] = array.array("i", [vocabulary[word] for word in split_words(chunk)]).tobytes()
-      stream += b"".join([known[chunk] for chunk in chunks])
+    question = row["question"].partition(FUNCTION_NAME)[0]
+    stream += b"".join([known[chunk] for chunk in question.split()])
     start.append(len(stream) // 4)
-  words, start = np.frombuffer(stream, np.int32), np.array(start, np.int32)
-  hashes = np.array(list(map(short_hash, vocabulary)), np.uint64)[words]
-  number = np.array([word[0].isdigit() or word in NUMBER_WORDS for word in vocabulary], bool)[words]
-  domain = np.array([contract.DOMAINS.index(row["domain"]) for row in rows], np.int8)
-  keys = [
-    hashlib.blake2b(hashes[a:b], digest_size=16).digest()
-    for a, b in itertools.pairwise(start.tolist())
-  ]
+
+  words = np.frombuffer(stream, np.int32)  # (W,), indices into the vocabulary
+  hash_of = np.array([short_hash(word) for word in vocabulary], np.uint64)
+  is_number = np.array([word[0].isdigit() or word in NUMBER_WORDS for word in vocabulary], bool)
+  hashes = hash_of[words]
+  lengths = np.diff(np.array(start, np.int32))
+  keys = []
+  for first, end in itertools.pairwise(start):
+    keys.append(hashlib.blake2b(hashes[first:end], digest_size=16).digest())
   return Words(
-    hashes,
-    start,
-    np.repeat(np.arange(len(rows), dtype=np.int32), np.diff(start)),
-    number,
-    domain,
-    keys,
+    hashes=hashes,
+    start=np.array(start, np.int32),
+    owner=np.repeat(np.arange(len(rows), dtype=np.int32), lengths),
+    number=is_number[words],
+    domain=np.array([contract.DOMAINS.index(row["domain"]) for row in rows], np.int8),
+    keys=keys,
   )
 
 
-def among(values, wanted) -> np.ndarray:
-  """(N,) bool: np.isin(values, wanted) without sorting all the values; a table of 2**20 bits rules most of them out."""
-  slot, table, found = (
-    lambda hashes: hashes & np.uint64(2**20 - 1),
-    np.zeros(2**20, bool),
-    np.zeros(len(values), bool),
-  )
-  table[slot(wanted)] = True
-  close = np.flatnonzero(table[slot(values)])
-  found[close] = np.isin(values[close], wanted)
+# Hashes in bulk.
+
+
+def is_among(values, wanted) -> np.ndarray:
+  """np.isin(values, wanted), (len(values),) bool, without sorting all the values.
+
+  A table of 2^20 bits rules most of them out.
+  """
+  low_bits = np.uint64(2**20 - 1)
+  table = np.zeros(2**20, bool)
+  table[wanted & low_bits] = True
+  candidates = np.flatnonzero(table[values & low_bits])
+  found = np.zeros(len(values), bool)
+  found[candidates] = np.isin(values[candidates], wanted)
   return found
 
 
 def ngrams(hashes, owner, n: int):
-  """Hashes (G,) of every run of n words inside one row, and the index of its first word (G,)."""
+  """Hashes (G,) of every run of n words inside one row, and the index (G,) of its first word."""
   width = max(0, len(hashes) - n + 1)
   total = np.zeros(width, np.uint64)
   for i in range(n):
-    total *= np.uint64(0x9E3779B97F4A7C15)
+    total *= GOLDEN
     total += hashes[i : width + i]
-  inside = np.flatnonzero(owner[:width] == owner[len(owner) - width :]).astype(np.int32)
+  last_owner = owner[len(owner) - width :]
+  inside = np.flatnonzero(owner[:width] == last_owner).astype(np.int32)
   return total[inside], inside
 
 
@@ -116,130 +139,159 @@ def mix(values, salt: int):
   return (values ^ (values >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9)
 
 
-def near_duplicates(words: Words, groups) -> dict[int, int]:
-  """Row -> the earlier, kept row that it nearly repeats: Jaccard of 3-word shingles >= 0.75, only inside a group.
-
-  The first 128 words count: a text that begins like another for so long is the same text.
-  `groups` (N,) uint64 holds what must be equal, the numbers in the question and the answer: a template filled with other
-  numbers is another question. Candidates by MinHash in 6 bands of 2 (a pair at 0.75 is missed once in 143), then checked.
-  """
-  sizes = np.minimum(np.diff(words.start), NEAR_WORDS)
-  ends, heads = (
-    np.cumsum(sizes),
-    np.arange(len(words.owner), dtype=np.int32) - words.start[words.owner] < NEAR_WORDS,
-  )
-  # Two marks at both ends of a row, so that a word there counts as much as another.
-  stream = np.insert(
-    words.hashes[heads], np.sort(np.r_[ends - sizes, ends - sizes, ends, ends]), np.uint64(7)
-  )
-  grams, _ = ngrams(stream, np.repeat(np.arange(len(sizes)), sizes + 4), NEAR_SHINGLE)
-  start, pairs = np.r_[0, np.cumsum(sizes + 2)], set()
-  salts = iter(random.Random(8).sample(range(1, 2**62, 2), 2 * NEAR_BANDS))
-  for _ in range(NEAR_BANDS):
-    key = groups
-    for _ in range(2):
-      key = mix(key ^ np.minimum.reduceat(mix(grams, next(salts)), start[:-1]), 0x94D049BB133111EB)
-    order = np.argsort(key, kind="stable")
-    edges = np.flatnonzero(np.r_[True, key[order[1:]] != key[order[:-1]], True])
-    for a in np.flatnonzero(np.diff(edges) > 1):
-      bucket = order[edges[a] : edges[a + 1]].tolist()  # in row order: the sort is stable
-      pairs.update(
-        (late, early) for i, late in enumerate(bucket) for early in bucket[: min(i, NEAR_BUCKET)]
-      )
-  shingles = {
-    row: set(grams[start[row] : start[row + 1]].tolist())
-    for row in set(itertools.chain.from_iterable(pairs))
-  }
-  found = {}
-  for late, early in sorted(pairs):
-    if late not in found and early not in found:
-      shared = len(shingles[late] & shingles[early])
-      if shared >= NEAR_JACCARD * (len(shingles[late]) + len(shingles[early]) - shared):
-        found[late] = early
-  return found
+# Duplicates.
 
 
 def only_evaluates(row: dict) -> bool:
-  """Its source marks it test, dev, val, valid, validation, eval, …"""
-  return str(row["metadata"].get("split")).lower().startswith(("test", "dev", "val", "eval"))
+  """Whether its source marks it test, dev, val, valid, validation, eval, …"""
+  split = str(row["metadata"].get("split")).lower()
+  return split.startswith(("test", "dev", "val", "eval"))
 
 
 def is_builtin(row: dict) -> bool:
-  """The generator's rows share templates and differ by construction: among them, only an exact repetition is one."""
+  """The generator's rows share templates: among them, only an exact repetition is a duplicate."""
   return row["metadata"].get("source") == "builtin"
 
 
 def clean(rows: list[dict], words: Words) -> dict[int, str]:
-  """Row -> reason, for exact duplicates, then near ones. The first row wins; --eval_pool's stand first, so no training row
-  repeats one."""
-  first, dropped, numbers = {}, {}, np.zeros(len(rows), np.uint64)
-  answers = [
-    " ".join(split_words(row["answer"])) if row["domain"] in ("math", "science", "logic") else ""
-    for row in rows
-  ]
-  for i, key in enumerate(words.keys):
-    j = first.setdefault(key, i)
-    if j != i:
-      dropped[i] = (
-        "duplicate question" if answers[i] == answers[j] else "same question, other answer"
-      )
-  np.add.at(numbers, words.owner[words.number], mix(words.hashes[words.number], 0xD6E8FEB86659FD93))
-  same = [
-    short_hash(words.keys[i].hex() if is_builtin(row) else answers[i]) for i, row in enumerate(rows)
-  ]
-  return (
-    dict.fromkeys(
-      near_duplicates(words, mix(numbers, 3) ^ np.array(same, np.uint64)), "near-duplicate question"
-    )
-    | dropped
-  )
+  """Row → why it is dropped, for exact duplicates and near ones.
 
-
-def wording(words: Words, spans) -> np.ndarray:
-  """(S, 8) bool: which words of 8-word spans belong to a phrase that their domain repeats ("write a short story based on …").
-
-  A phrase is 5 words, numbers masked, that stand at least 10 times and in 1% of the domain's rows. spans: (S,) first words.
-  Only phrases that touch a span are counted.
+  The first row wins. Those of --eval_pool stand first, so no training row repeats one.
   """
-  masked, (near, covered) = (
-    np.where(words.number, np.uint64(1), words.hashes),
-    np.zeros((2, len(words.hashes)), bool),
-  )
-  grams, first = ngrams(masked, words.owner, PHRASE)
-  domain = words.domain[words.owner[first]]
-  keys = mix(grams, 5) + domain.astype(np.uint64)
-  near[np.clip(np.add.outer(spans, np.arange(1 - PHRASE, LEAK_NGRAM)), 0, len(near) - 1)] = True
-  touching = np.flatnonzero(among(keys, np.unique(keys[near[first]])))
-  _, kind, count = np.unique(keys[touching], return_inverse=True, return_counts=True)
-  common = first[
-    touching[count[kind] >= np.maximum(10, np.bincount(words.domain)[domain[touching]] / 100)]
-  ]
-  covered[np.add.outer(common, np.arange(PHRASE))] = True
-  return covered[np.add.outer(spans, np.arange(LEAK_NGRAM))]
+  answers = []
+  for row in rows:
+    checked = row["domain"] in ("math", "science", "logic")
+    answers.append(" ".join(split_words(row["answer"])) if checked else "")
+
+  exact = {}
+  first_with = {}
+  for i, key in enumerate(words.keys):
+    first = first_with.setdefault(key, i)
+    if first == i:
+      continue
+    if answers[i] == answers[first]:
+      exact[i] = "duplicate question"
+    else:
+      exact[i] = "same question, other answer"
+
+  # A template filled with other numbers is another question, and so is one with another answer.
+  numbers = np.zeros(len(rows), np.uint64)
+  np.add.at(numbers, words.owner[words.number], mix(words.hashes[words.number], 0xD6E8FEB86659FD93))
+  same = []
+  for row, key, answer in zip(rows, words.keys, answers, strict=True):
+    same.append(short_hash(key.hex() if is_builtin(row) else answer))
+  groups = mix(numbers, 3) ^ np.array(same, np.uint64)
+  near = dict.fromkeys(near_duplicates(words, groups), "near-duplicate question")
+  return near | exact
+
+
+def near_duplicates(words: Words, groups) -> dict[int, int]:
+  """Row → the earlier, kept row that it nearly repeats; groups (N,) uint64: only inside a group."""
+  grams, start = shingles(words)
+  pairs = set()
+  salts = iter(random.Random(8).sample(range(1, 2**62, 2), 2 * BANDS))
+  for _ in range(BANDS):
+    # Rows with equal MinHashes under two salts, in one group, are candidates.
+    key = groups
+    for _ in range(2):
+      smallest = np.minimum.reduceat(mix(grams, next(salts)), start[:-1])  # (N,)
+      key = mix(key ^ smallest, 0x94D049BB133111EB)
+    for bucket in equal_rows(key):
+      for i, late in enumerate(bucket):
+        pairs.update((late, early) for early in bucket[: min(i, COMPARED)])
+
+  found = {}
+  for late, early in sorted(pairs):
+    if late in found or early in found:
+      continue
+    a = set(grams[start[late] : start[late + 1]].tolist())
+    b = set(grams[start[early] : start[early + 1]].tolist())
+    if len(a & b) >= SIMILAR * len(a | b):
+      found[late] = early
+  return found
+
+
+def shingles(words: Words):
+  """3-word shingles of each row's first words, (G,), and where each row's begin, (N + 1,)."""
+  lengths = np.minimum(np.diff(words.start), FIRST_WORDS)  # (N,)
+  place = np.arange(len(words.owner), dtype=np.int32) - words.start[words.owner]
+  heads = words.hashes[place < FIRST_WORDS]
+  # Two marks at both ends of a row, so that a word there counts as much as another.
+  ends = np.cumsum(lengths)
+  starts = ends - lengths
+  stream = np.insert(heads, np.sort(np.concatenate([starts, starts, ends, ends])), np.uint64(7))
+  owner = np.repeat(np.arange(len(lengths)), lengths + 4)
+  grams, _ = ngrams(stream, owner, SHINGLE_WORDS)
+  return grams, np.concatenate([[0], np.cumsum(lengths + 2)])
+
+
+def equal_rows(key):
+  """Lists of the rows, in their order, that share a key (N,) with another."""
+  order = np.argsort(key, kind="stable")
+  ordered = key[order]
+  changes = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
+  edges = np.concatenate([[0], changes, [len(key)]])
+  for i in np.flatnonzero(np.diff(edges) > 1):
+    yield order[edges[i] : edges[i + 1]].tolist()
+
+
+# Contamination.
 
 
 def contaminated(
   words: Words, train: list[int], evaluation: list[int]
 ) -> dict[int, tuple[int, int]]:
-  """Training row -> (evaluation row, place of the first shared word), where both hold the same 8 words in a row (open-r1's rule).
+  """Training row → (evaluation row, place of the first shared word).
 
-  Departure: at least half of the 8 must be the question's own words, not its domain's wording, otherwise every row of a
+  Both hold the same eight words in a row (open-r1's rule). Departure: at least half of the eight
+  must be the question's own words, not its domain's repeated wording, otherwise every row of a
   template counts as contaminated by every other.
   """
-  asking, asked = np.zeros((2, len(words.keys)), bool)
-  asking[train], asked[evaluation] = True, True
-  grams, first = ngrams(words.hashes, words.owner, LEAK_NGRAM)
-  owner, found = words.owner[first], {}
-  held = np.flatnonzero(asked[owner])
-  known, where = np.unique(grams[held], return_index=True)
-  leaks = np.flatnonzero(asking[owner] & among(grams, known))
+  trains = np.zeros(len(words.keys), bool)
+  trains[train] = True
+  evaluates = np.zeros(len(words.keys), bool)
+  evaluates[evaluation] = True
+
+  grams, first = ngrams(words.hashes, words.owner, LEAK_WORDS)
+  owner = words.owner[first]  # (G,)
+  asked = np.flatnonzero(evaluates[owner])
+  known, where = np.unique(grams[asked], return_index=True)
+  leaks = np.flatnonzero(trains[owner] & is_among(grams, known))
   if len(leaks):
-    leaks = leaks[wording(words, first[leaks]).sum(1) <= LEAK_NGRAM // 2]
-  for g in leaks.tolist():
-    row = int(owner[g])
-    if row not in found:
-      found[row] = (
-        int(owner[held[where[np.searchsorted(known, grams[g])]]]),
-        int(first[g] - words.start[row]),
-      )
+    wording = repeated_wording(words, first[leaks])  # (leaks, 8)
+    leaks = leaks[wording.sum(1) <= LEAK_WORDS // 2]
+
+  found = {}
+  for leak in leaks.tolist():
+    row = int(owner[leak])
+    if row in found:
+      continue
+    evaluation_gram = asked[where[np.searchsorted(known, grams[leak])]]
+    place = int(first[leak] - words.start[row])
+    found[row] = (int(owner[evaluation_gram]), place)
   return found
+
+
+def repeated_wording(words: Words, spans) -> np.ndarray:
+  """(S, 8) bool: which words of eight-word spans belong to a phrase that their domain repeats.
+
+  Such as "write a short story based on …". A phrase is five words, numbers masked, that stand at
+  least ten times and in 1% of the domain's rows. spans: (S,), each span's first word.
+  """
+  masked = np.where(words.number, np.uint64(1), words.hashes)
+  grams, first = ngrams(masked, words.owner, PHRASE_WORDS)
+  domain = words.domain[words.owner[first]]  # (G,)
+  keys = mix(grams, 5) + domain.astype(np.uint64)
+
+  # Only phrases that touch a span are counted: the window of first words that reach into it.
+  window = np.add.outer(spans, np.arange(1 - PHRASE_WORDS, LEAK_WORDS))  # (S, 12)
+  near = np.zeros(len(words.hashes), bool)
+  near[np.clip(window, 0, len(near) - 1)] = True
+  touching = np.flatnonzero(is_among(keys, np.unique(keys[near[first]])))
+  _, kind, count = np.unique(keys[touching], return_inverse=True, return_counts=True)
+  one_percent = np.bincount(words.domain)[domain[touching]] / 100
+  common = first[touching[count[kind] >= np.maximum(10, one_percent)]]
+
+  covered = np.zeros(len(words.hashes), bool)
+  covered[np.add.outer(common, np.arange(PHRASE_WORDS))] = True
+  return covered[np.add.outer(spans, np.arange(LEAK_WORDS))]

@@ -65,7 +65,7 @@ def complete_code(row: dict) -> str | None:
   )  # MBPP 601 names a class
   shown = next((test for test in tests if test in question), None)
   if not re.search(rf"\b{re.escape(entry)}\b", question):
-    question += f"{overlap.NAMED} `{entry}`."
+    question += f"{overlap.FUNCTION_NAME} `{entry}`."
   if shown is None and len(tests) > 1:
     shown = tests[0]
     question += f"\nExample test:\n{shown}"
