@@ -1,161 +1,75 @@
-"""TODO-DOC checking."""
+"""Is an answer right? One question for every domain, for one row or a batch, with partial credit.
+
+`is_correct` asks the domain's own file (math_checking, science_checking, logic_checking,
+code_checking; own_checks for a domain of the user's); `is_correct_batch` does it for lists, with all code in one sandbox call; `grade`
+adds the partial credit that the reward systems pay. `last_number_correct` reads generously, to
+measure a model that was not taught the form, and is never paid. `majority` is the vote of several
+samples.
+"""
 
 import collections
-import itertools
 import re
-import unicodedata
 from fractions import Fraction
 
-from lib import code_checking, contract, failures, math_checking, own_checks, quantities
-
-# --------------------------------------------------------------------------------- checking: science, logic, code, batches
-ARTICLES = {"a", "an", "the"}
-LEAD_IN = re.compile(
-  r"\A(?:(?:so|thus|therefore|hence)\W+)?(?:the\s+)?(?:(?:final|correct|right|best)\s+)?"
-  r"(?:answer|option|choice)(?:\s+(?:is|would be))?\s*:?\s+(?=\S)|\Ait(?:\s+is|'s)\s+",
-  re.I,
+from lib import (
+  code_checking,
+  contract,
+  failures,
+  logic_checking,
+  math_checking,
+  own_checks,
+  quantities,
+  science_checking,
+  statements,
 )
-LETTER = re.compile(
-  r"(?:option\s+|choice\s+)?[(\[]?\s*([A-Za-z]|[1-9])\s*[)\].:]*(?:\s*[-:.)]\s*|\s+|$)(.*)",
-  re.I | re.S,
-)
-MARKUP = " \n*_\"'`"  # around a bare answer
 
-
-def normalize(text: str) -> str:
-  """Lower-case words without punctuation, accents' variants and articles; enough for "The Mitochondria." = "mitochondria"."""
-  text = (
-    unicodedata.normalize("NFKC", re.sub(r"(?<=\d)(?=[⁰¹²³⁴-⁹⁻])", "^", text))
-    .replace("−", "-")
-    .casefold()
-  )  # 10⁵ is no 105
-  words = re.findall(
-    r"\w+|[+%=<>≤≥]|-(?=\d)|(?<=\w)-(?!\w)", re.sub(r"(?<=\w)['’](?=\w)", "", text)
-  )  # Na- is no Na
-  return " ".join([w for w in words if w not in ARTICLES] or words)
-
-
-def answer_part(text: str) -> str:
-  """The answer of a whole response that is given in place of its answer."""
-  return (contract.extract_answer(text) or text)[-contract.MAX_READ :]
-
-
-def science_correct(answer: str, truth: str, metadata: dict) -> bool:
-  """The truth as text, or its option's letter or text where the choices are known; a letter with another's text is wrong."""
-  answer = answer_part(answer)
-  bare, choices = LEAD_IN.sub("", answer.strip(MARKUP), count=1), read_choices(metadata)
-  right = chosen_text(truth, choices)
-  if right is not None:
-    said = chosen_text(answer, choices)
-    return right == (chosen_text(bare, choices) if said is None else said)
-  wanted, a, b = normalize(truth), quantities.read_number(bare), quantities.read_number(truth)
-  unit = lambda text: normalize(re.sub(r"[\d.,/+-]", " ", text))
-  same = a and b and unit(bare) == unit(truth) and math_checking.same_number(a, b)
-  return bool(wanted and (same or wanted in (normalize(answer), normalize(bare))))
-
-
-def read_choices(metadata: dict) -> dict[str, str]:
-  """Normalized text by label of metadata["choices"]: texts, {"label", "text"} each, or ARC's {"text": […], "label": […]}."""
-  choices = metadata.get("choices") or []
-  if isinstance(choices, dict) and "text" not in choices:
-    choices = [{"label": label, "text": text} for label, text in choices.items()]
-  elif isinstance(choices, dict):
-    choices = [
-      {"text": t, "label": l}
-      for t, l in itertools.zip_longest(choices["text"], choices.get("label", []))
-    ]
-  choices = [
-    (c.get("label"), c.get("text", "")) if isinstance(c, dict) else (None, c) for c in choices
-  ]
-  return {
-    str(label or chr(ord("a") + i)).casefold(): normalize(str(text))
-    for i, (label, text) in enumerate(choices)
-  }
-
-
-def chosen_text(answer: str, choices: dict[str, str]) -> str | None:
-  """The option that `answer` names by text or letter; None for neither, several, and a letter and a text that differ."""
-  said, match = normalize(answer), LETTER.fullmatch(answer.strip(MARKUP))
-  text, rest = (choices.get(match[1].casefold()), normalize(match[2])) if match else (None, "")
-  if text is not None and (not rest or rest in choices.values()):
-    return text if rest in ("", text) else None
-  return said if said in choices.values() else None
-
-
-def stated_verdict(text: str) -> bool | None:
-  """The yes or no that a text states as a word ("no" does not stand in "know"); None for both, neither and "not true"."""
-  verdicts = {"yes": True, "true": True, "no": False, "false": False}
-  words = re.findall(r"[a-z']+", text.lower().replace("’", "'"))
-  if any(
-    (w in ("not", "never") or w.endswith("n't")) and v in verdicts
-    for w, v in itertools.pairwise(words)
-  ):
-    return None
-  found = {verdicts[w] for w in words if w in verdicts}
-  return found.pop() if len(found) == 1 else None
+# (within this share of the true number, credit): 0.5 and 0.25 of 3, as Tunix's GSM8K recipe pays
+NEAR_NUMBERS = ((Fraction(1, 10), 1 / 6), (Fraction(1, 5), 1 / 12))
+LAST_NUMBER = re.compile(rf"(?<![\w.])-?(?:{quantities.DIGITS})(?![\w])")
 
 
 def is_correct(domain: str, answer: str, truth: str, metadata: dict | None = None) -> bool:
-  """Is `answer` (a final answer, a sentence, or a whole response) right? `truth` is the row's answer; for coding the reference
-  code, with metadata's test_cases, test_setup_code. Raises ValueError for a domain without right answers.
+  """Is `answer` (a final answer, a sentence, or a whole response) right?
+
+  `truth` is the row's answer; for coding the reference code, with metadata's test_cases and
+  test_setup_code. Raises ValueError for a domain without right answers.
   """
   answer, truth, metadata = str(answer), str(truth), metadata or {}
   way = own_checks.way_of(domain, metadata)
   if way in ("math", "number"):
     return math_checking.math_correct(answer, truth)
   if way in ("science", "choice"):
-    return science_correct(answer, truth, metadata)
+    return science_checking.science_correct(answer, truth, metadata)
+  if way == "logic":
+    return logic_checking.logic_correct(answer, truth)
+  if way == "coding":
+    (verdict,) = code_checking.code_verdicts([answer], [truth], [metadata])
+    return code_checking.code_share(verdict) == 1.0
   if way == "exact":
-    return own_checks.same_text(answer_part(answer), truth)
-  if ":" in way:
-    return own_checks.ask(way, answer_part(answer), truth, metadata)
-  if domain == "logic":
-    said = stated_verdict(answer_part(answer))
-    return said is not None and said == stated_verdict(truth)
-  if domain == "coding":
-    return (
-      code_checking.code_share(code_checking.code_verdicts([answer], [truth], [metadata])[0]) == 1.0
-    )
+    return own_checks.same_text(contract.answer_part(answer), truth)
+  if ":" in way:  # FILE.py:FUNCTION
+    return own_checks.ask(way, contract.answer_part(answer), truth, metadata)
   raise ValueError(
-    f"domain {domain!r} has no right answers; those that have: {', '.join(contract.VERIFIABLE_DOMAINS)}"
+    f"domain {domain!r} has no right answers; "
+    f"those that have: {', '.join(contract.VERIFIABLE_DOMAINS)}"
   )
 
 
 def is_correct_batch(
   domains, answers, truths, metadatas=None, code_rewards: str = "on"
 ) -> list[bool]:
-  """`is_correct` for lists, all code in one sandbox call; a row that cannot be checked is False and counted, never an error."""
-  return [g == 1.0 for g in grade(domains, answers, truths, metadatas, code_rewards)]
+  """`is_correct` for lists, all code in one sandbox call.
 
-
-def majority(domain: str, votes: list[tuple[str | None, bool]]) -> bool:
-  """Whether the answer that most samples of a row gave is right; the earlier wins a tie, equal numbers vote as one.
-
-  votes: (answer, is it right) of each sample; an answer None does not vote.
+  A row that cannot be checked is False and counted, never an error.
   """
-  count, right = collections.Counter(), {}
-  for answer, correct in votes:
-    if answer is not None:
-      key = " ".join(answer.casefold().split()).rstrip(".")
-      key = next(
-        (k for k in count if k == key or domain == "math" and is_correct("math", key, k)), key
-      )
-      count[key] += 1
-      right.setdefault(key, correct)
-  return bool(count) and right[max(count, key=count.get)]
-
-
-NEAR = (
-  (Fraction(1, 10), 1 / 6),
-  (Fraction(1, 5), 1 / 12),
-)  # within 10% and 20%: 0.5 and 0.25 of 3, as Tunix's GSM8K recipe
+  return [credit == 1.0 for credit in grade(domains, answers, truths, metadatas, code_rewards)]
 
 
 def checked_domains(code_rewards: str = "on") -> tuple[str, ...]:
-  """The domains whose answers are checked: those with right answers, without coding where no code may run."""
-  return tuple(
-    domain for domain in contract.VERIFIABLE_DOMAINS if domain != "coding" or code_rewards == "on"
-  )
+  """The domains whose answers are checked: not coding where no code may run."""
+  if code_rewards == "on":
+    return contract.VERIFIABLE_DOMAINS
+  return tuple(domain for domain in contract.VERIFIABLE_DOMAINS if domain != "coding")
 
 
 def is_checked(domain: str, metadata: dict | None = None, code_rewards: str = "on") -> bool:
@@ -165,43 +79,102 @@ def is_checked(domain: str, metadata: dict | None = None, code_rewards: str = "o
 
 
 def grade(domains, answers, truths, metadatas=None, code_rewards: str = "on") -> list[float]:
-  """Partial credit in [0, 1] per row: 1 only for a right answer. Math: near numbers a little. Science: a right answer in a few
-  more words half. Coding: half the share of tests passed. None as an answer, and a domain without right answers: 0.
+  """Credit in [0, 1] per row: 1 only for a right answer, 0 for None and for creative domains.
+
+  Math: near numbers a little. Science: a right answer in a few more words half. Coding: half the
+  share of tests passed.
   """
-  truths, metadatas = (
-    ["" if t is None else str(t) for t in truths],
-    [m or {} for m in metadatas or [None] * len(answers)],
-  )
-  grades, code = [0.0] * len(answers), {}
-  for i, (domain, *row) in enumerate(zip(domains, answers, truths, metadatas)):
-    if domain == "coding" and row[0] is not None and code_rewards != "off":
-      code[i] = row
-    elif row[0] is not None:
-      try:
-        if is_checked(domain, row[2], "off"):
-          grades[i] = 1.0 if is_correct(domain, *row) else near_credit(domain, *row)
-      except Exception as error:  # model text must not end a run of hours, whatever it found
-        failures.failed(error)
-  for i, verdict in zip(code, code_checking.code_verdicts(*zip(*code.values())) if code else []):
-    share = code_checking.code_share(verdict)
-    grades[i] = 1.0 if share == 1.0 else 0.5 * share
-  return grades
+  truths = ["" if truth is None else str(truth) for truth in truths]
+  metadatas = [metadata or {} for metadata in metadatas or [None] * len(answers)]
+  credits = []
+  code_rows = []
+  for index, (domain, answer, truth, metadata) in enumerate(
+    zip(domains, answers, truths, metadatas, strict=True)
+  ):
+    credits.append(0.0)
+    if answer is None:
+      continue
+    if domain == "coding" and code_rewards != "off":
+      code_rows.append(index)
+    elif domain != "coding":
+      credits[index] = text_credit(domain, answer, truth, metadata)
+  if code_rows:
+    columns = [[column[index] for index in code_rows] for column in (answers, truths, metadatas)]
+    for index, verdict in zip(code_rows, code_checking.code_verdicts(*columns), strict=True):
+      share = code_checking.code_share(verdict)
+      credits[index] = 1.0 if share == 1.0 else 0.5 * share
+  return credits
 
 
-def near_credit(domain: str, answer: str, truth: str, metadata: dict) -> float:
-  if domain == "math":
-    number, right = (
-      quantities.read_number(math_checking.stated_answer(answer) or ""),
-      quantities.read_number(math_checking.final_truth(truth)),
-    )
-    off = abs(number.value / right.value - 1) if number and right and right.value else 1
-    return next((credit for limit, credit in NEAR if off <= limit), 0.0)
-  if domain == "science" and not metadata.get("choices"):
-    said, wanted = normalize(answer).split(), normalize(truth).split()
-    n = len(wanted)
-    return 0.5 * (
-      n > 0
-      and n < len(said) <= 3 * n + 3
-      and any(said[i : i + n] == wanted for i in range(len(said) - n + 1))
-    )
-  return 0.0
+def text_credit(domain: str, answer: str, truth: str, metadata: dict) -> float:
+  """1 for a right answer, else what being near is worth; 0, and counted, where reading it fails."""
+  try:
+    if not is_checked(domain, metadata):
+      return 0.0
+    if is_correct(domain, answer, truth, metadata):
+      return 1.0
+    if domain == "math":
+      return near_number_credit(answer, truth)
+    if domain == "science" and not metadata.get("choices"):
+      return wordy_credit(answer, truth)
+    return 0.0
+  except Exception as error:  # model text must not end a run of hours, whatever it found
+    failures.failed(error)
+    return 0.0
+
+
+def near_number_credit(answer: str, truth: str) -> float:
+  """A little for a number within 10% or 20% of the true one."""
+  stated = math_checking.stated_answer(answer)
+  number = quantities.read_number(stated) if stated else None
+  right = quantities.read_number(math_checking.final_truth(truth))
+  if not number or not right or right.value == 0:
+    return 0.0
+  off = abs(number.value / right.value - 1)
+  return next((credit for limit, credit in NEAR_NUMBERS if off <= limit), 0.0)
+
+
+def wordy_credit(answer: str, truth: str) -> float:
+  """Half for the true words in a row among at most twice as many others, none of them a denial."""
+  if statements.TURNED.search(answer):
+    return 0.0
+  said = science_checking.normalize(answer).split()
+  wanted = science_checking.normalize(truth).split()
+  n = len(wanted)
+  if n == 0 or not n < len(said) <= 3 * n + 3:
+    return 0.0
+  starts = range(len(said) - n + 1)
+  return 0.5 if any(said[start : start + n] == wanted for start in starts) else 0.0
+
+
+def last_number_correct(text: str, truth: str) -> bool:
+  """Is the last number of a text that states nothing the true one?
+
+  For measuring a model that was never shown the tags ("flexible extract" of the LM Evaluation
+  Harness); it takes "more than 72" for 72, so nothing is ever paid by it.
+  """
+  if math_checking.stated_answer(text) is not None:
+    return False
+  numbers = LAST_NUMBER.findall(quantities.simplify(text[-contract.MAX_READ :]))
+  return bool(numbers) and math_checking.math_correct(numbers[-1].rstrip("."), truth)
+
+
+def majority(domain: str, votes: list[tuple[str | None, bool]]) -> bool:
+  """Whether the answer that most samples of a row gave is right; the earlier wins a tie.
+
+  votes: (answer, is it right) of each sample; an answer None does not vote. Equal numbers, "7" and
+  "7.0", vote as one.
+  """
+  count = collections.Counter()
+  right = {}
+  for answer, correct in votes:
+    if answer is None:
+      continue
+    key = " ".join(answer.casefold().split()).rstrip(".")
+    for known in count:
+      if known == key or (domain == "math" and is_correct("math", key, known)):
+        key = known
+        break
+    count[key] += 1
+    right.setdefault(key, correct)
+  return bool(count) and right[max(count, key=count.get)]

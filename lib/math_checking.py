@@ -1,179 +1,56 @@
-"""TODO-DOC math_checking."""
+r"""Is a mathematical answer right? What it states (lib/statements.py) against the reference's value.
+
+`math_correct` reads both; `same_value` compares, in this order: the same text, two numbers
+(`same_number`), two numerals of a base, two lists (`same_items`), and last two expressions, for
+which math-verify is asked (lib/equivalence.py). Comparison is exact; only a decimal may be off by
+its rounding, at most 1e-6.
+"""
 
 import functools
-import itertools
 import re
 from fractions import Fraction
 
-from lib import contract, equivalence, quantities
+from lib import contract, equivalence, quantities, statements
+from lib.statements import MAX_VALUE, stated_answer
 
-MAX_VALUE = 300  # characters of one value; longer is no final answer
+__all__ = ["final_truth", "math_correct", "same_number", "same_value", "stated_answer"]
 
+MAX_ITEMS = 12  # of a list that may stand in any order
+DECIMAL_TOLERANCE = Fraction(1, 10**6)
 
-# ------------------------------------------------------------------------------------- mathematics: find the value stated
-# MARK: where a final answer is announced. The last announcement that is followed by something counts.
-MARK = re.compile(
-  r"\\?(?:boxed|fbox)\s*\{|####|<answer>"
-  r"|\banswer(?:\s+\w+)?\s*(?:\b(?:is|was|be)\b|[=:])\s*:?|^\s*A\s*:",
-  re.I | re.M,
+# A text with one of these may be an expression; others are compared as text only.
+EXPRESSION = re.compile(r"\\[a-zA-Z]+|[\^√*/+(){}<>=|!]|\d\s*[a-z]\b|\b[a-z]\s*[-+]|^[a-z]$|\bi\b")
+FUNCTION_OF_DEGREES = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)\b")
+UNIT_BEHIND = re.compile(r"(?<=[\d})\s])(?:\s+[a-zA-Z]{2,}\.?)+$")
+# "4210_{7}", "1011_2", "4210_{five}"
+BASED = re.compile(r"(?P<digits>[0-9A-Fa-f]+)\s*_\s*(?:\{\s*(?P<braced>\w+)\s*\}|(?P<bare>\d+))")
+INTERVAL_END = re.compile(r"[\[\]]")
+ASSIGNED = re.compile(
+  r"(?P<name>\\?[a-zA-Z]\w{0,3}(?:_\{?\w\}?)?|[a-zA-Z]\([a-zA-Z]\))\s*=\s*(?P<value>[^=]+)"
 )
-OTHER_BOX = re.compile(
-  r"(?:boxed|fbox)\s*\{((?:[^{}]|\{[^{}]*\})*)\}[\s$,.;]*(?:or|and|,)[\s$\\]*$"
-)  # before \boxed{63}
-SENTENCE_END = re.compile(r"(?<=[.!?])[\s$]+(?=[A-Z\\$(\"'])")
-VALUE_SIGN = re.compile(r"\d|\\(?:sqrt|frac|pi)")
-WORD = re.compile(r"(?<!\\)\b[a-zA-Z]{2,}")
-# Where a sentence turns to its conclusion, to reasons and to asides; the verbs whose number is the one asked for.
-CONCLUSION = re.compile(
-  r"[,;:]?\s+(?:so|thus|therefore|hence|giving|which (?:gives|means|is|rounds (?:up |down )?to))\b,?\s+"
-  r"(?!that\b)",
-  re.I,
-)
-BECAUSE = re.compile(r",?\s+because\b", re.I)
-ASIDE = re.compile(r",?\s+(?:which|because|since|where|so that|as|if|when)\b|\s\(", re.I)
-PLACE = r"(?:between|among|from|for|in|on|at|by|with|under|per|than|after|before|about how|not|of(?! exactly))\b"
-VERB = re.compile(
-  r"(?:(?<!\bto )\b(?:is|are|was|were|be|equals?|costs?|makes?|made|totals?|total of|ha[sd]|have|needs?|gets?|"
-  r"got|pays?|paid|spends?|spent|earns?|earned|takes?|gives?|saves?|saved|sold|leaving|leaves))\s+"
-  rf"(?:(?:equal to|a total of|(?!{PLACE})[a-z]+)\s+){{0,3}}?(?=[-+]?\.?\d)",
-  re.I,
-)
-THERE = re.compile(r"\bthere\s+(?:is|are|will be|must be|would be)\s", re.I)
-# TOKEN: a number inside a sentence, no part of an expression, time or name. LISTED, OFFERED: what joins a second one to it.
-TOKEN = re.compile(
-  rf"(?<![\w.\\/^{{}}])(?<!\d[,:])(?P<sign>[+-]?)(?:{quantities.VALUE})"
-  r"(?!\d|[_^\\√(]|:(?!00)\d|(?![mgslLhVWJKN]\b|[a-zA-Z]{2,})[a-zA-Z]"
-  rf"|\s?[*/^]\s?[\w\\(]|\s?\\[a-zA-Z]){quantities.PERCENT}(?P<unit>)",
-  re.A,
-)
-MAYBE = r"(?:(?:or|and|maybe|possibly|perhaps|also|else)\s+)*"
-LISTED = re.compile(
-  rf"\s*(?:[a-zA-Z]+\b\s*)?(?:[,;/]|\b(?:or|and|to|but|versus)\b)[\s,]*{MAYBE}"
-  rf"|\s*(?:(?!{PLACE}|more|less)[a-zA-Z]+\s+)?",
-  re.I,
-)
-OFFERED = re.compile(rf"\s*(?:[a-zA-Z]+\s*){{0,2}}\bor\s+{MAYBE}(?:[a-zA-Z]\s*=\s*)?")
-MATH_RUN = re.compile(
-  r"(?:\\[a-zA-Z]+|[-\d\s.:+*/^(){}\[\]=]|(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z]))+"
-)
-GOES_ON = re.compile(r"\s*(?:[+=<>±]|-\s?[\d(\\])")  # an expression, no number yet
-# An answer that leaves its arithmetic to the reader ("3 * 4" for 12) is not the number asked for.
-UNEVALUATED = re.compile(r"[\s\d.,()]*[\d)]\s*[-+*/^][-+*/^\s\d.,(){}]*")
-EXPRESSION = re.compile(r"\\[a-zA-Z]+|[\^√*/+(){}<>]|\d\s*[a-z]\b|\bi\b")
-TRAILING_WORDS = re.compile(r"(?<=[\d})\s])(?:\s+[a-zA-Z]{2,}\.?)+$")
+OPERATOR_LEFT = re.compile(r"[-+*/^=]\s*$|^\s*[*/^]")
 
 
-def stated_answer(text: str) -> str | None:
-  """The final value that a text states, as written: the last announcement (\\boxed, ####, "the answer is"), else the last line
-  that holds a value. None for two different ones ("56 or 63"): a response that lists many values cannot match many truths.
-  """
-  text = re.sub(r"<<[^<>\n]*>>", "", text[-contract.MAX_READ :])
-  end = len(text)
-  for mark in reversed(list(MARK.finditer(text))):
-    box = mark.group().endswith("{")
-    stated = (
-      braced(text[mark.end() :])
-      if box
-      else text[mark.end() : end].split("</answer", 1)[0].strip().split("\n", 1)[0]
-    )
-    if contract.says_something(stated):
-      other = OTHER_BOX.search(text[: mark.start()]) if box else None
-      return None if other and other[1] != stated else value_of_line(stated)
-    end = mark.start()
-  lines = text.strip().split("\n")
-  return value_of_line(
-    next((line for line in reversed(lines) if re.search(r"\d|\\frac|\\sqrt", line)), lines[-1])
-  )
-
-
-def braced(text: str) -> str:
-  """What stands before the brace that closes one opened just before `text`; all of it where it is never closed."""
-  text = text[:MAX_VALUE]
-  depths = itertools.accumulate(((c == "{") - (c == "}") for c in text), initial=1)
-  return text[: next((i - 1 for i, depth in enumerate(depths) if depth == 0), MAX_VALUE)]
-
-
-def value_of_line(line: str) -> str | None:
-  """The value that one line states. A bare value is its own answer; else it is looked for in the last sentence, there in its
-  conclusion, there in the main clause: the last side of an equation, what follows the verb, or the first number.
-  """
-  if len(line) <= MAX_VALUE and (
-    quantities.read_number(line) is not None or re.search(r"\\begin\{(?:\w?matrix|cases)", line)
-  ):
-    return line
-  plain = quantities.simplify(line).rstrip(" .,;:!?\\")
-  last = lambda pieces: next((p for p in reversed(pieces) if VALUE_SIGN.search(p)), "")
-  clause = last(CONCLUSION.split(last(SENTENCE_END.split(plain)))).rstrip(" .,;:!?")
-  if (
-    not clause
-    or "=" not in clause
-    and (not WORD.search(clause) or quantities.read_number(clause) is not None)
-  ):
-    return clause or plain
-  if any(rival(clause, token, OFFERED) for token in TOKEN.finditer(clause)):
-    return None
-  asides = (BECAUSE if "=" in clause else ASIDE).finditer(clause)
-  clause = clause[
-    : next((a.start() for a in asides if VALUE_SIGN.search(clause[: a.start()])), None)
-  ]
-  start, open_end = None, False
-  if "=" in clause:
-    side = last_side(clause)
-    if not WORD.search(clause) or quantities.read_number(side) is not None:
-      return side
-    clause, start, open_end = side, 0, not clause.endswith(side)
-  elif verbs := list(THERE.finditer(clause)) or list(VERB.finditer(clause)):
-    start = verbs[-1].end()
-  token = TOKEN.search(clause) if start is None else TOKEN.match(clause, start)
-  if token is None or GOES_ON.match(clause, token.end()):  # no plain number: the first expression
-    runs = [
-      m.group() for m in MATH_RUN.finditer(clause, start or 0) if VALUE_SIGN.search(m.group())
-    ]
-    return runs[0].strip(" .,:=") if runs and not open_end else clause
-  negated = re.search(r"\bnot\s$", clause[: token.start()], re.I)
-  return None if negated or rival(clause, token, LISTED) else token.group()
-
-
-def last_side(equation: str) -> str:
-  """The last side that is a value: in "20 = A" and "7 = 4 + 3" the first."""
-  sides = [side.strip() for side in equation.split("=")]
-  is_value = lambda side: (
-    VALUE_SIGN.search(side)
-    and (quantities.read_number(side) is not None or not UNEVALUATED.fullmatch(side))
-  )
-  return next((side for side in reversed(sides) if is_value(side)), sides[0])
-
-
-def rival(text: str, token: re.Match, joiner: re.Pattern) -> bool:
-  """Does a joiner and then a different value follow? The same one put another way ("1/5 or 20%") is none."""
-  gap = joiner.match(text, token.end())
-  other = TOKEN.match(text, gap.end()) if gap else None
-  if not other or joiner is OFFERED and re.match(r"\s*[-+*/=]", text[other.end() :]):
-    return False
-  a, b = quantities.to_number(token), quantities.to_number(other)
-  return not (a and b and (same_number(a, b) or same_number(b, a)))
-
-
-# -------------------------------------------------------------------------------------------------- mathematics: compare
 def math_correct(answer: str, truth: str) -> bool:
-  """Does the answer, or the whole response, state the true final value? Exact, but for decimals of the same value to 1e-6."""
+  """Does the answer, or the whole response, state the true final value?"""
   truth = final_truth(truth)
-  if quantities.FAST.fullmatch(answer) and quantities.FAST.fullmatch(truth):
+  if quantities.PLAIN_NUMERAL.fullmatch(answer) and quantities.PLAIN_NUMERAL.fullmatch(truth):
     return answer == truth or same_number(
       quantities.read_number(answer), quantities.read_number(truth)
     )
-  stated = stated_answer(answer)
-  if (
-    stated is not None
-    and contract.says_something(stated)
-    and len(stated) <= MAX_VALUE
-    and same_value(stated, truth)
-  ):
+  if not contract.says_something(answer) or not contract.says_something(truth):
+    return False
+  if len(answer) <= MAX_VALUE and same_text(answer, truth):
     return True
-  listed = (
-    "," in truth and quantities.read_number(truth) is None and len(answer) <= MAX_VALUE
-  )  # "x = 2, y = 3" states two on purpose
-  return listed and same_items(quantities.simplify(answer), quantities.simplify(truth))
+  statement = statements.final_statement(answer)
+  if not statements.holds(statement):
+    return False
+  if len(statement.text) <= MAX_VALUE and same_text(statement.text, truth):
+    return True
+  stated = statements.value_in(statement.text)
+  if stated is None or len(stated) > MAX_VALUE or not contract.says_something(stated):
+    return False
+  return same_value(stated, truth)
 
 
 def final_truth(truth: str) -> str:
@@ -181,69 +58,247 @@ def final_truth(truth: str) -> str:
   return truth.rpartition("####")[2].strip()
 
 
+def plain_text(text: str) -> str:
+  """Simplified, without the punctuation and spaces that carry no meaning; words in lower case."""
+  text = quantities.simplify(text).strip(" .,;:$\\*\"'`")
+  if re.fullmatch(r"[a-zA-Z ]{2,}", text):
+    text = text.lower()
+  return (
+    re.sub(r"\s+|[{}](?![^_^]*$)|degrees", "", text) if "_" not in text else text.replace(" ", "")
+  )
+
+
+def same_text(answer: str, truth: str) -> bool:
+  """The same but for LaTeX's and typography's ways to write it: every truth is equal to itself."""
+  answer, truth = plain_text(answer), plain_text(truth)
+  return answer == truth and answer != ""
+
+
 @functools.lru_cache(maxsize=65536)
 def same_value(stated: str, truth: str) -> bool:
+  """Is the value `stated` the true one? Both as written, units and all."""
   if max(len(stated), len(truth)) > MAX_VALUE:
     return stated == truth
+  if same_text(stated, truth):
+    return True
   left, right = quantities.read_number(stated), quantities.read_number(truth)
   if left and right:
-    if left.cents and "$" in truth:
+    if left.cents and "$" in truth:  # "106 cents" for "$1.06"
       left = left._replace(value=left.value / 100, exact=False)
     return same_number(left, right)
-  plain, wanted = (quantities.simplify(text).strip(" .,;:=") for text in (stated, truth))
-  bare = lambda text: re.sub(
-    r"[\s{}]|degrees", "", text.lower() if re.fullmatch(r"[a-zA-Z ]{2,}", text) else text
-  )
-  if bare(plain) == bare(wanted):
-    return True
-  if right is None and re.search("[:,]", wanted):
+  plain, wanted = plain_value(stated), plain_value(truth)
+  based = same_in_base(plain, wanted)
+  if based is not None:
+    return based
+  if not right and is_list(wanted):
     return same_items(plain, wanted)
-  if left and not re.search(r"[\\^(√]|[*/+]\s*\d", wanted):  # a number for what is none
-    return False
-  if not EXPRESSION.search(plain + wanted) or right and UNEVALUATED.fullmatch(plain):
-    return False
-  plain, wanted = (
-    TRAILING_WORDS.sub("", re.sub(r"(\d)\s?degrees", r"\1", text)) for text in (plain, wanted)
-  )
-  return equivalence.WORKER.ask(plain if "=" in wanted else plain.rsplit("=", 1)[-1], wanted)
+  items = split_items(plain)
+  if len(items) > 1:  # "71 or 72" and "5 ± 1" are no 72; "3/8 or 0.375" is 3/8, said twice
+    return " or " in plain and all(same_value(item, wanted) for item in items)
+  return same_expression(plain, wanted)
 
 
-def same_number(a: quantities.Number, b: quantities.Number) -> bool:
-  """`a` the answer, `b` the truth. A percentage p% is p/100, and also p where the truth is a bare number of at least 1, since
-  GSM8K asks "what percent" and keeps 25; a bare p answers a truth of p%.
+def plain_value(text: str) -> str:
+  return quantities.simplify(text).strip(" .,;:").removeprefix("=").strip()
+
+
+def same_number(answer: quantities.Number, truth: quantities.Number) -> bool:
+  """Equal, with percentages read as people mean them.
+
+  p% is p/100, and also p where the truth is a bare number of at least 1, since GSM8K asks "what
+  percent" and keeps 25; a bare p answers a truth of p%.
   """
-  pairs = [(a.value, b.value)]
-  if a.percent and not b.percent:
-    pairs = [(a.value / 100, b.value)] + pairs * (b.value == 0 or abs(b.value) >= 1)
-  elif b.percent and not a.percent:
-    pairs.append((a.value, b.value / 100))
-  if a.exact and b.exact:
+  pairs = [(answer.value, truth.value)]
+  if answer.percent and not truth.percent:
+    pairs = [(answer.value / 100, truth.value)]
+    if truth.value == 0 or abs(truth.value) >= 1:
+      pairs.append((answer.value, truth.value))
+  elif truth.percent and not answer.percent:
+    pairs.append((answer.value, truth.value / 100))
+  if answer.exact and truth.exact:
     return any(x == y for x, y in pairs)
-  return any(abs(x - y) <= min(Fraction(1, 10**6), abs(y) / 500_000) for x, y in pairs)
+  return any(abs(x - y) <= min(DECIMAL_TOLERANCE, abs(y) / 500_000) for x, y in pairs)
+
+
+def same_in_base(plain: str, wanted: str) -> bool | None:
+  """Numerals with their base, "4210_{7}" and "4210_5"; None where neither has one.
+
+  An answer without the base is right where the truth has it, since the question asked for it.
+  """
+  answer, truth = BASED.fullmatch(plain), BASED.fullmatch(wanted)
+  if not truth:
+    return False if answer and re.fullmatch(r"\w+", wanted) else None
+  if not answer:
+    return plain == truth["digits"]
+  return answer["digits"].lower() == truth["digits"].lower() and base(answer) == base(truth)
+
+
+def base(numeral: re.Match) -> str:
+  written = numeral["braced"] or numeral["bare"]
+  return str(quantities.SPELLED_NUMBERS.get(written.lower(), written))
+
+
+# ---- lists, tuples, sets, ratios, intervals ----
+
+
+def is_list(wanted: str) -> bool:
+  """A truth of several values: "1, 2", "(3, 4)", "{1, 2}", "3:4", "12 and 13", "3 ± √2"."""
+  return bool(re.search(r"[:,]|\b(?:and|or)\b|\\pm|\\mp", wanted))
+
+
+def brackets(text: str) -> str:
+  """The kind of bracket around a list: "()", "[)", "{}" …, "" for none."""
+  text = text.replace("\\{", "{").replace("\\}", "}")
+  return text[0] + text[-1] if text and text[0] in "([{" and text[-1] in ")]}" else ""
+
+
+def split_items(text: str) -> list[str]:
+  r"""The values between commas, "and" and "or" outside brackets; "3 \pm a" is two of them."""
+  text = text.replace("\\{", "{").replace("\\}", "}").strip()
+  if brackets(text) and closes_at_end(text):
+    text = text[1:-1]
+  items, depth, current = [], 0, ""
+  for piece in re.split(r"([(\[{]|[)\]}]|,|;|\band\b|\bor\b)", text):
+    if piece in (",", ";", "and", "or") and depth == 0:
+      items.append(current)
+      current = ""
+      continue
+    depth += (piece in tuple("([{")) - (piece in tuple(")]}"))
+    current += piece
+  items.append(current)
+  values = [item.strip() for item in items if item.strip()]
+  return [one for item in values for one in both_signs(item)]
+
+
+def closes_at_end(text: str) -> bool:
+  """Is the first bracket closed by the last character? "(1, 2), (3, 4)" is a list of two."""
+  depth = 0
+  for index, character in enumerate(text):
+    depth += (character in "([{") - (character in ")]}")
+    if depth == 0:
+      return index == len(text) - 1
+  return False
+
+
+def both_signs(item: str) -> list[str]:
+  r"""["a \pm b"] → ["a + b", "a - b"]."""
+  if len(re.findall(r"\\pm|\\mp", item)) != 1:
+    return [item]
+  sign = re.compile(r"\\(?:pm|mp)\s*")
+  plus, minus = sign.sub("+", item), sign.sub("-", item)
+  return [plus.removeprefix("+").replace("=+", "="), minus]
 
 
 def same_items(plain: str, wanted: str) -> bool:
-  """Lists, tuples and ratios: the same values in the same order; {sets} in any order."""
-  if (
-    plain[:1] in "([" and wanted[:1] in "([" and plain[:1] + plain[-1:] != wanted[:1] + wanted[-1:]
-  ):
-    return False  # [2, 3] is no (2, 3)
-  separator = (
-    r"[:/]"
-    if ":" in wanted and "/" in plain
-    else ":"
-    if ":" in wanted
-    else r",(?:\s*and\b)?|\band\b"
+  """Lists: the same values, in the same order where the order says something.
+
+  (3, 4) and [3, 4) are kept apart, and need their brackets: "0, 1" is no "(0, 1]". A truth of
+  bare values is a set of solutions and takes any order, unless it is a sequence of three and more
+  that does not ascend (a ranking); a tuple, an interval and a ratio have an order.
+  """
+  if ":" in wanted:
+    return same_sequence(re.split(r"[:/]", plain), wanted.split(":"))
+  kind = brackets(wanted) if closes_at_end(wanted.replace("\\", "")) else ""
+  said = brackets(plain) if closes_at_end(plain.replace("\\", "")) else ""
+  left, right = split_items(plain), split_items(wanted)
+  if len(left) != len(right) or not left:
+    return len(right) == 1 and same_expression(plain, wanted)
+  if len(right) == 1:
+    return same_expression(plain, wanted)
+  names, wanted_names = assigned_names(left), assigned_names(right)
+  left, right = [without_name(item) for item in left], [without_name(item) for item in right]
+  named = len(set(names)) == len(names) and None not in names  # "x = 3, y = 4"
+  if kind in ("", "{}"):
+    if said not in ("", "{}"):
+      return False
+    if named and sorted(names) == sorted(map(str, wanted_names)):
+      left = [left[names.index(name)] for name in wanted_names]
+      return same_sequence(left, right)
+    if (named and names != [names[0]] * len(names)) or (kind == "" and is_ranking(right)):
+      return same_sequence(left, right)
+    return same_set(left, right)
+  if said != kind and not (kind == "()" and said == "" and named):
+    return False
+  return same_sequence(left, right)
+
+
+def assigned_names(items: list[str]) -> list[str | None]:
+  """["x = 2", "3"] → ["x", None]."""
+  found = [ASSIGNED.fullmatch(item) for item in items]
+  return [match["name"] if match else None for match in found]
+
+
+def without_name(item: str) -> str:
+  match = ASSIGNED.fullmatch(item)
+  return match["value"].strip() if match else item
+
+
+def is_ranking(items: list[str]) -> bool:
+  """Three numbers and more that do not ascend were put into their order for a reason."""
+  numbers = [quantities.read_number(item) for item in items]
+  if len(items) < 3 or None in numbers:
+    return False
+  values = [number.value for number in numbers]
+  return values != sorted(values)
+
+
+def same_sequence(left: list[str], right: list[str]) -> bool:
+  return len(left) == len(right) > 1 and all(
+    same_value(x.strip(), y.strip()) for x, y in zip(left, right, strict=True)
   )
-  split = lambda text: re.split(separator, text.strip("(){}[]\\ ."))
-  items = lambda text: [re.sub(r"^[a-z]\s*=", "", item.strip()).strip() for item in split(text)]
-  left, right = items(plain), items(wanted)
-  if wanted.startswith(("{", "\\{")):
-    left, right = sorted(left), sorted(right)
-  same = lambda l, r: (
-    l == r
-    or bool(
-      (a := quantities.read_number(l)) and (b := quantities.read_number(r)) and same_number(a, b)
-    )
-  )
-  return len(left) == len(right) > 1 and all(map(same, left, right))
+
+
+def same_set(left: list[str], right: list[str]) -> bool:
+  """Each value of the one is one of the other, and no two of them the same one."""
+  if len(left) > MAX_ITEMS:
+    return sorted(left) == sorted(right)
+  missing = list(right)
+  for item in left:
+    match = next((other for other in missing if same_value(item, other)), None)
+    if match is None:
+      return False
+    missing.remove(match)
+  return not missing
+
+
+# ---- expressions ----
+
+
+def same_expression(plain: str, wanted: str) -> bool:
+  """Asks math-verify where both can be expressions and the answer has been worked out."""
+  truth = quantities.read_number(wanted)
+  if truth and statements.UNEVALUATED.fullmatch(plain):
+    return False  # "3 * 4" for 12
+  if statements.RELATION.search(plain) and not statements.RELATION.search(wanted):
+    return same_value_of_membership(plain, wanted)
+  if quantities.read_number(plain) and not re.search(r"[\\^(√=]|[*/+-]\s*\d", wanted):
+    return False  # a number for what is none
+  if OPERATOR_LEFT.search(plain) or not EXPRESSION.search(plain + " " + wanted):
+    return False
+  plain, wanted = for_math_verify(plain), for_math_verify(wanted)
+  if "=" not in wanted:
+    plain = plain.rsplit("=", 1)[-1]
+  elif "=" not in plain:
+    assigned = ASSIGNED.fullmatch(wanted)
+    if not assigned:
+      return False  # an equation is asked for
+    return same_value(plain, assigned["value"])
+  return equivalence.WORKER.ask(plain, wanted)
+
+
+def same_value_of_membership(plain: str, wanted: str) -> bool:
+  r"""An interval may be answered as an inequality ("x > 2", "x \in (2, \infty)"), a number not."""
+  if not re.search(r"[\[(]", wanted) or quantities.read_number(wanted):
+    return False
+  member = re.fullmatch(r"[a-zA-Z]\s*\\in\b\s*(.+)", plain)
+  if member:
+    return same_value(member[1], wanted)
+  return equivalence.WORKER.ask(plain, wanted)
+
+
+def for_math_verify(text: str) -> str:
+  """Degrees and trailing units away; within a function degrees become radians."""
+  if FUNCTION_OF_DEGREES.search(text):
+    text = re.sub(r"(\d+(?:\.\d+)?)\s?degrees", r"(\\frac{\1\\pi}{180})", text)
+  text = re.sub(r"(\d|\})\s?degrees", r"\1", text)
+  return UNIT_BEHIND.sub("", text)

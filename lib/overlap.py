@@ -24,7 +24,7 @@ from lib import contract, quantities
 # does not make a new question.
 QUESTION_WORD = re.compile(r"[^\W\d]+|\d+(?:[.,:]\d+)*|[^\w\s.,;:!?'\"`´‘’“”…]")
 FRACTION_WORDS = ("half", "third", "quarter", "twice", "double", "triple", "dozen")
-NUMBER_WORDS = frozenset([*quantities.WORDS, *quantities.MAGNITUDES, *FRACTION_WORDS])
+NUMBER_WORDS = frozenset([*quantities.SPELLED_NUMBERS, *quantities.MAGNITUDES, *FRACTION_WORDS])
 FUNCTION_NAME = "\nYour function must be named"  # two tasks are not alike because both name one
 
 LEAK_WORDS = 8  # in a row; open-r1's rule (its scripts/decontaminate.py)

@@ -11,7 +11,7 @@ import functools
 import itertools
 import re
 
-from lib import checking
+from lib import science_checking
 
 MAX_WORDS = 5000  # words of a text that the heuristics look at
 # The `multi_domain` write-up's list and the commonest short words, which are no keywords.
@@ -76,7 +76,7 @@ def prose_score(text: str) -> float:
 def article_share(words: tuple[str, ...]) -> float:
   """Share of the articles with a word after them that can follow one; 1 without articles."""
   pairs = itertools.pairwise((*words, "a"))  # an article at the very end breaks off
-  after = [following for word, following in pairs if word in checking.ARTICLES]
+  after = [following for word, following in pairs if word in science_checking.ARTICLES]
   if not after:
     return 1.0
   return sum(word not in ARTICLE_BREAKS for word in after) / len(after)

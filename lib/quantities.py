@@ -1,74 +1,147 @@
-"""TODO-DOC quantities."""
+r"""Reading one number as people and models write it: `simplify` the text, then `read_number`.
 
-import functools
+`simplify` turns typography and LaTeX into plain text and keeps the meaning: "\$5,\!500" → "5,500",
+"\dfrac38" → "3/8", "45°" → "45 degrees". `read_number` then takes the whole of a text as one number
+with its sign, grouping, fraction, power of ten, percent sign and unit, or refuses it: allowed is
+what `QUANTITY` spells out, and nothing else is a number.
+"""
+
 import re
 import unicodedata
 from fractions import Fraction
 from typing import NamedTuple
 
-# ------------------------------------------------------------------------------------------ mathematics: normalise the text
-# simplify (typography and LaTeX to plain text) → stated_answer (the one value that a text states) → read_number → same_value,
-# which asks math-verify where the two are no numbers.
-TYPOGRAPHY = str.maketrans(
-  {
-    **dict.fromkeys("−–‒﹣－", "-"),
-    **dict.fromkeys("×·⋅", "*"),
-    **dict.fromkeys("÷⁄∕", "/"),
-    "π": r"\pi ",
-    "％": "%",
-    "≈": "=",
-    "º": "°",
-    **dict.fromkeys("\u00a0\u2007\u2009\u202f\u2002\u2003\u2005\u2006\u200a\t€£¥₹₽¢$", " "),
-    **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", ""),
-    **{c: str(d) for d, c in enumerate("０１２３４５６７８９")},
-    **{c: f"^{d}" for d, c in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")},
-    **{c: " " + unicodedata.normalize("NFKC", c).replace("⁄", "/") for c in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"},
-  }
+MAX_NUMBER_TEXT = 300  # characters; longer is no number
+MAX_DIGITS = 200  # of one numeral
+
+
+# Typography → the plain character. Spaces of every width, and currency signs, become a space.
+def typography() -> dict[int, str]:
+  table = {"π": r"\pi ", "％": "%", "≈": "=", "º": "°", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne "}
+  table |= {"∞": r"\infty ", "∪": r"\cup ", "±": r"\pm "}
+  table |= dict.fromkeys("−–‒﹣－", "-")
+  table |= dict.fromkeys("×·⋅", "*")
+  table |= dict.fromkeys("÷⁄∕", "/")
+  table |= dict.fromkeys("\u00a0\u2002\u2003\u2005\u2006\u2007\u2009\u200a\u202f\t", " ")
+  table |= dict.fromkeys("€£¥₹₽¢$", " ")
+  table |= dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff", "")  # of no width
+  for digit, wide, raised in zip("0123456789", "０１２３４５６７８９", "⁰¹²³⁴⁵⁶⁷⁸⁹", strict=True):
+    table[wide] = digit
+    table[raised] = f"^{digit}"
+  for character in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞":  # "2½" → "2 1/2"
+    table[character] = " " + unicodedata.normalize("NFKC", character).replace("⁄", "/")
+  return str.maketrans(table)
+
+
+TYPOGRAPHY = typography()
+TEXT_COMMAND = (
+  r"\\(?:text(?:bf|it|rm|sf|tt)?|mathrm|mathbf|boldsymbol|mbox|operatorname|boxed|fbox)"
 )
+
+
+def plain_fraction(match: re.Match) -> str:
+  top, bottom = match[1] or match[2], match[3] or match[4]
+  return f" {top}/{bottom} "
+
+
+def plain_root(match: re.Match) -> str:
+  return rf"\sqrt{{{match[1] or match[2]}}}"
+
+
+# Applied in this order: (pattern, replacement), an example beside each that needs one.
 SIMPLIFY = [
-  (re.compile(pattern), to)
-  for pattern, to in [
-    (r"<<[^<>]*>>", ""),  # GSM8K's calculator marks
-    (r"</?[a-zA-Z][^<>]{0,60}>", " "),  # stray HTML and tags
-    (r"\\!|\\(?:left|right|displaystyle|limits)(?![a-z])|\{\}", ""),
-    (r"(?<!\\)\\[,;:> ()\[\]$%]", lambda m: "%" if m.group() == "\\%" else " "),
+  (re.compile(pattern), replacement)
+  for pattern, replacement in [
+    (r"<<[^<>]*>>", ""),  # GSM8K's calculator notes: "<<6*7=42>>42" → "42"
+    (r"</?[a-zA-Z][^<>]{0,60}>", " "),  # stray HTML: "<b>18</b>"
+    (r"^<(-?[\d.]+)>$", r"\1"),  # "<18>", copied from a template
+    (r"\\!|\\(?:left|right|displaystyle|limits|ldots|quad|qquad)(?![a-z])|\{\}", ""),
+    (r"(?<!\\)\\%", "%"),
+    (r"(?<!\\)\\[,;:> ()\[\]$]", " "),
     (r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degree|°", " degrees "),
-    (
-      r"\\(?:text(?:bf|it|rm|sf|tt)?|mathrm|mathbf|boldsymbol|mbox|operatorname|boxed|fbox)\s*\{([^{}]*)\}",
-      r" \1 ",
-    ),
-    (r"\*\*([^*\n]+)\*\*", r" \1 "),  # Markdown bold
-    (r"\{,\}", ","),
+    (TEXT_COMMAND + r"\s*\{([^{}]*)\}", r" \1 "),  # "\text{ cm}" → " cm "
+    (r"\*\*([^*\n]+)\*\*", r" \1 "),  # Markdown's bold
+    (r"\{,\}", ","),  # "5{,}500"
     (r"\\[dtc]frac", r"\\frac"),
+    # "\frac{3}{8}", "\frac38" → "3/8"
     (
       r"\\frac\s*(?:\{\s*(-?[\d.]+)\s*\}|(\d))\s*(?:\{\s*([\d.]+)\s*\}|(\d))",
-      lambda m: f" {m[1] or m[2]}/{m[3] or m[4]} ",
+      plain_fraction,
     ),
     (r"\\sqrt\s*(\d)", r"\\sqrt{\1}"),
-    (r"√\s*(?:\(([^()]*)\)|(\d+(?:\.\d+)?))", lambda m: rf"\sqrt{{{m[1] or m[2]}}}"),
+    (r"√\s*(?:\(([^()]*)\)|(\d+(?:\.\d+)?))", plain_root),  # "√30", "√(30)"
     (r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"\\(?:times|cdot|ast)(?![a-z])", "*"),
     (r"\\div(?![a-z])", "/"),
     (r"\\(?:approx|equiv)(?![a-z])", "="),
-    (r"(?<=\d)\s*[xX](?=\s*10\s*\^)", "*"),  # 3 x 10^5
+    (r"(?<=\d)\s*[xX](?=\s*10\s*\^)", "*"),  # "3 x 10^5"
     (r"(?<![\\a-zA-Z])pi\b", r"\\pi "),
     (r"(?<!\d )\b(?:[Mm]inus|[Nn]egative) (?=[\d.])", "-"),
+    (r"(?<=\d):00(?=\s?[apAP]\.?[mM])", ""),  # "2:00 am" → "2 am"
     (r"[ \r\f\v]+", " "),
   ]
 ]
 
 
 def simplify(text: str) -> str:
-  """Typography and LaTeX to plain text, so that `\\$5,\\!500`, `5 500` and `\\dfrac38` become numbers. Meaning is kept."""
-  return functools.reduce(
-    lambda text, rule: rule[0].sub(rule[1], text), SIMPLIFY, text.translate(TYPOGRAPHY)
-  ).strip()
+  """Typography and LaTeX to plain text; what the text says stays."""
+  text = text.translate(TYPOGRAPHY)
+  for pattern, replacement in SIMPLIFY:
+    text = pattern.sub(replacement, text)
+  return text.strip()
 
 
-# ------------------------------------------------------------------------------------------------ mathematics: read a number
+# "1,234", "1 234", "1234", "1234.5", "12.", ".5"; a group of digits has three, so "1,23" is no number
 DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?!\d)|\d+)(?:\.\d+|\.(?!\d))?|\.\d+"
+# ... with a power of ten: "1.5e3", "1.5 * 10^{3}"
 NUMBER = rf"(?:{DIGITS})(?:[eE][+-]?\d{{1,3}}|\s?\*\s?10\s?\^\s?\{{?\s?[+-]?\d{{1,3}}\}}?)?"
-VALUE = rf"(?:(?P<whole>\d+)(?:\s+|\sand\s))?(?P<top>{NUMBER})\s?/\s?(?P<bottom>{NUMBER})|(?P<number>{NUMBER})"
+# "3/8", "2 1/2", "2 and 1/2", or a NUMBER
+VALUE = (
+  rf"(?:(?P<whole>\d+)(?:\s+|\sand\s))?(?P<top>{NUMBER})\s?/\s?(?P<bottom>{NUMBER})"
+  rf"|(?P<number>{NUMBER})"
+)
+PERCENT = r"(?:\s?(?P<percent>%|percent\b))?"
+
+# The closed class of words that give a statement another meaning than its number: "not 72",
+# "72 is wrong", "more than 72", "72 or 71", "maybe 72". None of them is part of a unit, and a
+# sentence that holds one outside its reasons states nothing (lib/statements.py).
+DENIALS = (
+  "not|no|never|none|nobody|nothing|neither|nor|cannot|without|hardly|scarcely|barely|anything|"
+  "\\w+n['’]t|wrong|wrongly|false|falsely|incorrect|incorrectly|untrue|mistake|mistaken|mistakenly|"
+  "invalid|impossible|unlikely|unequal|except|exclud\\w+|instead|rather|unless|"
+  "lies?|lied|opposite|pretend\\w*|deny|denies|denied|refus\\w+|reject\\w*|exceed\\w*|surpass\\w*"
+)
+DOUBTS = (
+  "maybe|perhaps|possibly|probably|presumably|might|may(?=\\s+(?:be|have|not|well|or)\\b)|doubts?|"
+  "doubted|doubtful|guess\\w*|unsure|uncertain|unclear|unknown|whether|if|wonder\\w*|suppose\\w*|"
+  "assum\\w+|almost|nearly|or|either|versus|vs|sometimes|hopefully"
+)
+# "72 at most", "72 plus", "72 squared"; but "72 more" and "72 times" answer how many more, how often
+BOUNDS = (
+  "most|least|above|below|under|beyond|minimum|maximum|max|tops|upwards?|ish|plus|minus|"
+  "squared|cubed|double|twice|half|factorial"
+)
+# What a unit does not begin with besides: joining words, verbs of being, single letters of algebra.
+JOINERS = (
+  "and|to|over|by|than|but|sqrt|pi|is|are|was|were|be|been|has|have|had|isn|think|believe|"
+  "because|since|so|as|that|which|while"
+)
+LETTERS = "x|y|z|n|k|t|i|e|a|b|c|d|p|q|r|u|v|w|I"
+UNIT_POWER = r"(?:\s?\^?\{?[23]\}?)?"
+UNIT_WORD = (
+  rf"(?!(?i:{DENIALS}|{DOUBTS}|{BOUNDS}|{JOINERS})\b)(?!(?:{LETTERS})\b)"
+  rf"[a-zA-Z'\"&]++\.?{UNIT_POWER}(?:\s?/\s?[a-zA-Z]++{UNIT_POWER})?"
+)
+# Up to four words: "apples", "km/h", "cm^2", "pairs of shoes", "square units"
+UNIT = rf"(?:[\s-]?{UNIT_WORD}(?:[\s-]{UNIT_WORD}){{0,3}})?"
+# "USD 18", "Rs. 18", "%95" stand before the number
+QUANTITY = re.compile(
+  rf"(?:[A-Z]{{2,3}} |Rs\.? ?|%)?(?P<sign>[+-]?)\s?(?:{VALUE}){PERCENT}"
+  rf"(?P<unit>(?:\s?/\s?[a-zA-Z]++)?{UNIT})",
+  re.A,
+)
+PLAIN_NUMERAL = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.A)  # most answers; saves the rest
+
 MAGNITUDES = {
   "hundred": 100,
   "thousand": 10**3,
@@ -76,80 +149,74 @@ MAGNITUDES = {
   "billion": 10**9,
   "trillion": 10**12,
 }
-ONES = re.findall(
-  r"\w+",
-  """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen
-    sixteen seventeen eighteen nineteen""",
-)
-TENS = re.findall(r"\w+", "twenty thirty forty fifty sixty seventy eighty ninety")
-WORDS = {
-  word: n
-  for n, word in enumerate(
-    ONES + [ten + one for ten in TENS for one in ["", *("-" + o for o in ONES[1:10])]]
-  )
-}
-SPELLED = {
-  *WORDS,
-  *re.findall(
-    r"\w+",
-    "half halves third thirds quarter quarters fifth fifths sixth sixths eighth eighths tenth "
-    "tenths",
-  ),
-}  # after a number word they make another number
-# What may follow a number and leave it a number: a unit of up to four words. A single letter other than a unit's is algebra.
-NOT_UNITS = "or|and|to|plus|minus|times|over|by|sqrt|pi|x|y|z|n|k|t|i|e|a|b|c|d|p|q|r|u|v|w|versus|vs|not|but|if"
-POWER = r"(?:\s?\^?\{?[23]\}?)?"
-UNIT = (
-  rf"(?:(?:\s|-)?(?!(?:{NOT_UNITS})\b)[a-zA-Z'\"]+\.?{POWER}(?:\s?/\s?[a-zA-Z]+{POWER})?){{0,4}}"
-)
-PERCENT = r"\s?(?P<percent>%|percent\b)?"
-QUANTITY = re.compile(
-  rf"(?:[A-Z]{{2,3}} |Rs\.? ?)?(?P<sign>[+-]?)\s?(?:{VALUE}){PERCENT}(?P<unit>(?:\s?/\s?[a-zA-Z]+)?{UNIT})",
-  re.A,
-)
-FAST = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.A)
+
+
+def spelled_numbers() -> dict[str, int]:
+  """The words for 0 to 99: "zero" → 0 … "ninety-nine" → 99."""
+  teens = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+  ones = "one two three four five six seven eight nine"
+  tens = "twenty thirty forty fifty sixty seventy eighty ninety"
+  words = re.findall(r"\w+", f"zero {ones} {teens}")
+  for ten in re.findall(r"\w+", tens):
+    words.append(ten)
+    words += [f"{ten}-{one}" for one in re.findall(r"\w+", ones)]
+  return {word: number for number, word in enumerate(words)}
+
+
+SPELLED_NUMBERS = spelled_numbers()
+SPELLED_PARTS = re.compile(r"(?:hal|third|quarter|fifth|sixth|eighth|tenth)\w*")
+
+
+def changes_number(word: str) -> bool:
+  """Makes another number of a number word before it: "two thirds", "five hundred two"."""
+  return word in SPELLED_NUMBERS or bool(SPELLED_PARTS.fullmatch(word))
 
 
 class Number(NamedTuple):
   value: Fraction
-  exact: bool  # written as an integer or a fraction
+  exact: bool  # written as an integer or a fraction, not as a decimal
   percent: bool = False
   cents: bool = False
 
 
 def read_number(text: str) -> Number | None:
-  """The one number that `text` is, sign, grouping, fraction, unit and all; None for words, lists and expressions."""
-  if FAST.fullmatch(text):
+  """The one number that `text` is, unit and all; None for words, lists, bounds and expressions."""
+  if PLAIN_NUMERAL.fullmatch(text):
     return Number(Fraction(text), "." not in text)
-  if len(text) > 300:
+  if len(text) > MAX_NUMBER_TEXT:
     return None
-  text = simplify(text).rstrip(" .,;:!?*\"'`=_<>\n").lstrip(" ,;:*\"'`=_<>~#\n")
-  text = text[1:-1].strip() if text.startswith("(") and text.endswith(")") else text
+  text = simplify(text).rstrip(" .,;:!*\"'`_\n").lstrip(" ,;:*\"'`_=~#\n")
+  if text.startswith("(") and text.endswith(")"):
+    text = text[1:-1].strip()
   first, _, unit = text.partition(" ")
-  if first.lower() in WORDS and len(unit.split()) <= 2 and SPELLED.isdisjoint(unit.lower().split()):
-    text = f"{WORDS[first.lower()]} {unit}".strip()
+  number = SPELLED_NUMBERS.get(first.lower())
+  unit_words = unit.lower().split()
+  if number is not None and len(unit_words) <= 2 and not any(map(changes_number, unit_words)):
+    text = f"{number} {unit}".strip()  # "six apples" → "6 apples"
   match = QUANTITY.fullmatch(text)
   return to_number(match) if match else None
 
 
 def to_number(match: re.Match) -> Number | None:
-  """The number of a QUANTITY or TOKEN match; None where it is no number after all (division by zero)."""
-  plain = lambda digits: Fraction(
-    re.sub(r"[,\s{}]|\.$", "", digits).replace("*10^", "e").replace(".e", "e")
-  )
-  top, bottom, whole = (
-    match["number"] or match["top"],
-    match["bottom"] or "1",
-    match["whole"] or "0",
-  )
-  if max(map(len, (top, bottom, whole))) > 200 or not (divisor := plain(bottom)):
+  """The number of a match that holds VALUE, PERCENT, a sign and a unit; None for "1/0"."""
+  top = match["number"] or match["top"]
+  bottom = match["bottom"] or "1"
+  whole = match["whole"] or "0"
+  if max(len(top), len(bottom), len(whole)) > MAX_DIGITS:
     return None
-  unit = [*match["unit"].lower().split(), ""][0]
-  value = (
-    (plain(top) / divisor + plain(whole))
-    * MAGNITUDES.get(unit, 1)
-    * (-1 if match["sign"] == "-" else 1)
-  )
-  return Number(
-    value, not set(".eE*") & set(top + bottom), bool(match["percent"]), unit in ("cent", "cents")
-  )
+  divisor = numeral(bottom)
+  if divisor == 0:
+    return None
+  value = numeral(whole) + numeral(top) / divisor
+  first_unit = next(iter(match["unit"].lower().split()), "")
+  value *= MAGNITUDES.get(first_unit, 1)
+  if match["sign"] == "-":
+    value = -value
+  exact = not set(".eE*") & set(top + bottom)
+  return Number(value, exact, bool(match["percent"]), first_unit in ("cent", "cents"))
+
+
+def numeral(digits: str) -> Fraction:
+  """The value of a NUMBER: "1,234" → 1234, "12." → 12, "1.5 * 10^{3}" → 1500."""
+  digits = re.sub(r"[,\s{}]|\.$", "", digits)
+  return Fraction(digits.replace("*10^", "e").replace(".e", "e"))

@@ -1,0 +1,93 @@
+"""Is a yes-or-no answer right? Read by an allow-list: what is no plain yes or no states neither.
+
+A sentence states a verdict when it is the word itself ("Yes.", "no, they did not") or a short
+announcement of it ("The answer is yes", "So, no", "It is true"). "I have no idea", "No one knows",
+"There is no way to tell", "I cannot say yes" and "It is false that they could not" are none of
+these. A text whose sentences state both states nothing.
+"""
+
+import re
+
+from lib import contract
+
+VERDICTS = {"yes": True, "true": True, "no": False, "false": False}
+VERDICT = r"(?P<verdict>yes|true|no|false)"
+
+# What may come before the word: "So, ", "The final answer is: ", "I would say ", "It is "
+LEAD = r"""
+  (?:(?:so|thus|therefore|hence|then|overall|in\ (?:short|conclusion))\b\W*)?
+  (?:
+      (?:(?:the|my|our)\s+)?(?:(?:final|correct|right|short)\s+)?answer
+      (?:\s+to\s+(?:the|this)\s+question)?\s*(?:\b(?:is|would\s+be|must\s+be|should\s+be)\b|[:=])\s*:?\s*
+    | (?:it|this|that|the\s+(?:statement|claim|sentence|conclusion))\s*(?:is|['’]s|must\s+be)\s+
+      (?=true|false)
+    | i(?:\s+would|['’]d)?\s+(?:say|think|believe|conclude)\s*:?\s+(?:that\s+)?
+      (?:(?:the\s+answer|it)\s+is\s+)?
+    | (?:answer|a|verdict|conclusion)\s*:\s*
+  )?"""
+# What may come behind it: nothing, a sentence of its own, a reason, or the verdict said again.
+BEHIND = r"""(?:
+    \s*$
+  | \s*[,.;:!—–-]+\s*(?P<rest>.*)
+  | \s*(?P<reason>\(.*|(?:because|since|as)\b.*)
+  | \s+(?P<again>(?:they|it|he|she|you|we|this|that|there|one)\s+(?:is|are|was|were|do|does|did|can|
+      could|would|will|has|have|had|should)(?:n['’]t|\s?not)?)\s*[.!]?$
+  )"""
+STATED = re.compile(rf"\W*{LEAD}{VERDICT}\b[*_\"'`)}}\]$]*{BEHIND}", re.I | re.X | re.S)
+DENIED = re.compile(r"\bnot\b|n['’]t\b", re.I)
+# A verdict inside a sentence. "No" is one only where nothing it could belong to follows.
+WORD_OF_VERDICT = re.compile(
+  r"(?P<not>\b(?:not|never|\w+n['’]t)\s+)?\b(?P<verdict>yes|true|false|no(?=\s*(?:[,.;:!?)]|$)))\b(?!-)",
+  re.I,
+)
+UNDECIDED = re.compile(
+  r"\b(?:maybe|perhaps|possibly|unclear|unsure|uncertain|unknown|depends|guess(?:ing)?|hard to say)\b"
+  r"|\b(?:no idea|not sure|not certain|no way to (?:know|tell|say)|no one knows|nobody knows)\b"
+  r"|\b(?:i|we|one)\s+(?:do not|don['’]t|cannot|can['’]t|could not|couldn['’]t)\s+(?:\w+\s+)?"
+  r"(?:know|tell|say|decide|determine)\b|\bor\s+(?:maybe\s+)?(?:yes|no|true|false)\b",
+  re.I,
+)
+MARKUP = re.compile(r"\\?(?:boxed|fbox|text(?:bf|it|rm)?|mathrm)\s*(?=\{)|[*_`$\\{}]|</?\w+>")
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+
+
+def logic_correct(answer: str, truth: str) -> bool:
+  """`truth` is yes, no, true or false; the answer may be a sentence or a whole response."""
+  said = stated_verdict(contract.answer_part(answer))
+  return said is not None and said == stated_verdict(truth)
+
+
+def stated_verdict(text: str) -> bool | None:
+  """The yes or no that a text states; None for neither, for both and for doubt."""
+  text = MARKUP.sub("", text).strip()
+  if UNDECIDED.search(text):
+    return None
+  sentences = [sentence for sentence in SENTENCE_END.split(text) if re.search(r"\w", sentence)]
+  if not sentences or "?" in sentences[-1]:
+    return None
+  stated = {sentence_verdict(sentence) for sentence in sentences} - {None}
+  ends = [sentence_verdict(sentences[0]), sentence_verdict(sentences[-1])]
+  if len(stated) != 1 or ends == [None, None]:  # the verdict comes first or last
+    return None
+  verdict = stated.pop()
+  return verdict if verdicts_within(text) <= {verdict} else None
+
+
+def sentence_verdict(sentence: str) -> bool | None:
+  """ "No, they did not" → False; "No one knows" → None."""
+  match = STATED.fullmatch(sentence.strip())
+  if not match or "?" in sentence:
+    return None
+  verdict = VERDICTS[match["verdict"].lower()]
+  if match["again"] and bool(DENIED.search(match["again"])) == verdict:
+    return None  # "Yes they did not"
+  return verdict
+
+
+def verdicts_within(text: str) -> set[bool]:
+  """Every verdict that a text mentions, "not true" as False."""
+  found = set()
+  for match in WORD_OF_VERDICT.finditer(text):
+    verdict = VERDICTS[match["verdict"].lower()]
+    found.add(not verdict if match["not"] else verdict)
+  return found

@@ -1,0 +1,199 @@
+r"""Is a science answer right? An option by letter or text where the choices are known, else the text.
+
+The whole answer must be the option or the text, or a short announcement of it: "B", "(B) Jupiter",
+"The answer is B because …", "\boxed{C: text}", "D, not B", "It is not B, the answer is D". Two
+options ("A or B"), a letter with another option's text and "not B" choose nothing.
+"""
+
+import itertools
+import re
+import unicodedata
+
+from lib import contract, math_checking, quantities
+
+ARTICLES = {"a", "an", "the"}
+SPACE_AND_MARKUP = " \n*_\"'`.$"  # around a bare answer
+TEXT_COMMAND = re.compile(r"\\?\b(?:boxed|fbox|text(?:bf|it|rm)?|mathrm|mathbf)\s*\{([^{}]*)\}")
+
+# "The final answer is: ", "So the correct option is ", "It's ", "I choose ", "Antwort: "
+LEAD_IN = re.compile(
+  r"""\A\W{0,3}(?:(?:so|thus|therefore|hence)\W+)?
+  (?:
+      (?:(?:the|my|our)\s+)?(?:(?:final|correct|right|best|most\s+likely)\s+)?
+      (?:answer|option|choice)(?:\s+(?:is|would\s+be|should\s+be|must\s+be|seems\s+to\s+be))?\s*[:=]?\s+(?=\S)
+    | (?:final\s+)?(?:answer|ans|antwort|respuesta|réponse|risposta|resposta|lösung|solution|答案)\s*[:：]\s*
+    | it(?:\s+is|['’]s|\s+must\s+be)\s+
+    | i\s+(?:choose|pick|would\s+choose|think\s+it\s+is|think\s+it['’]s|believe\s+it\s+is)\s+
+  )""",
+  re.I | re.X,
+)
+# An announcement at the start of a line, a sentence or a clause; the last one counts.
+ANNOUNCED = re.compile(
+  r"""(?:\A|(?<=[.,;:!?\n])|(?=\b(?:so|thus|therefore|hence)\b))\s*\W{0,3}
+  (?:(?:so|thus|therefore|hence|and|but)\W+)?
+  (?P<said>
+      (?:(?:the|my|our)\s+)?(?:(?:final|correct|right|best)\s+)?(?:answer|option|choice)
+      \s+(?:is|would\s+be|must\s+be|should\s+be)\s*:?\s+(?=\S)
+    | (?:final\s+|correct\s+)?(?:answer|ans|antwort|respuesta|réponse|risposta|resposta|lösung|答案)\s*[:：]\s*(?=\S)
+  )""",
+  re.I | re.X,
+)
+LETTER = r"(?:option\s+|choice\s+)?[(\[]?\s*(?P<letter>[A-Za-z]|[1-9])\s*[)\]]?"
+# "B", "(B) Jupiter", "B: Jupiter", "Option B - Jupiter"
+LETTER_AND_TEXT = re.compile(rf"{LETTER}[.:,]*(?:\s*[-–—:.)]\s*|\s+|$)(?P<text>.*)", re.I | re.S)
+# "D, not B", "D (not B)", "D rather than B"
+NOT_ANOTHER = re.compile(
+  rf"(?P<said>.+?)(?:,\s*|\s+\(?)(?:and\s+)?(?:not|rather than|instead of)\s+"
+  rf"{LETTER}(?:(?:\s*,|\s*,?\s*(?:or|and|nor))\s*[(\[]?[A-Za-z1-9][)\]]?)*\W*",
+  re.I | re.S,
+)
+REASON = re.compile(r"[,;]?\s+(?:because|since)\b", re.I)
+IS_RIGHT = re.compile(
+  r"\s+is\s+(?:(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice))?|the\s+answer)\W*\Z",
+  re.I,
+)
+SENTENCE_END = re.compile(r"(?<=[.!])\s+(?=[A-Z(])|\n+")
+DENIED = re.compile(rf"\b(?:{quantities.DENIALS}|{quantities.DOUBTS})\b", re.I)
+TAKEN_BACK = re.compile(
+  r"\b(?:wait|actually|sorry|or|maybe|perhaps|also|instead|rather|mistake)\b", re.I
+)
+
+
+def science_correct(answer: str, truth: str, metadata: dict) -> bool:
+  """`truth` is a text, or an option's label or text where metadata["choices"] lists them."""
+  answer = contract.answer_part(answer)
+  choices = read_choices(metadata)
+  right = chosen_option(truth, choices)
+  if right is not None:
+    return right == stated_option(answer, choices)
+  return same_text_or_quantity(answer, truth)
+
+
+# ---- without options ----
+
+
+def same_text_or_quantity(answer: str, truth: str) -> bool:
+  """The same words, or the same number with the same unit; a reason behind them changes nothing."""
+  wanted = normalize(truth)
+  if not wanted:
+    return False
+  bare = strip_lead_in(unwrap(answer))
+  forms = {normalize(text) for text in (answer, bare, REASON.split(bare, maxsplit=1)[0])}
+  if wanted in forms:
+    return True
+  said, right = quantities.read_number(bare), quantities.read_number(truth)
+  same_unit = unit_of(bare) == unit_of(truth)
+  return bool(said and right and same_unit and math_checking.same_number(said, right))
+
+
+def unit_of(text: str) -> str:
+  """ "9.8 m/s²" → "m s2"."""
+  plain = re.sub(r"\\[,;:! ]|~", " ", unwrap(text))
+  return normalize(re.sub(r"(?<![a-zA-Z^²³])[-+]?[\d.,/]*\d", " ", plain))
+
+
+def normalize(text: str) -> str:
+  """Lower-case words without punctuation and articles: "The Mitochondria." → "mitochondria".
+
+  Powers stay apart from their base ("10⁵" is no "105") but may be written either way ("m/s²",
+  "m/s^2"); so do signs ("Na-" is no "Na").
+  """
+  text = re.sub(r"[⁰¹²³⁴-⁹]+", lambda match: "^" + unicodedata.normalize("NFKC", match[0]), text)
+  text = unicodedata.normalize("NFKC", text.replace("⁻", "^-")).replace("−", "-").casefold()
+  text = re.sub(r"(?<=[^\W\d])\^\{?([\d+-]+)\}?", r"\1", text)  # "s^2" → "s2", but "10^5" → "10 5"
+  text = re.sub(r"(?<=\w)['’](?=\w)", "", text)
+  words = re.findall(r"\w+|[+%=<>≤≥]|-(?=\d)|(?<=\w)-(?!\w)", text)
+  return " ".join([word for word in words if word not in ARTICLES] or words)
+
+
+def unwrap(text: str) -> str:
+  r"""What "\boxed{\text{C}}" holds, without the markup around it."""
+  for _ in range(3):  # boxed, text, bold within another
+    text = TEXT_COMMAND.sub(r" \1 ", text)
+  return text.strip(SPACE_AND_MARKUP)
+
+
+def strip_lead_in(text: str) -> str:
+  return LEAD_IN.sub("", text, count=1).strip(SPACE_AND_MARKUP)
+
+
+# ---- with options ----
+
+
+def read_choices(metadata: dict) -> dict[str, str]:
+  """Normalized text by lower-case label.
+
+  metadata["choices"] may be a list of texts (labelled A, B, …), a list of {"label", "text"},
+  a dict of label → text, or ARC's {"text": […], "label": […]}.
+  """
+  choices = metadata.get("choices") or []
+  if isinstance(choices, dict) and "text" in choices:
+    pairs = list(itertools.zip_longest(choices.get("label", []), choices["text"]))
+  elif isinstance(choices, dict):
+    pairs = list(choices.items())
+  else:
+    pairs = [
+      (choice.get("label"), choice.get("text", "")) if isinstance(choice, dict) else (None, choice)
+      for choice in choices
+    ]
+  return {
+    str(label or chr(ord("a") + index)).casefold(): normalize(str(text))
+    for index, (label, text) in enumerate(pairs)
+  }
+
+
+def stated_option(answer: str, choices: dict[str, str]) -> str | None:
+  """The text of the one option that an answer states; None for none, two, and a denied one."""
+  answer = unwrap(answer)
+  whole = chosen_option(answer, choices)
+  if whole is not None:  # an option's own text may hold anything: "None of these", "Mars and Venus"
+    return whole
+  announcements = list(ANNOUNCED.finditer(answer))
+  if announcements:
+    last = announcements[-1]
+    if DENIED.search(re.sub(r"\bnot\s+\S+\s*$", "", before_comma(answer[: last.start("said")]))):
+      return None
+    answer = answer[last.start("said") :]
+  said, *others = SENTENCE_END.split(answer)
+  if any(changes_choice(other, choices) for other in others):
+    return None
+  return option_of_sentence(strip_lead_in(said), choices)
+
+
+def before_comma(text: str) -> str:
+  """The sentence that an announcement stands in, as far as it: "It is not B"."""
+  return re.split(r"[.!?\n]", text.rstrip(" ,;:"))[-1]
+
+
+def option_of_sentence(said: str, choices: dict[str, str]) -> str | None:
+  said = REASON.split(said, maxsplit=1)[0].strip(SPACE_AND_MARKUP)
+  for shape in (said, IS_RIGHT.sub("", said)):
+    chosen = chosen_option(shape, choices)
+    if chosen is not None:
+      return chosen
+  against = NOT_ANOTHER.fullmatch(said)
+  if not against:
+    return None
+  chosen = chosen_option(against["said"], choices)
+  other = chosen_option(against["letter"], choices)
+  return chosen if chosen != other else None
+
+
+def changes_choice(sentence: str, choices: dict[str, str]) -> bool:
+  """Does a later sentence take the choice back or make another: "B. C.", "B. Or maybe C"?"""
+  return bool(TAKEN_BACK.search(sentence)) or (
+    chosen_option(strip_lead_in(sentence), choices) is not None
+  )
+
+
+def chosen_option(answer: str, choices: dict[str, str]) -> str | None:
+  """The option that `answer` is, by text or letter or both; None where the two differ."""
+  said = normalize(answer)
+  match = LETTER_AND_TEXT.fullmatch(answer.strip(SPACE_AND_MARKUP))
+  if match:
+    text, rest = choices.get(match["letter"].casefold()), normalize(match["text"])
+    if text is not None and not rest:
+      return text
+    if text is not None and rest in choices.values():
+      return text if rest == text else None
+  return said if said in choices.values() else None

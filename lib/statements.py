@@ -1,0 +1,379 @@
+r"""Which value a text states as its final answer, read by an allow-list.
+
+A text states a value when its last announcement ("The answer is 72", "#### 72", "\boxed{72}",
+"A: 72"), or else its last sentence with a value in it, has one of these shapes:
+
+  72 apples                               a bare value with its unit; a list, an expression
+  x = 72, 70 + 2 = 72 apples              the last side of an equation
+  Natalia sold 72 clips in total.         subject, a verb of the list, the value, its unit, a tail
+  72 clips are left at the end.           the value, its unit, what is said of it
+  Total: 72                               a label
+
+Anything else states nothing: "more than 72", "72 or 71", "The answer cannot be 72", "mp3". So does
+a statement in whose open places (subject, unit, tail) a denial or doubt stands, a closed class of
+words that `quantities` lists.
+
+`final_statement` finds the statement in a text, `value_in` the value in the statement;
+`stated_answer` is both.
+"""
+
+import re
+from typing import NamedTuple
+
+from lib import contract, quantities
+
+MAX_VALUE = 300  # characters of one value; longer is no final answer
+MAX_SENTENCE = 1000  # characters of a sentence that is taken apart
+
+TURNED = re.compile(rf"\b(?:{quantities.DENIALS}|{quantities.DOUBTS})\b|[≠?]|\\neq?\b|!=", re.I)
+# Said after a statement, it takes the statement back: "72. Wait, that is wrong."
+TAKEN_BACK = re.compile(
+  r"\b(?:wait|wrong|incorrect|mistake|actually|sorry|scratch that|never mind|just kidding)\b"
+  r"|\bnot (?:really|right|correct|true|sure|the answer)\b|\bno,|(?:^|[.!]\s)\s*(?:no|not)\b[^.!]{0,20}[.!]?$"
+  r"|\bi (?:do not|don['’]t) know\b|\bi (?:doubt|guess)\b",
+  re.I | re.M,
+)
+
+# ---- announcements ----
+ANSWER_IS = r"""
+  (?:\b(?:(?:the|my|our|your|his|her|their|this|its|final|correct|right|best|exact|simplified)\s+)*
+    answer
+    (?:\s+(?:here|then|to\s+(?:the|this|your)\s+(?:question|problem|task)|in\s+\w+|would|should|must|will))*
+    \s*(?:\b(?:is|was|be|seems\ to\ be)\b | [=:])\s*:?   # "The final answer is:", "Answer: "
+  )"""
+ANNOUNCEMENT = re.compile(
+  rf"""(?P<box>\\?(?:boxed|fbox)\s*\{{)   # \boxed{{72}}
+    | (?P<line>\#\#\#\#)                  # GSM8K's last line
+    | (?P<tag><answer>)
+    | (?P<label>^\s*A\s*:)                # "A: 72"
+    | (?P<phrase>{ANSWER_IS})""",
+  re.I | re.M | re.X,
+)
+BOX = r"\\?(?:boxed|fbox)\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
+# "\boxed{k = 45} \quad \text{and} \quad \boxed{n = 2}": several boxes are one list
+BETWEEN_BOXES = r"(?:[\s$,.;()\[\]]|\\(?:quad|qquad|text\s*\{|[,;()\[\]])|\}|\b(?:and|or)\b)*"
+SEVERAL_BOXES = re.compile(rf"{BOX}(?:{BETWEEN_BOXES}{BOX})+", re.I)
+BOX_START = re.compile(r"\\?(?:boxed|fbox)\s*(?=\{)", re.I)
+
+# ---- sentences ----
+SENTENCE_END = re.compile(r"(?<=[.!?])[\s$]+(?=[A-Z\\$(\"'])")
+CLAUSE_START = re.compile(r"[.,;:!?\n](?:\s|$)")
+SHOWS_VALUE = re.compile(r"\d|\\(?:sqrt|frac|pi)")
+# Two letters or more that are neither a LaTeX command nor the name of a function.
+PROSE = re.compile(
+  r"(?<![\\a-zA-Z])(?!(?:sin|cos|tan|cot|sec|csc|log|ln|exp|mod|gcd|lcm|det|max|min|degrees)\b)"
+  r"[a-zA-Z]{2,}"
+)
+LAYOUT = re.compile(r"\\begin\{(?:\w?matrix|cases|array)")  # values on lines of their own
+LIST_WORD = re.compile(r"\b(?:and|or)\b")
+DANGLING = re.compile(r"(?:,|\band|\bor)\s*$|^\s*(?:,|and\b|or\b)")
+# Where a sentence turns to its conclusion; what stands before is how it got there.
+CONCLUSION = re.compile(
+  r"[,;:]?\s+(?:so|thus|therefore|hence|giving|which (?:gives|means|is|rounds (?:up |down )?to))\b"
+  r",?\s+(?!that\b)",
+  re.I,
+)
+# Reasons, and what a noun is said to be: ", because 56 is 7 times 8", ", which are 23 and 29"
+REASON = re.compile(r",?\s+because\b|(?<!\band),?\s+since\b|,\s+which\s+(?:are|were)\b", re.I)
+# "If each truck carries 20 tons, the total is 300 tons" states the total.
+CONDITION = re.compile(
+  r"^(?:so|thus|then)?,?\s*if\b(?P<what>[^,]*?)(?:,(?!\d)(?:\s*then\b)?|\bthen\b)\s*", re.I
+)
+DOUBT = re.compile(rf"\b(?:{quantities.DOUBTS})\b", re.I)
+# "the sticks that are not used", "the lights not working" deny nothing of the number.
+RELATIVE_DENIAL = re.compile(
+  r"\b(?:that|who|which)\s+(?:is|are|was|were|do|does|did|have|has|had|will|would)\s+not\s+\w+"
+  r"|\bnot\s+\w+(?:ing|ed)\b",
+  re.I,
+)
+RELATION = re.compile(r"[<>≤≥≠]|\\(?:leq?|geq?|lt|gt|neq?|in)\b|!=")
+EQUALS = re.compile(r"(?<![<>!≠:=])=(?!=)")
+
+# The verbs that state a number, right before it: "has 13 stickers", "will be 12".
+VERB = re.compile(
+  r"""\b(?:
+    is|are|was|were|(?:will|would|must|should|shall|has\ to|have\ to)\s+be|equals?
+  | cost|costs|make|makes|made|total|totals|has|had|have|need|needs|needed|get|gets|got|receives?
+  | received|pays?|paid|spends?|spent|earns?|earned|takes?|took|gives?|gave|gives\ us|saves?|saved
+  | sells?|sold|buys?|bought|eats?|ate|drinks?|drank|weighs?|weighed|contains?|holds?|lasts?|lasted
+  | reaches|reached|leaves?|leaving|left\ with|wins?|won|scores?|scored|reads?|walks?|walked|runs?
+  | ran|drives?|drove|travels?|travell?ed|finds?|found|collects?|collected|requires?|owes?|owed
+  | uses?|used|sees?|saw|produces?|produced|yields?|keeps?|kept|becomes?|became|bakes?|baked
+  | plants?|planted|picks?|picked|catches|caught|grows?|grew|raised?|donates?|donated|charges?
+  | charged|works?|worked|studies|studied|sleeps?|slept|lost|loses|gained|gains|cut|cuts|put|put\ out
+  | puts|copy|copies|fill|fills|fit|fits|serves?|builds?|built|covers?|covered|bring|brings|brought
+  | (?:come|comes|came|adds?\ up|amounts?|works?\ out|rounds?|simplif(?:y|ies)|reduces|evaluates)
+    \s+to | equal\ to
+  )\s+(?=\S)""",
+  re.I | re.X,
+)
+# What may stand between the verb and the value and change neither.
+FILLER = re.compile(
+  r"(?:(?:exactly|just|only|about|around|approximately|roughly|precisely|simply|equal\s+to|now|then|"
+  r"therefore|thus|also|still|each|all|currently|already|together|a\s+(?:grand\s+)?total\s+(?:of|is)|"
+  r"an?\s+(?:additional|extra)|another|me|him|her|us|them|you|out|up|in\s+total|:)\s+)*",
+  re.I,
+)
+# A number inside a sentence: no part of an expression, a time or a name.
+NUMBER_IN_TEXT = re.compile(
+  rf"(?P<sign>[+-]?)\s?(?:{quantities.VALUE})"
+  r"(?!\d|[_^\\√(]|:\d|(?![mgslLhVWJKN]\b|[a-zA-Z]{2,})[a-zA-Z]"
+  rf"|\s?[*/^]\s?[\w\\(]|\s?\\[a-zA-Z]|\s?[+=<>±]|\s-?\s?[\d(\\]|-[\d(\\]){quantities.PERCENT}(?P<unit>)",
+  re.A,
+)
+# LaTeX, digits, operators and single letters: "4\sqrt{30}", "3:4", "(x+1)^2"
+EXPRESSION_IN_TEXT = re.compile(
+  r"(?:\\[a-zA-Z]++|[-\d\s.:+*/^(){}\[\]_]|(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z]))++"
+)
+# The tail begins with a word of place, time, measure or reason: "at the party", "each", "tall".
+TAIL_START = (
+  r"in|inside|at|of|on|for|from|between|among|to(?!\s*[-\d])|by(?!\s*[-\d])|with|after|before|per|"
+  r"during|each|every|altogether|together|total|overall|apiece|left|over(?!\s*\d)|remaining|long|"
+  r"tall|wide|high|deep|old|away|ago|later|today|now|that|so|when|a|an|up\s+to"
+)
+MORE_THAN = r"more|less|fewer|further|\w+(?<!ev)(?<!ov)(?<!numb)er"
+TAIL = re.compile(
+  rf"(?:\s+(?:{MORE_THAN}))?(?:\s+(?:{TAIL_START})\b[^,;()=]*|\s+than\b[^,;()=\d]*)?"
+  r"(?:,?\s+(?:altogether|in\s+(?:total|all|dollars)|respectively|overall|on\s+average))?"
+  r"(?:\s*\([^()\d]*\))?\s*",
+  re.I,
+)
+UNIT_AND_TAIL = re.compile(rf"{quantities.UNIT}{TAIL.pattern}", re.I)
+# "8 women are left at the party": a unit, then what is said of it. Another number only after a
+# word that keeps it apart: "9 multiples of 10 are between 11 and 103".
+SAID_OF_IT = re.compile(
+  rf"[\s-]?{quantities.UNIT_WORD}(?:\s+(?:(?:of|between|from|in|by|for|at)\s+\d[\d.]*(?:\s+and\s+\d[\d.]*)?"
+  r"|[a-zA-Z'()%-]++))*+\s*",
+  re.I,
+)
+LABEL = re.compile(r"[^\d=:]{1,60}:\s+(?=\S)")
+IS_THE_ANSWER = re.compile(
+  r"\s+(?:is|was)\s+(?:the|my|our)\s+(?:final\s+|correct\s+)?answer\s*", re.I
+)
+# Arithmetic left to the reader: "3 * 4" is not the 12 that was asked for.
+UNEVALUATED = re.compile(r"[\s\d.,()]*[\d)]\s*[-+*/^][-+*/^\s\d.,(){}]*")
+
+
+class Statement(NamedTuple):
+  text: str  # what is announced or said, without the announcement
+  context: str  # the rest of its clause: "The answer cannot be" before a box, "is wrong" behind it
+  after: str  # what the text says behind it
+
+
+def stated_answer(text: str) -> str | None:
+  """The final value that a text states, as written; None for none, and for a choice of several."""
+  statement = final_statement(text)
+  return value_in(statement.text) if holds(statement) else None
+
+
+def holds(statement: Statement) -> bool:
+  """Is it a statement: not denied or doubted around it, nor taken back behind it?"""
+  return not TURNED.search(statement.context) and not TAKEN_BACK.search(statement.after)
+
+
+def final_statement(text: str) -> Statement:
+  """The last announcement with something in it, else the last sentence that shows a value."""
+  text = re.sub(r"<<[^<>\n]*>>", "", text[-contract.MAX_READ :])
+  end = len(text)
+  for mark in reversed(list(ANNOUNCEMENT.finditer(text))):
+    statement = boxed(text, mark) if mark["box"] else announced(text, mark, end)
+    if contract.says_something(statement.text):
+      return statement
+    end = mark.start()
+  return last_sentence(text)
+
+
+def announced(text: str, mark: re.Match, end: int) -> Statement:
+  """The first sentence behind "The answer is", "####", "A:" or <answer>."""
+  rest = text[mark.end() : end].split("</answer", 1)[0].strip()
+  line = rest.split("\n", 1)[0]
+  said = SENTENCE_END.split(line, maxsplit=1)[0]
+  context = before_clause(text[: mark.start()]) if mark["phrase"] else ""
+  return Statement(said, context, rest[len(said) :] + text[end:])
+
+
+def boxed(text: str, mark: re.Match) -> Statement:
+  """What a box holds, or what several boxes side by side hold, with the words between them."""
+  inside = braced(text[mark.end() :])
+  start, end = mark.start(), mark.end() + len(inside) + 1
+  for several in SEVERAL_BOXES.finditer(text):
+    if several.start() <= mark.start() < several.end():
+      inside = BOX_START.sub(r"\\text", several.group())
+      start, end = several.span()
+  after = text[end:]
+  same_clause = re.split(r"[.;!?\n]", after, maxsplit=1)[0]
+  return Statement(inside, before_clause(text[:start]) + " " + same_clause, after)
+
+
+def before_clause(text: str) -> str:
+  """The part of the last clause of `text`: "First 3 + 4 = 7, and it is not" → " and it is not"."""
+  text = text[-MAX_VALUE:]
+  starts = [match.end() for match in CLAUSE_START.finditer(text)]
+  return text[starts[-1] :] if starts else text
+
+
+def braced(text: str) -> str:
+  """What stands before the brace that closes one opened just before `text`; all if none does."""
+  text = text[:MAX_VALUE]
+  depth = 1
+  for index, character in enumerate(text):
+    depth += (character == "{") - (character == "}")
+    if depth == 0:
+      return text[:index]
+  return text
+
+
+def last_sentence(text: str) -> Statement:
+  """The last sentence that shows a value, on the last line that does; else the last line."""
+  if LAYOUT.search(text) and len(text) <= MAX_VALUE:
+    return Statement(text, "", "")  # a matrix has lines of its own
+  lines = text.strip().split("\n")
+  chosen = len(lines) - 1
+  for index in reversed(range(len(lines))):
+    if SHOWS_VALUE.search(lines[index]):
+      chosen = index
+      break
+  sentences = SENTENCE_END.split(lines[chosen])
+  while len(sentences) > 1 and not SHOWS_VALUE.search(sentences[-1]):
+    sentences.pop()
+  said = sentences[-1]
+  behind = lines[chosen][lines[chosen].rfind(said) + len(said) :]
+  return Statement(said, "", "\n".join([behind, *lines[chosen + 1 :]]))
+
+
+def value_in(statement: str) -> str | None:
+  """The value of a statement in one of the shapes that the file's docstring lists; None in others."""
+  if len(statement) > MAX_SENTENCE:
+    return None
+  if LAYOUT.search(statement):
+    return statement if len(statement) <= MAX_VALUE else None
+  if quantities.read_number(statement) is not None:
+    return statement
+  plain = quantities.simplify(statement)
+  if plain.endswith("?"):
+    return None
+  plain = plain.lstrip(" .,;:!*\"'`").rstrip(" .,;:!\\*\"'`")
+  clause = conclusion(plain)
+  if is_mathematics(clause):
+    return clause
+  clause = without_condition(clause)
+  if TURNED.search(RELATIVE_DENIAL.sub("", without_reasons(clause))):
+    return None
+  return (
+    equation_value(clause)
+    or subject_verb_value(clause)
+    or value_phrase(clause)
+    or value_then_predicate(clause)
+    or labelled_value(clause)
+  )
+
+
+def conclusion(sentence: str) -> str:
+  """What follows the last "so", "giving" … that is followed by a value: the result of its reasons."""
+  pieces = CONCLUSION.split(sentence)
+  while len(pieces) > 1 and not SHOWS_VALUE.search(pieces[-1]):
+    if TURNED.search(pieces[-1]):
+      return ""  # "It is 72, so that is wrong"
+    pieces.pop()
+  return re.sub(r"^(?:so|thus|therefore|hence)\b,?\s+", "", pieces[-1], flags=re.I).strip(" ,.;:!")
+
+
+def without_reasons(clause: str) -> str:
+  """ "56 because 56 is 7 times 8" → "56": reasons may name other numbers and deny what they like."""
+  for reason in REASON.finditer(clause):
+    if SHOWS_VALUE.search(clause[: reason.start()]):
+      return clause[: reason.start()]
+  return clause
+
+
+def without_condition(clause: str) -> str:
+  """ "If 5 did not grow then he has 25 flowers" → "he has 25 flowers"; "If I had to guess" stays."""
+  condition = CONDITION.match(clause)
+  if not condition or DOUBT.search(condition["what"]):
+    return clause
+  return clause[condition.end() :]
+
+
+def is_mathematics(text: str) -> bool:
+  """No words, but for "and" and "or" between items: a number, an expression, a list, a relation."""
+  if not text or DANGLING.search(text):
+    return False
+  return not PROSE.search(LIST_WORD.sub("", text))
+
+
+def equation_value(clause: str) -> str | None:
+  """The last side that is a value: "x = 72", "70 + 2 = 72 apples"; in "7 = 4 + 3" the first."""
+  clause = without_reasons(clause)
+  sides = [side.strip() for side in EQUALS.split(clause)]
+  if len(sides) < 2 or RELATION.search(clause):
+    return None
+  last = value_phrase(sides[-1]) or value_then_predicate(sides[-1])
+  first = sides[0] if is_mathematics(sides[0]) else None
+  for value in (last, first):
+    if value is not None and SHOWS_VALUE.search(value) and not UNEVALUATED.fullmatch(value):
+      return value
+  return None
+
+
+def subject_verb_value(clause: str) -> str | None:
+  """ "Jimmy needs 20 apples to equal the weight of 28 oranges" → "20"."""
+  clause = without_reasons(clause)
+  for verb in reversed(list(VERB.finditer(clause))):
+    subject = clause[: verb.start()]
+    value = value_phrase(clause[verb.end() :])
+    if value is not None:
+      return None if states_another(subject, value) else value
+  return None
+
+
+def states_another(subject: str, value: str) -> bool:
+  """ "The answer is 71 and it is 72": a clause before says another value of the same thing."""
+  for verb in re.finditer(r"\b(?:is|are|be)\s+(?=-?\d)", subject):
+    number = NUMBER_IN_TEXT.match(subject, verb.end())
+    if number and number.group().strip() != value:
+      return True
+  return False
+
+
+def value_phrase(text: str) -> str | None:
+  """The value at the start of `text`, where only its unit and a tail follow; None otherwise."""
+  text = text[FILLER.match(text).end() :].strip()
+  if not text or len(text) > MAX_SENTENCE:
+    return None
+  if quantities.read_number(text) is not None or is_mathematics(text):
+    return text
+  number = NUMBER_IN_TEXT.match(text)
+  if number:
+    return number.group().strip() if UNIT_AND_TAIL.fullmatch(text, number.end()) else None
+  expression = EXPRESSION_IN_TEXT.match(text)
+  if expression and SHOWS_VALUE.search(expression.group()):
+    value = expression.group().rstrip()
+    return value if UNIT_AND_TAIL.fullmatch(text, len(value)) else None
+  return spelled_value(text)
+
+
+def spelled_value(text: str) -> str | None:
+  """ "three apples in total" → "three"."""
+  word, _, rest = text.partition(" ")
+  if word.lower() not in quantities.SPELLED_NUMBERS:
+    return None
+  if rest and quantities.changes_number(rest.lower().split()[0]):
+    return None  # "two thirds"
+  return word if UNIT_AND_TAIL.fullmatch(f" {rest}" if rest else "") else None
+
+
+def value_then_predicate(clause: str) -> str | None:
+  """ "8 women are left at the party" → "8"; "72 is the answer" → "72"; but not "72 is wrong"."""
+  clause = without_reasons(clause)
+  number = NUMBER_IN_TEXT.match(clause)
+  if not number:
+    return None
+  rest = clause[number.end() :]
+  shapes = (UNIT_AND_TAIL, SAID_OF_IT, IS_THE_ANSWER)
+  return number.group().strip() if any(shape.fullmatch(rest) for shape in shapes) else None
+
+
+def labelled_value(clause: str) -> str | None:
+  """ "Total cost: 72 dollars" → "72"."""
+  label = LABEL.match(clause)
+  return value_phrase(clause[label.end() :]) if label else None
