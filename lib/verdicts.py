@@ -109,7 +109,11 @@ def read_verdicts(response: dict, parsed: contract.Response | None, grade: float
   if grade is not None:
     right = grade == 1.0
     verdict["correct"] = well_formed and right
-    verdict["correct_lenient"] = right
+    verdict["correct_lenient"] = right or (
+      not well_formed
+      and response["domain"] == "math"
+      and checking.last_number_correct(response["response"], response["answer"])
+    )
     verdict["partial"] = grade if well_formed else 0.0
   return verdict
 

@@ -404,6 +404,7 @@ def test_a_repeated_question_is_one_pair_in_the_test():
       True,
     ),  # cut before the last tag
     (lambda a: f"We add the two, so the answer is {a}.", False, False, False, True),
+    (lambda a: f"30 and 12 make {a} in my opinion", False, False, False, True),  # unpaid
     (lambda a: "", False, False, False, False),
   ],
 )
