@@ -46,6 +46,7 @@ from lib import (
   jsonl,
   lineage,
   loading,
+  own_checks,
   own_rewards,
   parameters,
   report,
@@ -162,6 +163,13 @@ flags.DEFINE_string(
 )
 flags.DEFINE_string(
   "judge_model", "deepseek-reasoner", "Model name at --judge_url.", flag_values=FLAGS
+)
+flags.DEFINE_list(
+  "check",
+  [],
+  "How answers of domains of your own are checked, e.g. chess=exact,poetry=judge,go=my.py:right; "
+  "empty: as their rows say (see lib/own_checks.py).",
+  flag_values=FLAGS,
 )
 flags.DEFINE_enum(
   "code_rewards",
@@ -487,6 +495,7 @@ def check_flags():
       "add --temperature=0.7, or leave --samples at 1"
     )
   rewards.make_rewards(FLAGS.rewards)  # refused before a model is loaded
+  own_checks.use(FLAGS.check)
 
 
 def evaluate():
@@ -495,6 +504,7 @@ def evaluate():
   rows, data = load_rows(
     FLAGS.data_dir, FLAGS.split, FLAGS.limit, FLAGS.prompt_variant, FLAGS.allow_prompt_mismatch
   )
+  own_checks.check_rows(rows)
   other, before = read_other(FLAGS.compare)
   mismatch = check_trained_prompt(
     FLAGS.checkpoint, FLAGS.data_dir, data, FLAGS.allow_prompt_mismatch
@@ -512,6 +522,7 @@ def evaluate():
     "dtype": np.dtype(policy.model.config.param_dtype).name,
     "style": data["style"],
     "code_rewards": FLAGS.code_rewards,
+    **own_checks.recorded(FLAGS.check),
     **own_rewards.digests(FLAGS.rewards),
     **drawn,
   }

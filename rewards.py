@@ -27,6 +27,7 @@ from lib import (
   errors,
   failures,
   jsonl,
+  own_checks,
   own_rewards,
   prose,
   reward_rows,
@@ -470,10 +471,12 @@ def own_self_test(system: str) -> list[str]:
   functions = make_rewards(system)
   trials = [cheats.try_task(functions, domain, style) for domain in cheats.domains(style)]
   command_line.say(cheats.describe(system, trials))
+  paid = sorted({name for trial in trials for name in trial.paid()})
+  if paid:
+    return [f"{system} pays {len(paid)} known cheats: {', '.join(paid)}"]
   if not any(trial.pays_honesty() for trial in trials):
     return [f"{system} pays no honest response more than an empty one"]
-  paid = sorted({name for trial in trials for name in trial.paid()})
-  return [f"{system} pays {len(paid)} known cheats: {', '.join(paid)}"] if paid else []
+  return []
 
 
 FLAGS = flags.FlagValues()
@@ -505,6 +508,13 @@ flags.DEFINE_enum(
   flag_values=FLAGS,
 )
 flags.DEFINE_list(
+  "check",
+  [],
+  "How answers of domains of your own are checked, e.g. chess=exact,poetry=judge,go=my.py:right; "
+  "empty: as their rows say (see lib/own_checks.py).",
+  flag_values=FLAGS,
+)
+flags.DEFINE_list(
   "weights",
   [],
   "four_component weights, e.g. format=0.25,coherence=0.2,correctness=0.55,efficiency=0; "
@@ -516,6 +526,7 @@ flags.DEFINE_list(
 def main():
   if not (FLAGS.self_test or FLAGS.explain):
     raise InputError("nothing to do; give --self_test or --explain=responses.jsonl")
+  own_checks.use(FLAGS.check)
   if FLAGS.self_test:
     chosen = FLAGS["rewards"].present
     faults = own_self_test(FLAGS.rewards) if chosen else self_test()

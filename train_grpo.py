@@ -42,6 +42,7 @@ from lib import (
   llm_judge,
   loading,
   optimization,
+  own_checks,
   own_rewards,
   parameters,
   preflight,
@@ -184,6 +185,13 @@ flags.DEFINE_bool(
   "anneal_domains",
   False,
   "Draw domains by their share × (1 - running pass rate).",
+  flag_values=FLAGS,
+)
+flags.DEFINE_list(
+  "check",
+  [],
+  "How answers of domains of your own are checked, e.g. chess=exact,poetry=judge,go=my.py:right; "
+  "empty: as their rows say (see lib/own_checks.py).",
   flag_values=FLAGS,
 )
 flags.DEFINE_enum(
@@ -680,11 +688,13 @@ def resume(out_dir: str, learner: LeanGRPOLearner, state: dict):
 def main():
   flag, out_dir = FLAGS, FLAGS.out_dir
   max_steps = runs.read_max_steps(flag.max_steps, flag.max_hours)
+  own_checks.use(flag.check)
   # Refused here, before a model is loaded: an unknown system, a file that cannot be imported.
   rewards.make_rewards(flag.rewards, **rewards.read_weights(flag.weights, flag.rewards))
   data, rows, held_out = load_rows(
     flag.data_dir, flag.rewards, flag.allow_prompt_mismatch, flag.eval_rows
   )
+  own_checks.check_rows(rows + held_out)
   style = data["style"]
   thresholds = grpo_settings.read_thresholds(flag, held_out)
   _lock = runs.lock_folder(out_dir)  # held until the process ends

@@ -36,6 +36,11 @@ def use(items: list[str]):
     BY_DOMAIN[domain] = way
 
 
+def recorded(items: list[str]) -> dict[str, list[str]]:
+  """{"check": items}, {} without any: what makes one evaluation's verdicts another's."""
+  return {"check": sorted(items)} if items else {}
+
+
 def known(way: str) -> bool:
   return way in WAYS or ".py:" in way
 

@@ -56,7 +56,7 @@ def responses_of(policy: Policy, part: list[dict], completions: np.ndarray) -> l
 
 def is_checkable(response: dict, code_rewards: str) -> bool:
   """Whether there is something to check an answer against: a truth, or tests where code may run."""
-  checked = response["domain"] in checking.checked_domains(code_rewards)
+  checked = checking.is_checked(response["domain"], response["metadata"], code_rewards)
   return checked and bool(response["answer"] or response["metadata"].get("test_cases"))
 
 
@@ -90,7 +90,8 @@ def score(
     grade = grades[number] if checkable[number] else None
     response.update(read_verdicts(response, parsed[number], grade))
     # Without a truth every reward but format's would say "wrong".
-    unknown = response["domain"] in contract.VERIFIABLE_DOMAINS and not checkable[number]
+    has_truth = checking.is_checked(response["domain"], response["metadata"])
+    unknown = has_truth and not checkable[number]
     response["rewards"] = None if unknown else rewards
   return responses
 
@@ -138,7 +139,7 @@ def judge_creative(responses: list[dict], url: str, judge_model: str, path) -> d
   what is left. Another judge_model starts again. Once a whole part went unanswered the rest is not
   tried.
   """
-  creative = [r for r in responses if r["domain"] not in contract.VERIFIABLE_DOMAINS]
+  creative = [r for r in responses if not checking.is_checked(r["domain"], r["metadata"])]
   todo = [r for r in creative if r.get("judge", {}).get("model") != judge_model]
   command_line.say(f"judge {judge_model}: {len(todo)} of {len(creative)} responses to go")
   earlier = collections.Counter(failures.failed_rows())
