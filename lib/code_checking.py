@@ -1,4 +1,10 @@
-"""TODO-DOC code_checking."""
+"""Coding answers: a row's tests become a job of the sandbox (lib/sandbox), its verdict a share of
+the reward.
+
+code_verdicts runs a batch of answers side by side and remembers what it saw: the reward of a batch
+and its accuracy ask for the same verdicts, and at a low temperature a group holds the same answer
+several times. code_share turns a verdict into credit.
+"""
 
 import atexit
 import functools
@@ -8,16 +14,14 @@ import json
 from lib import failures
 from lib.errors import InputError
 
-VERDICTS, MAX_VERDICTS = (
-  {},
-  4096,
-)  # of code, by hash, the oldest first: the reward and the accuracy of a batch share one run
+MAX_VERDICTS = 4096
+VERDICTS = {}  # hash of a job -> its verdict, the oldest first
 
 
 @functools.cache
 def code_box():
   """The one sandbox of this process, started on first use and closed at exit."""
-  from lib import sandbox
+  from lib import sandbox  # here, because most runs of rewards.py hold no code
 
   try:
     box = sandbox.Sandbox()
@@ -28,31 +32,54 @@ def code_box():
 
 
 def code_job(answer: str, truth: str, metadata: dict) -> dict | None:
-  """The sandbox's job for a row, a single text counting as one test; None for one without tests, or (counted) bad ones."""
-  tests, setup = metadata.get("test_cases") or [], str(metadata.get("test_setup_code") or "")
-  tests = [tests] if isinstance(tests, str) else tests
+  """The sandbox's job for a row; None for one without tests, or with bad ones, which is counted.
+
+  Reads test_cases (a list, or a single text), test_setup_code and entry_point of the metadata;
+  `truth` is the reference.
+  """
+  tests = metadata.get("test_cases") or []
+  if isinstance(tests, str):
+    tests = [tests]
   if not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):
-    return failures.failed(TypeError("test_cases"))
-  return (
-    {"code": answer, "tests": tests, "setup": setup, "reference": truth or ""} if tests else None
-  )
+    failures.failed(TypeError("test_cases"))
+    return None
+  if not tests:
+    return None
+  return {
+    "code": answer,
+    "tests": tests,
+    "setup": str(metadata.get("test_setup_code") or ""),
+    "reference": truth or "",
+    "entry_point": str(metadata.get("entry_point") or ""),
+  }
 
 
 def code_verdicts(answers, truths, metadatas) -> list:
-  """The sandbox's verdict on each answer's code, run side by side, the same job once; None for a row without tests."""
-  jobs = [code_job(*row) for row in zip(answers, truths, metadatas)]
+  """The sandbox's verdict on each answer's code, run side by side, the same job once; None for a
+  row without tests.
+  """
+  from lib import sandbox
+
+  jobs = [code_job(*row) for row in zip(answers, truths, metadatas, strict=True)]
   keys = [job and hashlib.sha256(json.dumps(job).encode()).digest() for job in jobs]
-  new = {key: job for key, job in zip(keys, jobs) if key and key not in VERDICTS}
-  VERDICTS.update(zip(new, code_box().run(list(new.values())) if new else []))
+  new = {key: job for key, job in zip(keys, jobs, strict=True) if key and key not in VERDICTS}
+  if new:
+    VERDICTS.update(zip(new, code_box().run(list(new.values())), strict=True))
   verdicts = [key and VERDICTS[key] for key in keys]
+  for key in new:
+    if VERDICTS[key].error == sandbox.LOST:
+      del VERDICTS[key]  # says nothing about the answer: the next to ask runs it again
   for key in list(VERDICTS)[:-MAX_VERDICTS]:
     del VERDICTS[key]
   return verdicts
 
 
 def code_share(verdict) -> float:
-  """Share of its tests that an answer passes; 1 only for a pass, whatever the single results say."""
-  results = verdict.results if verdict else []
-  return (
-    1.0 if verdict and verdict.passed else min(0.99, sum(map(bool, results)) / max(1, len(results)))
-  )
+  """Share of its tests that an answer passes, in [0, 1]; 1 only for a pass, whatever the single
+  results say.
+  """
+  if not verdict:
+    return 0.0
+  if verdict.passed:
+    return 1.0
+  return min(0.99, sum(map(bool, verdict.results)) / max(1, len(verdict.results)))

@@ -1,0 +1,237 @@
+"""The tests' process: runs a job's tests, asks the answer's process where they call the answer, and
+says what passed.
+
+Asserts, builtins and expected values exist only here. The answer gets what the tests hand it, and
+what it may do with that is `Judge.perform`'s to decide: objects of the tests' own classes (tree
+nodes, say) are open to it as anywhere in Python, functions can be called, and nothing leads to
+Python's insides (`__globals__`, frames) or to a builtin that runs code here.
+"""
+
+import builtins
+import collections
+import functools
+import io
+import json
+import operator
+import os
+import random
+import re
+import sys
+import types
+from typing import NamedTuple
+
+from lib import sandbox_names as names
+from lib import sandbox_trust as trust
+from lib import sandbox_wire as wire
+
+# Objects of the library that the tests may lend to the answer, attributes and all.
+LENDABLE = {io.StringIO, io.BytesIO, types.SimpleNamespace, re.Match}
+# Objects of the library that hold nothing but what they are made of: the answer gets its own, by
+# `__reduce__`.
+REBUILT = {operator.itemgetter, operator.attrgetter, operator.methodcaller}
+OF_FUNCTIONS = {"__name__", "__qualname__", "__doc__", "__module__"}
+OWN_MODULES = {"tests", "reference"}
+
+
+class Given(NamedTuple):
+  """A class of the tests that the answer may use by name. It may be defined after the answer was
+  loaded.
+  """
+
+  name: str
+
+
+class Judge(wire.Peer):
+  """The tests' end of the conversation."""
+
+  def __init__(self, fd, rules):
+    super().__init__(fd)
+    self.rules = rules
+    self.space = {"__name__": "tests"}  # where the tests run
+    self.errors = wire.ERRORS
+
+  def own(self, number):
+    value = self.shared[number]
+    if type(value) is not Given:
+      return value
+    if value.name not in self.space:
+      raise NameError(f"name {value.name!r} is not defined")
+    return self.space[value.name]
+
+  def adopt(self, number, about, trusted):
+    if type(number) is not int:
+      raise ValueError("no number of an object")
+    if number not in self.remotes:
+      self.remotes[number] = trust.AnswerObject(self, number, about)
+    remote = self.remotes[number]._trusted(trusted)
+    return awaited(remote) if about == "coroutine" else remote
+
+  def revive(self, described):
+    return wire.revive(described, self.errors)
+
+  # what the answer may do with the tests' objects
+  def perform(self, op, target, args, kwargs):
+    if op == "call":
+      return target(*args, **kwargs)
+    if op in ("iter", "next"):
+      return wire.OPERATIONS[op](target)
+    if op == "getattr" and args[0] in OF_FUNCTIONS and callable(target):
+      return getattr(target, *args)
+    if not is_open(target):
+      raise AttributeError(
+        f"{type(target).__name__} object of the tests has no {op} for the answer"
+      )
+    if op in ("getattr", "setattr", "delattr"):
+      if not isinstance(args[0], str) or args[0].startswith("__"):
+        raise AttributeError(args[0])
+      # `node.is_equal = lambda *x: True` would have the answer judge itself
+      replaces = isinstance(target, type) or callable(getattr(type(target), args[0], None))
+      if op != "getattr" and replaces:
+        raise AttributeError(f"{args[0]} is the tests' to define")
+    return wire.OPERATIONS[op](target, *args, **kwargs)
+
+  # what travels beside plain data: the judge may be believed, so its library objects go by name and
+  # run over there
+  def encode_foreign(self, value):
+    kind = type(value)
+    if kind is collections.defaultdict:
+      parts = [value.default_factory, wire.KINDS[dict].take_apart(value)]
+      return {"t": "defaultdict", "v": self.encode(parts)}
+    if kind is functools.partial:
+      return {"t": "partial", "v": self.encode([value.func, list(value.args), value.keywords])}
+    if kind in REBUILT:
+      return {"t": "reduced", "v": self.encode(list(value.__reduce__()))}
+    if callable(value) or kind is types.ModuleType:
+      path = library_path(value)
+      if path:
+        return {"t": "library", "v": path}
+    return None
+
+
+def library_path(value):
+  """[module, name] of a function, type or module of the standard library, else None."""
+  if type(value) is types.ModuleType:
+    module, name = value.__name__, ""
+  elif trust.is_answers(value):
+    return None
+  else:
+    owner = getattr(value, "__objclass__", value)  # the type of a method: `str.upper`
+    module, name = getattr(owner, "__module__", None), getattr(value, "__qualname__", None)
+  if not isinstance(module, str) or module.split(".")[0] not in sys.stdlib_module_names:
+    return None
+  if not name:
+    return [module, ""] if type(value) is types.ModuleType else None
+  try:
+    same = operator.attrgetter(name)(sys.modules[module]) is value
+  except (KeyError, AttributeError):
+    return None
+  return [module, name] if same else None
+
+
+def is_open(target):
+  """Whether the answer may use an object as any Python object: one of the tests' classes, or such a
+  class.
+  """
+  kind = target if isinstance(target, type) else type(target)
+  return kind in LENDABLE or getattr(kind, "__module__", None) in OWN_MODULES
+
+
+async def awaited(remote):
+  """An answer's coroutine, for `asyncio.run(f(3))` in the tests: it runs to its end over there when
+  it is awaited here.
+  """
+  return remote._ask("finish")
+
+
+# ------------------------------------------------------------------------------------------------ a
+# job
+def judge(fd, client_fd):
+  """Reads a job, has the solver load the answer, runs the tests one by one, sends [results, error]
+  to the client.
+  """
+  client = os.fdopen(client_fd, "rb")  # kept: it closes the descriptor when it goes
+  job = wire.receive(client)
+  results, error = [], None
+  try:
+    peer = prepared(fd, job)
+    for test in job["tests"]:
+      try:
+        run_test(peer, test)
+        results.append(not peer.gone)
+      except BaseException as failure:
+        results.append(False)
+        error = error or brief(failure)
+  except BaseException as failure:  # also SystemExit from setup code: the client is owed an answer
+    error = "before the tests: " + brief(failure)
+  results += [False] * (len(job["tests"]) - len(results))
+  os.write(client_fd, wire.pack([results, error]))
+
+
+def prepared(fd, job):
+  """The Judge with all names in place: imports, then the reference's helpers, the answer's, and
+  what the setup makes of them.
+  """
+  # What a test draws must be no secret between runs, and one to the answer: it never sees the
+  # tests.
+  random.seed(json.dumps([job["setup"], job["tests"], job["reference"]]))
+  plan = names.plan(job["setup"], job["tests"], job["reference"], job["entry_point"])
+  peer = Judge(fd, trust.Rules(plan.attributes, plan.constructors))
+  space = peer.space
+  exec("\n".join(plan.imports), space)
+  loader = trust.AnswerObject(peer, 0, "")
+  given = {name: Given(name) for name in plan.given}
+  values, bases = peer.ask("call", loader, [job["code"], plan.asked, given], trust=trust.RESULT)
+  supplied = supply(peer, plan, values, bases)
+  missing = [name for name in plan.given if name not in supplied]
+  if plan.helpers or set(missing) & set(plan.classes or ()):
+    reference = {"__name__": "reference"}
+    exec(compile(job["reference"], "<reference>", "exec", dont_inherit=True), reference)
+    lent = {*plan.helpers, *missing} & set(reference)
+    space.update({name: reference[name] for name in lent})
+  space.update(supplied)
+  exec(compile(job["setup"], "<setup>", "exec", dont_inherit=True), space)
+  space.update(supplied)
+  space["super"] = trust.tests_super
+  peer.supplied = supplied
+  return peer
+
+
+def supply(peer, plan, values, bases):
+  """{asked name: what stands for it in the tests}."""
+  supplied = {}
+  for name in plan.asked:
+    if name in values:
+      supplied[name] = values[name]
+    elif hasattr(builtins, name) and name not in (plan.classes or ()):
+      supplied[name] = None  # no builtin of that name steps in for what the answer lacks
+  for name in bases:
+    if plan.classes is None or name in plan.classes:
+      supplied[name]._trusted(trust.OBJECT, makes=True)
+  errors = {name: line for name, line in bases.items() if "BaseException" in line}
+  # Bases first, so that `except Base` catches what derives from it.
+  for name in sorted(errors, key=lambda name: len(errors[name])):
+    base = next((peer.errors[b] for b in errors[name][1:] if b in peer.errors), Exception)
+    supplied[name] = trust.stand_in(name, (base,), peer)
+    peer.errors = peer.errors | {name: supplied[name]}
+  return supplied
+
+
+def run_test(peer, test):
+  """Runs one test; it fails by raising."""
+  code = names.compiled(test)
+  lost = [name for name in peer.supplied if not callable(peer.space.get(name))]
+  if lost:
+    # An earlier test bound the answer's name to something else (`area = area(3)`): where this one
+    # calls it, it is back.
+    for name in names.called_names(names.parsed(test)).intersection(lost):
+      peer.space[name] = peer.supplied[name]
+  exec(code or compile(test, "<test>", "exec", dont_inherit=True), peer.space)
+
+
+def brief(error):
+  """An exception in one printable line: parts of it may be the answer's text, which must not break
+  a log.
+  """
+  described = wire.describe(error)
+  text = f"{described['names'][0]}: {described['message']}"
+  return " ".join(text.encode("ascii", "backslashreplace").decode().split())[:200]

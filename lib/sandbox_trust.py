@@ -1,0 +1,273 @@
+"""How far the tests may trust an object of the answer's. The rules that keep a lie from becoming a
+verdict.
+
+An answer may return anything: also an object that says True to every question. It must then never
+be told what is expected, or the answer could pass without knowing it. Data is safe (it crosses by
+value and is compared here, by Python's own types); an `AnswerObject` stands for what is no data,
+and its trust says which operators work on it:
+
+  RESULT  what a function or method returned: its attributes and methods, iteration, str, truth,
+          identity. No comparison, no arithmetic, no `in`, len or [...], and no method by which data
+          answers a question ("abc".startswith(expected))
+  OBJECT  what the tests built by calling a class that they ask for (`Stack()`), and what operators
+          make of that: all of it, but it is compared with its own kind only, and arithmetic with
+          data (`V(1, 2) * 3`) must give an object again
+
+Where a reference solution is at hand, its classes widen RESULT by what they define, and narrow
+OBJECT's questions to it.
+"""
+
+import builtins
+import operator
+import sys
+
+from lib import sandbox_wire as wire
+
+RESULT, OBJECT = "result", "object"
+
+# By these, data answers a question about a value that it is told, or about itself as a whole.
+QUESTIONS = {
+  *(
+    "startswith",
+    "endswith",
+    "find",
+    "rfind",
+    "index",
+    "rindex",
+    "count",
+    "isdisjoint",
+    "issubset",
+    "issuperset",
+  ),
+  *(name for name in dir(str) if name.startswith("is")),
+  *(
+    "is_integer",
+    "all",
+    "any",
+    "equals",
+    "allclose",
+    "isclose",
+    "array_equal",
+    "almost_equal",
+    "samefile",
+    "match",
+  ),
+  *(
+    "is_relative_to",
+    "is_nan",
+    "is_zero",
+    "fullmatch",
+    "compare",
+    "is_signed",
+    "is_finite",
+    "is_infinite",
+  ),
+}
+ANY_OBJECT = {
+  *(
+    "getattr",
+    "setattr",
+    "delattr",
+    "call",
+    "iter",
+    "next",
+    "bool",
+    "str",
+    "repr",
+    "format",
+    "isinstance",
+    "issubclass",
+  ),
+  *("enter", "leave", "copy", "deepcopy", "finish", "plain", "subclass", "super"),
+}
+ARITHMETIC = {**wire.BINARY, **wire.REFLECTED, **wire.IN_PLACE}
+# `abs(f(2) - 4.5) < 1e-6` tells the object what is expected, and asks it how far it is off.
+DIFFERENCE = {"__sub__", "__rsub__", "__isub__"}
+SPECIAL_METHODS = {
+  "len": "__len__",
+  "int": "__int__",
+  "round": "__round__",
+  "reversed": "__reversed__",
+}
+
+
+def is_answers(value):
+  # by type(), because `__class__` is the answer's to say
+  return type(value) is AnswerObject
+
+
+class AnswerObject(wire.Remote):
+  __slots__ = ("_makes", "_trust")  # _makes: a call builds an OBJECT
+  __doc__ = wire.Remote.__dict__["__doc__"]
+  __module__ = wire.Remote.__dict__["__module__"]
+
+  def __init__(self, peer, number, about):
+    super().__init__(peer, number, about)
+    object.__setattr__(self, "_trust", RESULT)
+    object.__setattr__(self, "_makes", False)
+
+  def _trusted(self, trust, makes=False):
+    """Raises the trust; there is one AnswerObject for each object, so that it holds wherever the
+    tests have it.
+    """
+    if trust == OBJECT:
+      object.__setattr__(self, "_trust", OBJECT)
+    if makes:
+      object.__setattr__(self, "_makes", True)
+    return self
+
+  def _ask(self, op, /, *args, **kwargs):
+    rules = self._peer.rules
+    told = rules.check(self, op, args)
+    value = self._peer.ask(op, self, args, kwargs, rules.trust(self, op))
+    if told and not is_answers(value):
+      raise TypeError("arithmetic of an answer's object with data must give an object")
+    if op == "getattr" and is_answers(value) and self._makes and args[0] in rules.made_by(value):
+      value._trusted(OBJECT, makes=True)
+    return value
+
+  def __hash__(self):
+    if self._trust == RESULT:
+      return hash((AnswerObject, self._number))
+    return self._ask("hash")
+
+  def __eq__(self, other):
+    if other is self:
+      return True
+    if other is None:
+      return False
+    return compared(self, "__eq__", other) is True
+
+  def __ne__(self, other):
+    return not self == other
+
+  @property
+  def __class__(self):
+    kind = self._ask("getattr", "__class__")
+    if not is_answers(
+      kind
+    ):  # isinstance(value, int) reads this, too: never a class that the judge knows
+      raise AttributeError("__class__")
+    return kind
+
+  def __mro_entries__(self, bases):
+    return (Inherits,)
+
+
+def compared(mine, op, other):
+  if is_answers(other) and OBJECT in (mine._trust, other._trust):
+    return mine._ask(op, other)
+  if mine._about == "data" and not is_answers(other):
+    # a list with methods of its own: compared is what it holds, by list's own rules
+    return getattr(operator, op)(mine._ask("plain"), other)
+  raise TypeError("an object of the answer can only be compared with objects of its kind")
+
+
+def comparison(op):
+  def method(self, other):
+    return compared(self, op, other) is True
+
+  return method
+
+
+for _op in ("__lt__", "__le__", "__gt__", "__ge__"):
+  setattr(AnswerObject, _op, comparison(_op))
+
+
+class Rules:
+  """The rules of one job. attributes, constructors: what the reference's classes define, None where
+  there is no reference.
+  """
+
+  def __init__(self, attributes, constructors):
+    self.attributes = attributes
+    self.constructors = constructors
+
+  def check(self, mine, op, args):
+    """Raises TypeError for what the tests may not do; True where the result has to be an object."""
+    trusted = mine._trust == OBJECT
+    defined = self.attributes or ()
+    asks = op == "getattr" and args[0] in QUESTIONS and args[0] not in defined
+    if asks and not (trusted and self.attributes is None):
+      raise TypeError(f"the answer's result is not plain data that could be asked {args[0]!r}")
+    if op in ANY_OBJECT or op in wire.COMPARISONS:
+      return False
+    if op in ARITHMETIC:
+      other = args[0]
+      if is_answers(other) and OBJECT in (mine._trust, other._trust):
+        return False
+      if trusted and op not in DIFFERENCE:
+        return not is_answers(other)
+    elif trusted or SPECIAL_METHODS.get(op, op) in defined:
+      return False
+    raise TypeError("the answer's result is not plain data")
+
+  def trust(self, mine, op):
+    """The trust of what an operation gives."""
+    if op == "call":
+      return OBJECT if mine._makes else RESULT
+    if op == "getattr":
+      return OBJECT if mine._makes else RESULT
+    if op in ("subclass", "super"):
+      return OBJECT
+    if op in ARITHMETIC or op in wire.UNARY or op in ("copy", "deepcopy"):
+      return mine._trust if op not in ARITHMETIC else OBJECT
+    return RESULT
+
+  def made_by(self, value):
+    """Names of a class's attributes that build objects of it, as `Temperature.of(212)` does."""
+    return Anything() if self.constructors is None else self.constructors
+
+
+class Anything:
+  def __contains__(self, name):
+    return True
+
+
+# ------------------------------------------------------------------------------------------------
+# classes of the tests' own
+class Inheriting(type):
+  """Makes `class Dog(Animal)` of the tests, where Animal is the answer's, a class in the answer's
+  process.
+  """
+
+  def __new__(cls, name, bases, namespace, **kwargs):
+    originals = namespace.pop("__orig_bases__", None)
+    if originals is None:
+      return super().__new__(cls, name, bases, namespace, **kwargs)
+    first, *others = originals
+    cell = namespace.pop("__classcell__", None)
+    members = {key: value for key, value in namespace.items() if key != "__qualname__"}
+    made = first._ask("subclass", name, others, members)._trusted(OBJECT, makes=True)
+    if cell is not None:
+      cell.cell_contents = made  # what a bare super() in the methods reads
+    return made
+
+
+class Inherits(metaclass=Inheriting):
+  pass
+
+
+def tests_super(*args):
+  """`super` in the tests: as Python's, also in a class that inherits from the answer's."""
+  if not args:
+    frame = sys._getframe(1)
+    args = (frame.f_locals["__class__"], frame.f_locals[frame.f_code.co_varnames[0]])
+  kind, *rest = args
+  return kind._ask("super", *rest) if is_answers(kind) else builtins.super(*args)
+
+
+def stand_in(name, bases, peer):
+  """A real exception class for one of the answer's, as `except NotFound` needs: the judge raises it
+  for the answer's errors.
+
+  Its attributes are read from the answer's error, if the answer raised it.
+  """
+
+  def read(self, attribute):
+    number = BaseException.__getattribute__(self, "__dict__").get("_sandbox_origin")
+    if attribute.startswith("_") or number is None:
+      raise AttributeError(attribute)
+    return getattr(peer.adopt(number, "", RESULT), attribute)
+
+  return type(name, bases, {"__getattr__": read, "__module__": "solution"})
