@@ -199,6 +199,7 @@ flags.DEFINE_boolean(
 
 # ---- rows and prompts
 def without_system(prompt: str) -> str:
+  # What a user's turn is without the instructions.
   _, task, question = prompt.partition("Task: ")
   return f"{contract.TURN_START}user\n{question}" if task else prompt
 
@@ -241,12 +242,14 @@ def load_rows(
   data_dir, split: str, limit: int, variant: str, allow_mismatch: bool
 ) -> tuple[list[dict], dict]:
   """Checked rows and the data folder's config; prompts as trained, or spoiled by `variant`."""
+  # A half-written folder, or one of another prompt text, is refused before anything is loaded.
   config = folders.read_config(data_dir, "prepare_data.py")
   folders.check_prompt_hash(config, data_dir, allow_mismatch)
   path = pathlib.Path(data_dir) / f"{split}.jsonl"
   rows = jsonl.read_rows(path)
   if not rows:
     raise InputError(f"{path} is empty; prepare the data with a larger --{split}_size")
+  # Ids pair two evaluations and resume one: a repeated id would lose a row.
   seen = set()
   for number, row in enumerate(rows, 1):
     if problem := problem_of(row, seen):
@@ -265,6 +268,7 @@ def problem_of(row, seen: set[str]) -> str:
   if row["id"] in seen:
     return f"repeats the id {row['id']!r}"
   try:
+    # Found now rather than when responses.jsonl is written, after hours.
     json.dumps(row, ensure_ascii=False).encode()
   except UnicodeEncodeError:
     return "holds half of a surrogate pair, which is no text"
@@ -273,6 +277,7 @@ def problem_of(row, seen: set[str]) -> str:
 
 def spoil(rows: list[dict], variant: str, path) -> list[dict]:
   """The rows with their prompts spoiled by a variant; refused where that changes nothing."""
+  # Only the prompt: question and answer stay, so that the same answers are right.
   spoiled = [{**row, "prompt": VARIANTS[variant](row["prompt"])} for row in rows]
   for trained, row in zip(rows, spoiled, strict=True):
     if trained["prompt"] == row["prompt"]:
@@ -292,6 +297,7 @@ def overlap_of(data_dir) -> dict | None:
   path = pathlib.Path(data_dir) / "stats.json"
   if not path.is_file():
     return None
+  # prepare_data.py drops such training rows, so there is nothing left to look for here.
   stats = json.loads(path.read_text(encoding="utf-8"))
   left_out = stats.get("decontamination", {})
   trained = sum(domain.get("train", 0) for domain in stats.get("domains", {}).values())
@@ -305,6 +311,7 @@ def trained_elsewhere(checkpoint: str, data_dir) -> bool:
   path = pathlib.Path(data_dir) / "train.jsonl"
   if not checkpoint or not path.is_file():
     return False
+  # By content: a copied folder is the same data, another file of that name is not.
   noted = folders.read_run(str(lineage.run_folder(checkpoint))).get("inputs", {}).get("data_dir")
   return bool(noted) and noted != folders.digest(str(path))
 
@@ -313,6 +320,7 @@ def check_trained_prompt(checkpoint: str, data_dir: str, data: dict, allow_misma
   """Whether the checkpoint was trained with another prompt than the data's; refused unless allowed.
   PEFT adapters record none.
   """
+  # An adapter of another program says nothing about prompts.
   is_peft = (pathlib.Path(checkpoint) / "adapter_config.json").is_file()
   if not checkpoint or is_peft:
     return False
@@ -339,6 +347,7 @@ def weights_digest(policy: loading.Policy, checkpoint: str) -> str:
   """16 hex digits of what a checkpoint put on the base model; the base's own fingerprint without
   one.
   """
+  # The names too: the same numbers in another place are another model.
   parts = [policy.fingerprint]
   if checkpoint:
     changed = parameters.flat_params(policy.model, parameters.trainable(policy.model))
@@ -351,10 +360,12 @@ def open_folder(out_dir: pathlib.Path, identity: dict, overwrite: bool) -> list[
   """Responses that an interrupted run left in `out_dir`; refuses those made with other flags, rows
   or weights (run.json).
   """
+  # Two evaluations that append to one file would interleave their rows.
   runs.lock_folder(str(out_dir))
   path = out_dir / "responses.jsonl"
   if overwrite:
     (out_dir / "run.json").unlink(missing_ok=True)
+  # run.json says what the responses here were made with.
   started = runs.begin_run(str(out_dir), "", identity, may_change=(), begun="flags")
   if not started or not path.is_file():
     path.write_bytes(b"")
@@ -382,6 +393,7 @@ def sample_and_score(
   Checking answers (sandbox, symbolic maths) runs beside the sampling of the next batch. drawn:
   options of `answering.generate`.
   """
+  # A row counts as done with all its samples; one that is half done is sampled again, whole.
   whole = set()
   for row_id, samples in summary.grouped(kept, "id").items():
     if len(samples) == drawn["samples"]:
@@ -392,6 +404,7 @@ def sample_and_score(
     command_line.say(f"{len(whole)} of {len(rows)} rows are already in {path}; {len(todo)} to go")
   jsonl.write_rows(path, responses)
 
+  # Runs in the checker's thread, one batch at a time, so rows reach the file in order.
   def check(part: list[dict], completions: np.ndarray) -> list[dict]:
     earlier = collections.Counter(failures.failed_rows())
     unscored = verdicts.responses_of(policy, part, completions)
@@ -409,6 +422,7 @@ def sample_and_score(
   bar = tqdm(total=len(rows), initial=len(whole), unit="row", mininterval=between_lines)
   try:
     with concurrent.futures.ThreadPoolExecutor(1) as checker, bar:
+      # The device samples this batch while the CPU checks the one before.
       for part, completions in answering.generate(policy, todo, **drawn) if todo else ():
         if checked:
           responses += checked.result()
@@ -423,6 +437,7 @@ def sample_and_score(
     raise Stopped(f"finished batches are in {path}; run the same command again to go on") from None
   seconds = time.monotonic() - start
   speed = {"seconds": seconds if todo else 0.0, "tokens_per_second": tokens / seconds}
+  # Batches go by prompt length; the file goes by the data's order.
   place = {row["id"]: index for index, row in enumerate(rows)}
   responses.sort(key=lambda response: (place[response["id"]], response["sample"]))
   return responses, speed
@@ -435,12 +450,14 @@ def collect(responses: list[dict], facts: dict, before: list[dict], other: str) 
   """
   recipe = facts["recipe"]
   seed = facts["seed"]
+  # Overall is over all rows, not a mean of the domains' means.
   by_domain = summary.grouped(responses, "domain")
   overall = summary.summarize(responses, recipe, seed)
   domains = {
     domain: summary.summarize(by_domain[domain], recipe, seed)
     for domain in sorted(by_domain, key=summary.domain_order)
   }
+  # Said in the report, since their accuracy is missing from the numbers.
   unscored = {response["id"] for response in responses if response["rewards"] is None}
   results = {
     "overall": overall,
@@ -475,6 +492,7 @@ def read_other(compare: str) -> tuple[dict, list[dict]]:
   if not compare:
     return {}, []
   results = tables.read_results(compare)
+  # --compare names results.json or its folder; the responses lie beside it.
   folder = pathlib.Path(compare.removesuffix("results.json"))
   return results, jsonl.read_rows(folder / "responses.jsonl")
 
@@ -483,6 +501,7 @@ def make_systems(recipe: str, style: str, code_rewards: str) -> dict[str, list]:
   """{name: its functions} of every reward system and of `recipe`, the --rewards value."""
   systems = {}
   for name in {**rewards.SYSTEMS, recipe: None}:
+    # Every system reads the data's style but dual_stream, whose rewards know only their own.
     own = "" if rewards.style_of(name) == "dual_stream" else style
     systems[name] = rewards.make_rewards(name, style=own, code_rewards=code_rewards)
   return systems
@@ -501,6 +520,7 @@ def check_flags():
 def evaluate():
   """Rows → responses → verdicts → results.json → report."""
   check_flags()
+  # What can be refused is refused before the model is loaded.
   rows, data = load_rows(
     FLAGS.data_dir, FLAGS.split, FLAGS.limit, FLAGS.prompt_variant, FLAGS.allow_prompt_mismatch
   )
@@ -514,6 +534,7 @@ def evaluate():
     FLAGS.model, FLAGS.checkpoint, FLAGS.data_dir, FLAGS.mesh, FLAGS.dtype
   )
   drawn = {name: FLAGS[name].value for name in ("samples", "temperature", "max_new_tokens", "seed")}
+  # Whatever changes a response or its verdict; a folder made with other values is not continued.
   checked_against = [[r["id"], r["question"], r.get("answer"), r.get("metadata")] for r in rows]
   identity = {
     "rows": digest_json(checked_against),
@@ -527,6 +548,7 @@ def evaluate():
     **drawn,
   }
   out_dir = pathlib.Path(FLAGS.out_dir)
+  # From here on the folder is this run's.
   kept = open_folder(out_dir, identity, FLAGS.overwrite)
   path = out_dir / "responses.jsonl"
   systems = make_systems(FLAGS.rewards, data["style"], FLAGS.code_rewards)
@@ -545,6 +567,7 @@ def evaluate():
   if FLAGS.judge_url:
     judged = verdicts.judge_creative(responses, FLAGS.judge_url, FLAGS.judge_model, path)
   jsonl.write_rows(path, responses)
+  # Everything that a reader of results.json needs to know what the numbers mean.
   facts = {
     "model": policy.name,
     "checkpoint": FLAGS.checkpoint,
@@ -563,9 +586,11 @@ def evaluate():
     "trained_elsewhere": trained_elsewhere(FLAGS.checkpoint, FLAGS.data_dir),
     "trained": lineage.trained_stages(FLAGS.checkpoint),
   }
+  # Such a difference may be the whole change; the report says so.
   facts["differs"] = {
     name: other.get(name) for name in SAME_SETTINGS if other and other.get(name) != facts[name]
   }
+  # Numbers and report come from the responses alone: the same command makes them again.
   results = collect(responses, facts, before, FLAGS.compare)
   write(results, responses, before, out_dir, data["style"])
   if judged and judged["error"]:
@@ -577,6 +602,7 @@ def evaluate():
 
 def write(results: dict, responses: list[dict], before: list[dict], out_dir, style: str):
   """results.json, the report, config.json last; and the minute's worth of it on the terminal."""
+  # config.json, which marks the folder complete, is the last of all.
   text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
   jsonl.write_text(out_dir / "results.json", text)
   report.write_report(results, responses, before, out_dir, FLAGS.checkpoint)

@@ -26,6 +26,7 @@ def free_bytes() -> int:
   """Memory that sampling may take: of all devices, or of the host (inside its cgroup) where the CPU
   is the device.
   """
+  # A CPU has no statistics of its own.
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   if all("bytes_limit" in each for each in stats):
     return sum(each["bytes_limit"] - each["bytes_in_use"] for each in stats)
@@ -62,6 +63,7 @@ def noise_keys(seed: int, row_ids: list[str], samples: int) -> np.ndarray:
   keys = []
   for row_id in row_ids:
     for number in range(samples):
+      # A hash, not a generator: key number 7 needs no six before it.
       digest = hashlib.sha256(f"{seed}/{row_id}/{number}".encode()).digest()
       keys.append(digest[:8])
   return np.frombuffer(b"".join(keys), np.uint32).reshape(len(row_ids), samples, 2)
@@ -88,7 +90,9 @@ def generate(
   # All prompts begin with the system prompt: it runs once a batch. A prompt keeps at least one
   # token of its own.
   shared = min(len(os.path.commonprefix(ids)), min(lengths) - 1)
+  # Two padded widths of what is the row's own: three quarters of the rows fit the smaller.
   widths = tokenization.choose_widths([length - shared for length in lengths], 0)
+  # What is too long for the memory fails in the first batch, not in the last.
   order = sorted(range(len(rows)), key=lambda index: -lengths[index])
   if not batch_size:
     room = MOST_ON_CPU if jax.default_backend() == "cpu" else MOST_ON_ACCELERATOR
@@ -103,6 +107,7 @@ def generate(
   start = 0
   while start < len(order):
     part = order[start : start + prompts]
+    # A batch of another size would be compiled anew.
     filled = fill(part, prompts)
     try:
       completions = sampling.sample(
@@ -116,6 +121,7 @@ def generate(
         keys=noise_keys(seed, [rows[index]["id"] for index in filled], samples),
       )  # (B·G, T)
     except jax.errors.JaxRuntimeError as error:
+      # Out of memory is the one error that fewer rows at a time can mend.
       if "RESOURCE_EXHAUSTED" not in str(error) or prompts == 1:
         raise
       prompts //= 2

@@ -44,6 +44,7 @@ def ask(
   """Prints what the model says to `question`, and with a checkpoint before training."""
   if not question.strip():
     raise InputError('--ask is empty; expected a question, such as --ask="What is 12 * 7?"')
+  # A checkpoint brings its tokenizer, a model's folder has its own: the data is not needed.
   home = tokenizer_home(checkpoint, data_dir)
   style = "tags"
   policies = {}
@@ -53,12 +54,14 @@ def ask(
     if not os.path.isfile(os.path.join(checkpoint, "adapter_config.json")):
       style = loading.read_checkpoint(checkpoint)[0]["style"]
   policies[title_of(model, checkpoint)] = loading.load_policy(model, checkpoint, home, mesh, dtype)
+  # Rendered exactly as in training, or the answer would be another model's.
   prompt = contract.format_prompt(question, style)
   streams = {
     title: stream(policy, prompt, max_new_tokens, temperature, seed)
     for title, policy in policies.items()
   }
   if sys.stdout.isatty():
+    # A terminal shows both at once; a file or a pipe gets one after the other.
     texts = show_live(streams)
   else:
     texts = {title: print_stream(title, texts) for title, texts in streams.items()}
@@ -94,10 +97,12 @@ def stream(
   Each part is sampled behind the text so far, in one padded width: a single shape to compile.
   """
   ids = tokenization.encode(policy.tokenizer, prompt)
+  # The longest the text can get; left padding fills what is not yet written.
   width = tokenization.bucket(len(ids) + max_new_tokens)
   written = []
   rng = np.random.default_rng(seed)
   while len(written) < max_new_tokens:
+    # Fresh noise for each part: the sampler counts tokens from the part's beginning.
     keys = rng.integers(2**32, size=(1, 1, 2), dtype=np.uint32)
     completion = sampling.sample(
       policy,
@@ -120,6 +125,7 @@ def readable(text: str, finished: bool = True) -> str:
   """
   for tag, heading in HEADINGS.items():
     text = text.replace(tag, f"\n\n{heading}\n").replace(tag.replace("<", "</"), "\n\n")
+  # "<ans" may become a tag, a space the end, and half of a character the other half.
   if not finished:
     text = UNFINISHED.sub("", text)
   text = re.sub(r"\n\s*\n", "\n\n", visible(text))
@@ -132,6 +138,7 @@ def print_stream(title: str, texts: Iterator[str]) -> str:
   shown = ""
   text = ""
   for text in texts:
+    # What is printed cannot be taken back, so only what is sure is printed.
     grown = readable(text, finished=False)
     sys.stdout.write(grown[len(shown) :])
     sys.stdout.flush()
@@ -144,6 +151,7 @@ def show_live(streams: dict[str, Iterator[str]]) -> dict[str, str]:
   """Answers side by side on a terminal, each growing in its column; returns all of each."""
   texts = dict.fromkeys(streams, "")
   with Live(console=Console(), auto_refresh=False, vertical_overflow="visible") as live:
+    # The two take turns; the one that ends first waits.
     for parts in itertools.zip_longest(*streams.values()):
       for title, part in zip(texts, parts, strict=True):
         texts[title] = texts[title] if part is None else part

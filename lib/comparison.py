@@ -28,6 +28,7 @@ class Pair(NamedTuple):
 
 def pair_rows(before: list[dict], after: list[dict]) -> list[Pair]:
   """The rows that both hold, in the order of `after`: the same id with the same question."""
+  # The same id with another question is another row: the data was prepared anew.
   old = summary.grouped(before, "id")
   pairs = []
   for row_id, new in summary.grouped(after, "id").items():
@@ -48,12 +49,14 @@ def compare_responses(before: list[dict], after: list[dict], recipe: str, seed: 
   a right answer is no longer lost to its tags.
   """
   pairs = pair_rows(before, after)
+  # Accuracy may rise for two reasons, and only one of them is reasoning.
   measured = compared_metrics(recipe)
 
   def changes(part: list[Pair]) -> dict:
     return {name: difference(part, metric, seed) for name, metric in measured.items()}
 
   domains = sorted({pair.domain for pair in pairs}, key=summary.domain_order)
+  # With several samples a row is gained when a larger share of them is right.
   gained = [pair.row_id for pair in pairs if share_right(pair.after) > share_right(pair.before)]
   lost = [pair.row_id for pair in pairs if share_right(pair.after) < share_right(pair.before)]
   return {
@@ -66,6 +69,7 @@ def compare_responses(before: list[dict], after: list[dict], recipe: str, seed: 
 
 def compared_metrics(recipe: str) -> dict[str, Metric]:
   """{name under results["compare"]: metric}."""
+  # The three headline numbers, then the two parts of the change of accuracy.
   known = summary.metrics(recipe)
 
   def minus_what_tags_cost(response: dict) -> int | None:
@@ -94,7 +98,10 @@ def difference(pairs: list[Pair], metric: Metric, seed: int) -> dict | None:
   The exact test is McNemar's where a row has one response and no question repeats, otherwise the
   sign test on questions.
   """
-  questions, before, after = [], [], []
+  # Samples of a row are averaged: the pair is (before, after) of one row.
+  questions = []
+  before = []
+  after = []
   for pair in pairs:
     old = intervals.mean(metric.value(response) for response in pair.before)
     new = intervals.mean(metric.value(response) for response in pair.after)
@@ -104,11 +111,13 @@ def difference(pairs: list[Pair], metric: Metric, seed: int) -> dict | None:
       after.append(new)
   if not questions:
     return None
+  # Direction by question: repeats of one question are one vote.
   moved = np.subtract(after, before)  # (rows,)
   question_of_row = np.unique(questions, return_inverse=True)[1]
   by_question = np.bincount(question_of_row, weights=moved)
   gained = int((by_question > TINY).sum())
   lost = int((by_question < -TINY).sum())
+  # Each side has its own interval too, but only the paired one says whether they differ.
   was = summary.estimate(before, questions, metric.is_rate, seed)
   now = summary.estimate(after, questions, metric.is_rate, seed)
   change = summary.estimate(moved, questions, False, seed)
@@ -134,9 +143,11 @@ def is_sure(change: dict, is_rate: bool = True) -> bool:
   than six changed questions can reach 5%, so a mean, which has no such test, must have moved on
   six.
   """
+  # A change that a reader cannot see is not announced.
   if abs(change["difference"]) < SMALLEST_SHOWN:
     return False
   low, high = change["ci"]
+  # Both bounds on one side of zero.
   excludes_zero = low * high > 0
   if is_rate:
     return excludes_zero and change["p"] < 0.05
@@ -145,6 +156,7 @@ def is_sure(change: dict, is_rate: bool = True) -> bool:
 
 def describe(change: dict, name: str, is_rate: bool = True) -> str:
   """One sentence: Accuracy rose: 62.0% → 77.1%, +15.1 points (95% interval +10.1 to +20.1; …)."""
+  # "did not change" would claim more than a wide interval can show.
   verb = "did not change measurably"
   if is_sure(change, is_rate):
     verb = "rose" if change["difference"] > 0 else "fell"
@@ -154,6 +166,7 @@ def describe(change: dict, name: str, is_rate: bool = True) -> str:
     )
   else:
     moved = f"{change['before']:.3f} → {change['after']:.3f}, {change['difference']:+.3f}"
+  # What the verb rests on stands beside it.
   evidence = [describe_interval(change["ci"], is_rate)]
   if is_rate:
     p = "< 0.001" if change["p"] < 0.001 else f"= {change['p']:.3f}"

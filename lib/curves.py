@@ -18,6 +18,7 @@ def forget_missing_backend():
   A notebook's kernel exports its own backend to the processes it starts, and matplotlib refuses to
   load in an environment without it. No figure of ours needs a backend.
   """
+  # E.g. "module://matplotlib_inline.backend_inline" under `!./run.sh` in a cell.
   backend = os.environ.get("MPLBACKEND", "")
   package = backend.removeprefix("module://").split(".")[0]
   if backend.startswith("module://") and importlib.util.find_spec(package) is None:
@@ -35,6 +36,7 @@ def known_points(metrics: list[dict], name: str) -> tuple[np.ndarray, np.ndarray
   """(steps, values) of the rows that hold a finite number under `name`."""
   steps, values = [], []
   for row in metrics:
+    # Not every row has every metric: validation is measured every so many steps.
     value = row.get(name)
     if isinstance(value, int | float) and math.isfinite(value):
       steps.append(row["step"])
@@ -44,6 +46,7 @@ def known_points(metrics: list[dict], name: str) -> tuple[np.ndarray, np.ndarray
 
 def running_mean(values: np.ndarray, span: int) -> np.ndarray:
   """Mean of each value and the `span` − 1 before it, from one cumulative sum."""
+  # Mean of values[first:last] = (total[last] − total[first]) / (last − first).
   total = np.append(0, values.cumsum())
   last = np.arange(1, len(values) + 1)
   first = np.maximum(last - span, 0)
@@ -71,7 +74,9 @@ def draw_metric(axis, metrics: list[dict], name: str, color: str, dash: str):
     )
     return
   # A schedule has no noise to smooth.
+  # A twentieth of the run: long runs are smoothed more.
   span = 1 if name == "learning_rate" else max(1, len(values) // 20)
+  # A line of few points would hide how few they are.
   marker = "." if len(values) < 40 else None
   axis.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
   smooth = running_mean(values, span)
@@ -84,10 +89,12 @@ def plot_curves(
   """A PNG of one panel per (title, metric names), `columns` side by side, from rows of
   metrics.jsonl.
   """
+  # As many rows of panels as are needed.
   lines = math.ceil(len(panels) / columns)
   size = (4.8 * columns, 2.2 * lines + 0.3)
   figure = Figure(figsize=size, dpi=200, layout="constrained")
   axes = figure.subplots(lines, columns, squeeze=False).flatten()
+  # Axes to spare are blanked below.
   for axis, (title, names) in zip(axes, panels, strict=False):  # the last line may have room left
     for name, (color, dash) in zip(names, STYLES, strict=False):
       draw_metric(axis, metrics, name, color, dash)

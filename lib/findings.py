@@ -19,6 +19,7 @@ def minute(results: dict) -> list[str]:
   overall = results["overall"]
   reward = f"Mean reward ({tables.named(results['recipe'])})"
   if "compare" not in results:
+    # Without another model there is nothing to compare: the numbers, and that this is so.
     accuracy, form, paid = (
       tables.show(overall[name], overall[summary.interval_key(name)], spec)
       for name, spec in (("accuracy", ".1%"), ("format_rate", ".1%"), ("mean_reward", ".3f"))
@@ -27,6 +28,7 @@ def minute(results: dict) -> list[str]:
       f"Accuracy {accuracy}; strict format {form}; {reward} {paid}. Compared with nothing "
       "(--compare)."
     ]
+  # First whether it helped at all, then why, then where.
   change = results["compare"]["overall"]
   out = []
   if change["accuracy"]:
@@ -43,6 +45,7 @@ def minute(results: dict) -> list[str]:
 
 def moved_domains(results: dict) -> list[str]:
   """Domains whose accuracy changed for certain, and those that fell."""
+  # With their intervals: a domain has few questions, so that a large change may be a wide one.
   moved = []
   for domain, change in results["compare"]["domains"].items():
     accuracy = change["accuracy"]
@@ -57,11 +60,13 @@ def fallen(results: dict) -> list[str]:
   if "compare" not in results:
     return []
   out = []
+  # Overall too: a model may gain format and lose accuracy.
   for domain, changes in tables.table_of(results["compare"]).items():
     for name, words in (("accuracy", "Accuracy"), ("format", "Strict format")):
       change = changes[name]
       if change and change["difference"] <= -MUCH_FALLEN:
         where = "" if domain == "overall" else f" in {tables.named(domain)}"
+        # A fall that may be luck is still named: silence would read as no fall.
         sure = "measurable" if comparison.is_sure(change) else "not measurable, and not ruled out"
         out.append(
           f"{words}{where} fell by {-100 * change['difference']:.1f} points "
@@ -76,6 +81,7 @@ def fallen(results: dict) -> list[str]:
 def constant_answers(results: dict) -> list[str]:
   out = []
   for domain, numbers in results["domains"].items():
+    # Twenty answers at least: one well-formed answer is no habit.
     top = numbers.get("top_answer")
     if not top or min(numbers["scored"], top["n"]) < 20:
       continue
@@ -105,6 +111,7 @@ def few_questions(results: dict) -> list[str]:
 
 def unlike_comparison(results: dict) -> list[str]:
   out = []
+  # Pairs need the same question on both sides.
   rows = results["overall"]["n"]
   shared = results["compare"]["n"] if "compare" in results else rows
   if shared < rows:
@@ -113,6 +120,7 @@ def unlike_comparison(results: dict) -> list[str]:
       "over those."
     )
   if results.get("differs"):
+    # E.g. a longer --max_new_tokens lets more answers end.
     differs = ", ".join(
       f"{name} {value!r} (here {results[name]!r})" for name, value in results["differs"].items()
     )
@@ -121,6 +129,7 @@ def unlike_comparison(results: dict) -> list[str]:
 
 
 def cut_short(results: dict) -> list[str]:
+  # One answer in twenty is a tail; more is a limit set too low.
   share = results["overall"]["truncated_rate"]
   if share <= 0.05:
     return []
@@ -132,6 +141,7 @@ def cut_short(results: dict) -> list[str]:
 
 
 def equal_rewards(results: dict) -> list[str]:
+  # E.g. a base model that never closes a tag: reward 0 in every row.
   equal = []
   for domain, numbers in results["domains"].items():
     ci = numbers["mean_reward_ci"]
@@ -152,6 +162,7 @@ def unchecked(results: dict) -> list[str]:
       f"{results['unscored_rows']} rows of verifiable domains could not be checked (no answer, or "
       "--code_rewards=off) and were evaluated for format only."
     )
+  # None without a judge.
   judge = results["judge"] or {"malformed": 0, "failed": 0}
   if judge["malformed"] or judge["failed"]:
     out.append(
@@ -210,6 +221,7 @@ DOUBTS = (
 
 def doubts(results: dict) -> list[str]:
   """Reasons to believe the numbers less, each with its count."""
+  # In the order of the table: what got worse comes first.
   found = []
   for doubt in DOUBTS:
     found += doubt(results)

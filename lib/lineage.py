@@ -46,12 +46,14 @@ def trained_stages(checkpoint: str) -> list[dict]:
   """
   stages = []
   while checkpoint:
+    # From the last stage back to the first.
     folder = run_folder(checkpoint)
     config = read_record(folder)
     if config is None:
       break
     kept = {name: config.get(name) for name in ("stage", "model", "steps", "git_commit", "given")}
     stages.insert(0, kept | {"flags": config["flags"]})
+    # Where this run began is the stage before it.
     checkpoint = find_start(folder, config["flags"].get("init_from") or "")
   return stages
 
@@ -64,6 +66,7 @@ def read_record(folder: pathlib.Path) -> dict | None:
   if path.is_file():
     config = json.loads(path.read_text(encoding="utf-8"))
     return config if "flags" in config else None
+  # A run that was broken off has run.json alone, which its best/ or params/ belongs to.
   run = folders.read_run(str(folder))
   return run.get("made", {}) | {"flags": run["flags"]} if "flags" in run else None
 
@@ -72,12 +75,14 @@ def find_start(folder: pathlib.Path, init_from: str) -> str:
   """Where the folder a run began from lies now: at its path, or beside a run that moved."""
   if not init_from or os.path.isdir(init_from):
     return init_from
+  # A downloaded artifacts/ keeps its inner layout, not its path.
   beside = folder.parent / pathlib.Path(init_from).name
   return str(beside) if beside.is_dir() else ""
 
 
 def resolved(stage: dict) -> dict:
   """A stage's flags with what their sentinels stand for."""
+  # The flags say "as published" or "as usual"; a reader wants the number.
   flags = dict(stage["flags"])
   if flags.get("beta") == -1.0:
     flags["beta"] = grpo_settings.PUBLISHED[flags["algorithm"]][0]
@@ -88,12 +93,14 @@ def resolved(stage: dict) -> dict:
 
 def setting_text(name: str, value) -> str:
   """A flag's value for a reader: 0.0002 → 2e-4, LoRA rank 0 → all parameters."""
+  # A setting that this stage does not have.
   if value is None:
     return "–"
   if name == "lora_rank" and value == 0:
     return "none: all parameters"
   if name == "rewards":
     return tables.named(value)
+  # 0.0002 and 3e-06 are written the way papers write them.
   if isinstance(value, float):
     return re.sub(r"e([+-])0*", lambda m: f"e{m[1].strip('+')}", f"{value:g}")
   return str(value)
@@ -102,6 +109,7 @@ def setting_text(name: str, value) -> str:
 def settings_table(stages: list[dict]) -> tuple[list[str], list[list[str]]]:
   """(header, rows): a line a setting, a column a stage."""
   settings = [resolved(stage) for stage in stages]
+  # The steps that were made: --max_steps may be auto, or a deadline came first.
   rows = [["steps", *(f"{stage['steps']:,}" if stage.get("steps") else "–" for stage in stages)]]
   for name, words in SHOWN.items():
     if any(name in flags for flags in settings):
@@ -118,7 +126,8 @@ def headline(stages: list[dict]) -> str:
   for stage in stages:
     flags = resolved(stage)
     rate = setting_text("learning_rate", flags.get("learning_rate"))
-    text = f"{stage['stage'].upper()}, {stage.get('steps') or '?'} steps at learning rate {rate}"
+    steps = f"{stage['steps']:,}" if stage.get("steps") else "?"
+    text = f"{stage['stage'].upper()}, {steps} steps at learning rate {rate}"
     if "beta" in flags:
       beta = setting_text("beta", flags["beta"])
       text += f", β {beta}, {tables.named(flags.get('rewards') or '')} rewards"
@@ -133,6 +142,7 @@ def command(stage: dict) -> str:
   """The command that makes this run again, a flag a line; of older runs, which do not say what was
   given, with every flag.
   """
+  # Only what was said on the command line: the rest is the scripts' default.
   given = stage.get("given")
   if given is None:
     given = [

@@ -18,48 +18,93 @@ MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["l
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 STYLE = """
-:root{color-scheme:light dark;--ink:#1c1f23;--soft:#5c646d;--line:#dfe3e7;--page:#fff;--card:#f6f7f9;
-  --better:#00618f;--worse:#b34700;--link:#00618f}
-@media (prefers-color-scheme:dark){:root{--ink:#e7e9ec;--soft:#a3abb4;--line:#32373d;--page:#121212;--card:#1d2024;
-  --better:#6cc3f0;--worse:#ff9d5c;--link:#6cc3f0}
-  img{filter:invert(.93) hue-rotate(180deg)}}
-*{box-sizing:border-box}
-html{-webkit-text-size-adjust:100%}
-body{font:16px/1.6 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;color:var(--ink);background:var(--page);
-  max-width:1152px;margin:0 auto;padding:2rem 1.25rem 4rem}
-h1{font-size:1.75rem;line-height:1.2;letter-spacing:-.01em;margin:0 0 .5rem}
-h2{font-size:1.2rem;line-height:1.3;margin:2.5rem 0 .75rem}
-h1,h2,p,li{overflow-wrap:anywhere}
-p{margin:.6rem 0}ul{margin:.5rem 0;padding-left:1.2rem}li{margin:.3rem 0}
-section p,section li,.lead{max-width:52rem}
-.lead,em,nav a,small{color:var(--soft)}
-em{font-style:normal;font-size:.875rem}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.75rem;margin:1.25rem 0}
-.tile{background:var(--card);border-radius:10px;padding:.8rem 1rem}
-.tile b{display:block;font-size:1.9rem;line-height:1.25;font-variant-numeric:tabular-nums}
-.tile span{display:block;font-size:.875rem;color:var(--soft)}
-.better b,.better .moved{color:var(--better)}.worse b,.worse .moved{color:var(--worse)}
-nav{font-size:.875rem;line-height:1.9;border-block:1px solid var(--line);padding:.5rem 0}
-nav a{margin-right:1rem;text-decoration:none;white-space:nowrap}nav a:hover{color:var(--link);text-decoration:underline}
-table{display:block;overflow-x:auto;border-collapse:collapse;font-size:.875rem;line-height:1.4;
-  font-variant-numeric:tabular-nums;margin:.75rem 0}
-th,td{padding:.45rem .7rem;border-bottom:1px solid var(--line);text-align:right;vertical-align:top}
-th{font-weight:600;color:var(--soft);vertical-align:bottom}
-th:first-child,td:first-child{text-align:left;padding-left:0}
-td[style*=left],th[style*=left]{text-align:left}
-td small{display:inline-block;white-space:nowrap;font-size:.8125rem}
-img{display:block;width:100%;max-width:620px;height:auto;margin:1rem 0 .25rem}
-details{border:1px solid var(--line);border-radius:10px;padding:.15rem 1rem;margin:.6rem 0}
-details[open]{padding-bottom:.8rem}
-summary{cursor:pointer;padding:.55rem 0;font-weight:600}
-summary:hover{color:var(--link)}
-.more{font-size:.9375rem;color:var(--soft);margin:2.5rem 0 .75rem}
-pre{white-space:pre-wrap;overflow-wrap:anywhere;background:var(--card);padding:.75rem .9rem;border-radius:8px;margin:.4rem 0;
-  font:.8125rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace}
-@media (max-width:600px){body{padding:1.25rem 1rem 3rem}h1{font-size:1.45rem}
-  th,td{padding:.4rem .35rem;font-size:.8125rem}td small{display:block;font-size:.75rem}
-  .tiles{grid-template-columns:repeat(auto-fit,minmax(7rem,1fr));gap:.5rem}.tile{padding:.65rem .75rem}.tile b{font-size:1.45rem}}
-@media print{body{max-width:none;padding:0}nav{display:none}details{break-inside:avoid}}
+/* Colours by name, so that the dark page differs in these lines only. */
+:root {
+  color-scheme: light dark;
+  --ink: #1c1f23; --soft: #5c646d; --line: #dfe3e7; --page: #fff; --card: #f6f7f9;
+  --better: #00618f; --worse: #b34700;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --ink: #e7e9ec; --soft: #a3abb4; --line: #32373d; --page: #121212; --card: #1d2024;
+    --better: #6cc3f0; --worse: #ff9d5c;
+  }
+  /* A chart's white becomes the page's black, and its colours keep their hue. */
+  img { filter: invert(.93) hue-rotate(180deg) }
+}
+* { box-sizing: border-box }
+html { -webkit-text-size-adjust: 100% }
+body {
+  font: 16px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
+  color: var(--ink); background: var(--page);
+  max-width: 1152px; margin: 0 auto; padding: 2rem 1.25rem 4rem;
+}
+h1 { font-size: 1.75rem; line-height: 1.2; letter-spacing: -.01em; margin: 0 0 .5rem }
+h2 { font-size: 1.2rem; line-height: 1.3; margin: 2.5rem 0 .75rem }
+h1, h2, p, li { overflow-wrap: anywhere }
+p { margin: .6rem 0 }
+ul { margin: .5rem 0; padding-left: 1.2rem }
+li { margin: .3rem 0 }
+section p, section li, .lead { max-width: 52rem }
+.lead, em, nav a, small { color: var(--soft) }
+em { font-style: normal; font-size: .875rem }
+
+.tiles {
+  display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr));
+  gap: .75rem; margin: 1.25rem 0;
+}
+.tile { background: var(--card); border-radius: 10px; padding: .8rem 1rem }
+.tile b {
+  display: block; font-size: 1.9rem; line-height: 1.25; font-variant-numeric: tabular-nums;
+}
+.tile span { display: block; font-size: .875rem; line-height: 1.5; color: var(--soft) }
+.better b, .better .moved { color: var(--better) }
+.worse b, .worse .moved { color: var(--worse) }
+
+nav { font-size: .875rem; line-height: 1.9; border-block: 1px solid var(--line); padding: .5rem 0 }
+nav a { margin-right: 1rem; text-decoration: none; white-space: nowrap }
+nav a:hover { color: var(--better); text-decoration: underline }
+
+/* A table too wide for the page scrolls inside itself, never the page. */
+table {
+  display: block; overflow-x: auto; border-collapse: collapse; margin: .75rem 0;
+  font-size: .875rem; line-height: 1.4; font-variant-numeric: tabular-nums;
+}
+th, td {
+  padding: .45rem .7rem; border-bottom: 1px solid var(--line);
+  text-align: right; vertical-align: top;
+}
+th { font-weight: 600; color: var(--soft); vertical-align: bottom }
+th:first-child, td:first-child { text-align: left; padding-left: 0 }
+td small { display: inline-block; white-space: nowrap; font-size: .8125rem }
+
+img { display: block; width: 100%; max-width: 620px; height: auto; margin: 1rem 0 .25rem }
+details { border: 1px solid var(--line); border-radius: 10px; padding: .1rem 1rem; margin: .5rem 0 }
+details[open] { padding-bottom: .8rem }
+summary { cursor: pointer; padding: .5rem 0; font-weight: 600 }
+summary:hover { color: var(--better) }
+.more { font-size: .9375rem; color: var(--soft); margin: 2.5rem 0 .75rem }
+pre {
+  white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card);
+  padding: .75rem .9rem; border-radius: 8px; margin: .4rem 0;
+  font: .8125rem/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
+}
+
+@media (max-width: 600px) {
+  body { padding: 1.25rem 1rem 3rem }
+  h1 { font-size: 1.45rem }
+  th, td { padding: .4rem .3rem; font-size: .8125rem }
+  td small { display: block; font-size: .72rem }
+  .tiles { grid-template-columns: repeat(auto-fit, minmax(6.8rem, 1fr)); gap: .5rem }
+  .tile { padding: .65rem .7rem }
+  .tile b { font-size: 1.4rem }
+  .tile span { font-size: .8125rem }
+}
+@media print {
+  body { max-width: none; padding: 0 }
+  nav { display: none }
+  details { break-inside: avoid }
+}
 """
 
 
@@ -68,7 +113,8 @@ class Tile(NamedTuple):
 
   title: str
   value: str
-  note: str
+  moved: str  # the change, or the interval
+  before: str
   mood: str  # better, worse, or ""
 
 
@@ -76,12 +122,14 @@ def render(title: str, lead: str, tiles: list[Tile], sections, out_dir: pathlib.
   """The whole page. lead, and each section's body, are Markdown; `out_dir` holds the images they
   name.
   """
+  # A section without content, such as a chart that was not drawn, leaves no trace.
   shown = [(f"s{number}", section) for number, section in enumerate(sections) if section.body]
   links = [f'<a href="#{anchor}">{html.escape(part.title)}</a>' for anchor, part in shown]
   body = [f"<h1>{html.escape(title)}</h1>", f'<div class="lead">{MARKDOWN.render(lead)}</div>']
   body.append(f'<div class="tiles">{"".join(map(tile_html, tiles))}</div>')
   body.append(f'<nav aria-label="Contents">{" ".join(links)}</nav>')
   body += [section_html(anchor, part) for anchor, part in shown if not part.folded]
+  # Below this line a reader looks things up.
   body.append('<p class="more">Details</p>')
   body += [section_html(anchor, part) for anchor, part in shown if part.folded]
   text = embed_images("\n".join(body), out_dir)
@@ -94,11 +142,10 @@ def render(title: str, lead: str, tiles: list[Tile], sections, out_dir: pathlib.
 
 
 def tile_html(tile: Tile) -> str:
-  title, value, note = map(html.escape, (tile.title, tile.value, tile.note))
-  return (
-    f'<div class="tile {tile.mood}"><span>{title}</span><b>{value}</b>'
-    f'<span class="moved">{note}</span></div>'
-  )
+  lines = [f"<span>{html.escape(tile.title)}</span>", f"<b>{html.escape(tile.value)}</b>"]
+  lines.append(f'<span class="moved">{html.escape(tile.moved)}</span>')
+  lines.append(f"<span>{html.escape(tile.before)}</span>")
+  return f'<div class="tile {tile.mood}">{"".join(lines)}</div>'
 
 
 def section_html(anchor: str, section) -> str:
@@ -115,6 +162,7 @@ def small_intervals(text: str) -> str:
   phone.
   """
 
+  # Only a cell that ends with an interval: the rest is left alone.
   def shrink(cell: re.Match) -> str:
     return re.sub(r" (\[[^\]<]*\])</td>", r" <small>\1</small></td>", cell[0])
 
@@ -123,6 +171,7 @@ def small_intervals(text: str) -> str:
 
 def unfold_samples(text: str) -> str:
   """Everything under an h3 folds behind it."""
+  # The Markdown of a report has no h3 but the samples' titles.
   first, *samples = text.split("<h3>")
   folded = []
   for sample in samples:

@@ -30,12 +30,14 @@ def write_report(
   """Charts, report.md and report.html into out_dir. before: the responses that the results are
   compared with.
   """
+  # The charts first: a section shows those that were drawn.
   captions = charts.draw_charts(results, responses, out_dir, checkpoint)
   stages = pipeline(results, out_dir)
   parts = sections(results, responses, before, captions, stages)
   title = title_of(results)
   lead = tables.plain(lead_of(results))
   text = [f"# {tables.plain(title)}", lead]
+  # The same sections twice: as Markdown to diff and quote, as a page to read.
   text += [f"## {part.title}\n\n{part.body}" for part in parts if part.body]
   jsonl.write_text(out_dir / "report.md", "\n\n".join(text) + "\n")
   html = page.render(title, lead, tiles(results), parts, out_dir)
@@ -75,9 +77,11 @@ def sections(
 def model_name(results: dict) -> str:
   """tiny after GRPO; gemma-3-1b-it; tiny with my_adapter."""
   name = pathlib.Path(results["model"].rstrip("/")).name
+  # A Hugging Face folder's last part is its name.
   if not results["checkpoint"]:
     return name
   trained = results.get("trained")
+  # The last stage names the model: what came before is in it.
   if trained:
     return f"{name} after {trained[-1]['stage'].upper()}"
   return f"{name} with {pathlib.Path(results['checkpoint']).name}"
@@ -85,6 +89,7 @@ def model_name(results: dict) -> str:
 
 def title_of(results: dict) -> str:
   overall = results["overall"]
+  # Rows without answers have no accuracy: creative domains alone, say.
   headline = f"strict format {tables.show(overall['format_rate'])}"
   if overall["accuracy"] is not None:
     headline = f"accuracy {tables.show(overall['accuracy'])}"
@@ -102,34 +107,47 @@ def lead_of(results: dict) -> str:
   return f"{asked} Training: {trained}." if trained else asked
 
 
+class Headline(NamedTuple):
+  """One of the three numbers that a report leads with."""
+
+  title: str
+  name: str  # in results.json
+  change: str  # its name under results["compare"]
+  spec: str
+
+  @property
+  def is_rate(self) -> bool:
+    return self.spec.endswith("%")
+
+
+HEADLINES = (
+  Headline("Accuracy", "accuracy", "accuracy", ".1%"),
+  Headline("Strict format", "format_rate", "format", ".1%"),
+  Headline("Mean reward", "mean_reward", "mean_reward", ".3f"),
+)
+
+
 def tiles(results: dict) -> list[page.Tile]:
-  """The page's largest figures."""
+  """The page's largest figures, with their change where there is one to show."""
   changes = results["compare"]["overall"] if "compare" in results else {}
   out = []
-  for title, name, key, spec in (
-    ("Accuracy", "accuracy", "accuracy", ".1%"),
-    ("Strict format", "format_rate", "format", ".1%"),
-    ("Mean reward", "mean_reward", "mean_reward", ".3f"),
-  ):
-    value = results["overall"][name]
-    if value is None:
-      continue
-    change = changes.get(key)
-    is_rate = spec == ".1%"
-    if not change:
-      interval = tables.show(value, results["overall"][summary.interval_key(name)], spec)
-      out.append(
-        page.Tile(title, f"{value:{spec}}", f"95% interval {interval.split(' ', 1)[1]}", "")
-      )
-      continue
-    mood = ""
-    if comparison.is_sure(change, is_rate):
-      mood = "better" if change["difference"] > 0 else "worse"
-    was = f"was {change['before']:{spec}}"
-    moved = f"{change['difference']:+.3f}"
-    if is_rate:
-      moved = f"{100 * change['difference']:+.1f} points"
-    out.append(page.Tile(title, f"{value:{spec}}", f"{was}, {moved}", mood))
+  for each in HEADLINES:
+    value = results["overall"][each.name]
+    change = changes.get(each.change)
+    if change:
+      # Colour says better or worse only where that is measurable.
+      mood = ""
+      if comparison.is_sure(change, each.is_rate):
+        mood = "better" if change["difference"] > 0 else "worse"
+      moved = f"{change['difference']:+.3f}"
+      if each.is_rate:
+        moved = f"{100 * change['difference']:+.1f} points"
+      was = f"from {change['before']:{each.spec}}"
+      out.append(page.Tile(each.title, f"{value:{each.spec}}", moved, was, mood))
+    elif value is not None:
+      ci = results["overall"][summary.interval_key(each.name)]
+      shown, interval = tables.show(value, ci, each.spec).split(" ", 1)
+      out.append(page.Tile(each.title, shown, interval, "95% interval", ""))
   return out
 
 
@@ -138,8 +156,10 @@ def pipeline(results: dict, out_dir: pathlib.Path) -> dict[str, dict]:
   """{"base", "sft", "grpo": results}, as far as they lie beside `out_dir`, of the same rows at the
   same settings.
   """
+  # A run's folder holds eval_base, eval_sft and eval_grpo side by side.
   found = {out_dir.name: results}
   for other in charts.sibling_results(out_dir):
+    # A column on other rows, or with longer answers, would compare nothing.
     same = all(other.get(key) == results[key] for key in SAME_SETTINGS if key in results)
     if same and other.get("prompt_variant") == results["prompt_variant"]:
       found[other["folder"]] = other
@@ -151,25 +171,24 @@ def stage_table(results: dict, stages: dict[str, dict]) -> str:
   if len(stages) < 2:
     return ""
   change = results.get("compare")
+  # The paired change is of the last step: of this model against the one named under it.
   header = ["", *(tables.TITLES[name] for name in stages)]
   if change:
     header.append("Paired change")
   lines = []
-  for title, name, key, spec in (
-    ("Accuracy", "accuracy", "accuracy", ".1%"),
-    ("Strict format", "format_rate", "format", ".1%"),
-    ("Mean reward", "mean_reward", "mean_reward", ".3f"),
-  ):
-    line = [title]
+  for each in HEADLINES:
+    line = [each.title]
     for stage in stages.values():
       numbers = stage["overall"]
-      line.append(tables.show(numbers[name], numbers[summary.interval_key(name)], spec))
+      ci = numbers[summary.interval_key(each.name)]
+      line.append(tables.show(numbers[each.name], ci, each.spec))
     if change:
-      line.append(change_text(change["overall"][key], is_rate=spec == ".1%"))
+      line.append(change_text(change["overall"][each.change], each.is_rate))
     lines.append(line)
   for domain, numbers in results["domains"].items():
     if numbers["accuracy"] is None:
       continue
+    # Without intervals, which the dot plot has: seven columns of brackets fit no phone.
     line = [f"Accuracy: {tables.named(domain)}"]
     line += [
       tables.show(stage["domains"].get(domain, {}).get("accuracy")) for stage in stages.values()
@@ -185,6 +204,7 @@ def stage_table(results: dict, stages: dict[str, dict]) -> str:
 
 def compared_with(results: dict) -> str:
   """The other side of a comparison, as a reader knows it."""
+  # artifacts/run/eval_sft/results.json → the model after SFT.
   path = pathlib.Path(results["compare"]["other"])
   folder = path.parent.name if path.name == "results.json" else path.name
   name = folder.removeprefix("eval_")
@@ -207,6 +227,7 @@ def change_section(results: dict, captions: dict) -> str:
   rows = []
   for domain, changes in tables.table_of(change).items():
     row = [tables.named(domain)]
+    # accuracy = format learned + answers improved, in every row of the table.
     row += [
       tables.points(changes[key])
       for key in ("format", "accuracy", "format_learned", "answers_improved")
@@ -234,6 +255,7 @@ def trained_section(results: dict) -> str:
     return "Nothing: this is the model as it was given."
   if not trained:
     return "Not known: the checkpoint's folder holds no record of a run of this project."
+  # A column a stage, then the command of each.
   parts = [tables.grid(*lineage.settings_table(trained), numbers=False)]
   for stage in trained:
     command = fenced(
@@ -255,6 +277,7 @@ def picture(name: str, captions: dict) -> str:
 def fenced(name: str, text: str) -> str:
   """Text of data or a model, inside a fence longer than any of its own."""
   text = visible(text[:LONGEST_SHOWN]) + (" […]" if len(text) > LONGEST_SHOWN else "")
+  # Text that holds ``` would close a fence of three; one more than its longest run never does.
   longest = max((len(run) for run in re.findall("`+", text)), default=0)
   fence = "`" * max(3, longest + 1)
   return f"{tables.plain(name)}\n\n{fence}text\n{text}\n{fence}"
@@ -264,6 +287,7 @@ def sample_sections(results: dict, responses: list[dict], before: list[dict]) ->
   """Real responses: best and worst by reward, one of each of three domains, and flips each way
   beside the other model's.
   """
+  # One sample a row is enough to see what a model writes.
   new = {response["id"]: response for response in responses if response["sample"] == 0}
   old = {response["id"]: response for response in before if response["sample"] == 0}
   out = []
@@ -271,6 +295,7 @@ def sample_sections(results: dict, responses: list[dict], before: list[dict]) ->
     out.append(sample(title, {"response": response}))
   for way, ids in results.get("compare", {}).get("flipped", {}).items():
     for row_id in ids[:3]:
+      # No id in a title: it says nothing to a reader, and stands under "Rows that changed".
       domain = tables.named(new[row_id]["domain"])
       title = f"newly {WAYS[way]}: {domain}"
       out.append(sample(title, {"before": old[row_id], "after": new[row_id]}))
@@ -283,6 +308,7 @@ def extremes(responses: list[dict], recipe: str, count: int = 3) -> list[tuple[s
   def reward(response: dict) -> float:
     return summary.total_reward(response, recipe)
 
+  # Of a domain's rows the last one of this order stays in the dict: its extreme.
   ranked = sorted((response for response in responses if response["rewards"]), key=reward)
   best_of_domain = {response["domain"]: response for response in ranked}
   worst_of_domain = {response["domain"]: response for response in reversed(ranked)}
@@ -298,6 +324,7 @@ def extremes(responses: list[dict], recipe: str, count: int = 3) -> list[tuple[s
 
 def sample(title: str, sides: dict[str, dict]) -> str:
   """One question with its expected answer and what each side responded."""
+  # Both sides answered the same question.
   row = next(iter(sides.values()))
   parts = [f"### {tables.plain(title)}", fenced("question", row["question"])]
   if row["answer"]:
@@ -333,6 +360,7 @@ def results_section(results: dict) -> str:
 def reward_section(results: dict) -> str:
   """Means of every component of every reward system, this run's first."""
   recipe = results["recipe"]
+  # False sorts before True.
   systems = sorted(results["rewards"], key=lambda system: system != recipe)
   rows = []
   for system in systems:
@@ -354,6 +382,7 @@ def changed_rows(results: dict) -> str:
     return ""
   out = []
   for way, ids in results["compare"]["flipped"].items():
+    # Enough to look some up.
     listed = ", ".join(ids[:IDS_SHOWN])
     if len(ids) > IDS_SHOWN:
       listed += " … (all in results.json)"
@@ -380,6 +409,7 @@ def run_section(results: dict) -> str:
     "devices": results["devices"],
     "speed": f"{results['tokens_per_second']:.0f} tokens/s, {results['seconds']:.0f} s",
   }
+  # A dash for what was left empty: no checkpoint, no judge, no variant.
   rows = [[name, "–" if value in ("", None) else value] for name, value in settings.items()]
   return tables.grid(["setting", "value"], rows, numbers=False)
 

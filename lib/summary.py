@@ -28,6 +28,7 @@ class Estimate(NamedTuple):
 
 def grouped(responses: list[dict], key: str) -> dict[str, list[dict]]:
   """{value of `key`: its responses}, both in the order of `responses`."""
+  # A dict keeps the order of first appearance.
   groups = {}
   for response in responses:
     groups.setdefault(response[key], []).append(response)
@@ -52,9 +53,11 @@ def total_reward(response: dict, recipe: str) -> float | None:
 def metrics(recipe: str) -> dict[str, Metric]:
   """{name in results.json: what it is of a response}."""
 
+  # What a response already holds under a name.
   def field(name: str):
     return lambda response: response[name]
 
+  # Accuracy is right and well formed; this one asks how often the well formed are right.
   def right_if_well_formed(response: dict) -> bool | None:
     return response["correct"] if response["format"] else None
 
@@ -90,8 +93,10 @@ def estimate(values, questions, is_rate: bool, seed: int) -> Estimate:
     return Estimate(None, None)
   values = [value for value, _ in known]
   questions = [question for _, question in known]
+  # E.g. 10 questions of 4 samples each are 10 observations, not 40.
   rate = intervals.mean(values)
   if is_rate:
+    # Wilson wants a count of successes: the rate over distinct questions, perhaps a fraction.
     distinct = len(set(questions))
     return Estimate(rate, intervals.wilson(rate * distinct, distinct))
   return Estimate(rate, intervals.bootstrap(values, questions, seed))
@@ -104,13 +109,16 @@ def summarize(responses: list[dict], recipe: str, seed: int = 0) -> dict:
   `accuracy` needs strict format and a right answer; `accuracy_lenient` reads the answer out of
   ill-formed text too.
   """
+  # "n" counts rows, "questions" distinct ones, "scored" the rows that have an answer to check.
   by_row = grouped(responses, "id")
   questions = [response["question"] for response in responses]
   answered = [samples for samples in by_row.values() if samples[0]["correct"] is not None]
   out = {"n": len(by_row), "questions": len(set(questions)), "scored": len(answered)}
+  # The measures, each with its interval.
   for name, metric in metrics(recipe).items():
     values = [metric.value(response) for response in responses]
     out[name], out[interval_key(name)] = estimate(values, questions, metric.is_rate, seed)
+  # Every reward system is computed on every response, whichever one trained the model.
   out["rewards"] = mean_rewards(responses)
   tokens = [response["tokens"] for response in responses]
   out |= {
@@ -132,6 +140,7 @@ def mean_rewards(responses: list[dict]) -> dict[str, dict[str, float]]:
   scored = [response["rewards"] for response in responses if response["rewards"]]
   if not scored:
     return {}
+  # All responses have the same systems and components: the first names them.
   means = {}
   for system, components in scored[0].items():
     parts = {name: intervals.mean(r[system][name] for r in scored) for name in components}
@@ -144,6 +153,7 @@ def most_frequent_answer(answered: list[list[dict]]) -> dict:
 
   A policy that says B to everything is right as often as B is: that is a constant, no ability.
   """
+  # Compared without case and outer spaces: "B" and "b " are one answer.
   given = []
   for samples in answered:
     for response in samples:
@@ -160,10 +170,12 @@ def most_frequent_answer(answered: list[list[dict]]) -> dict:
 
 def over_samples(by_row: dict[str, list[dict]], answered: list[list[dict]]) -> dict:
   """pass@k for k = 1, 2, 4, … and the majority vote; {} unless every row has several samples."""
+  # A row that was left half done has fewer samples; k cannot exceed them.
   samples = min(len(responses) for responses in by_row.values())
   if samples < 2 or not answered:
     return {}
   out = {}
+  # 4 samples: k = 1, 2, 4. 6 samples: k = 1, 2, 4, 6.
   powers = {2**i for i in range(samples.bit_length())}
   for k in sorted(powers | {samples}):
     chances = [
@@ -171,6 +183,7 @@ def over_samples(by_row: dict[str, list[dict]], answered: list[list[dict]]) -> d
       for row in answered
     ]
     out[f"pass@{k}"] = intervals.mean(chances)
+  # maj@k (self-consistency, arXiv:2203.11171): the answer that most samples gave.
   votes = []
   for row in answered:
     domain = row[0]["domain"]

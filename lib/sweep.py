@@ -33,6 +33,7 @@ def read_entries(names: list[str]) -> list[Entry]:
   """A run's folder stands for its last evaluation: GRPO's, else SFT's, else the base model's."""
   entries = []
   for name in names:
+    # eval_base, eval_sft, eval_grpo and others; the last stage speaks for the run.
     found = tables.find_evaluations(name)
     trained = [path for path in found if path.parent.name.removeprefix("eval_") in tables.STAGES]
     path = (trained or found or [pathlib.Path(name).expanduser()])[-1]
@@ -46,6 +47,7 @@ def read_settings(results: dict, path: pathlib.Path) -> dict:
   """Flags of the run's last training stage; older results, which do not hold them, lie beside the
   checkpoint that does.
   """
+  # Recorded when it was evaluated, so that the run's own folder may be gone.
   stages = results.get("trained")
   if stages is None and results.get("checkpoint"):
     beside = path.parent.parent / pathlib.Path(results["checkpoint"]).name
@@ -55,6 +57,7 @@ def read_settings(results: dict, path: pathlib.Path) -> dict:
 
 def differing(entries: list[Entry]) -> list[str]:
   """Settings that are not the same in all runs; paths, which always differ, left out."""
+  # JSON text compares lists and numbers alike.
   names = {name for entry in entries for name in entry.settings} - lineage.NO_SETTING
   return sorted(
     name for name in names if len({json.dumps(entry.settings.get(name)) for entry in entries}) > 1
@@ -65,6 +68,7 @@ def sweep_table(entries: list[Entry]) -> tuple[list[str], list[list]]:
   """(header, rows). Numbers are raw (rates in [0, 1], None where there is none); `as_text` makes
   them readable.
   """
+  # One column a setting that varies, then three cells a measure: value, low, high.
   varied = differing(entries)
   header = ["run", *varied, "questions"]
   for name in ("format_rate", "accuracy", "mean_reward"):
@@ -84,8 +88,10 @@ def paired_change(first: Entry, other: Entry) -> list:
   """[difference of accuracy, low, high, exact p] on the rows that both answered; None where the two
   cannot be paired.
   """
+  # The first is what the others are compared with.
   if other is first:
     return [None] * 4
+  # The responses themselves, since only they can be paired row by row.
   sides = []
   for entry in (first, other):
     path = entry.path.with_name("responses.jsonl")
@@ -103,6 +109,7 @@ def paired_change(first: Entry, other: Entry) -> list:
 
 def as_text(header: list[str], rows: list[list]) -> tuple[list[str], list[list[str]]]:
   """The table for a reader: each number with its interval in one cell, changes in points."""
+  # Where each raw column stands; what varies lies between the run and its questions.
   columns = dict(zip(header, range(len(header)), strict=True))
   varied = header[1 : columns["questions"]]
   titles = {"format_rate": "strict format", "accuracy": "accuracy", "mean_reward": "mean reward"}
@@ -129,6 +136,7 @@ def print_sweep(names: list[str], table_format: str):
   entries = read_entries(names)
   for entry in entries[1:]:
     check_same_rows(entries[0], entry)
+  # CSV holds the raw numbers, for a spreadsheet or a plot; the others are for reading.
   header, rows = sweep_table(entries)
   if table_format == "csv":
     command_line.say(csv_text(header, rows))
@@ -144,6 +152,7 @@ def print_sweep(names: list[str], table_format: str):
 
 
 def check_same_rows(first: Entry, other: Entry):
+  # The digest of questions, answers and tests: what was asked, whatever the folder's name.
   mine, theirs = other.results.get("rows"), first.results.get("rows")
   if mine != theirs:
     raise InputError(
@@ -162,6 +171,7 @@ def csv_text(header: list[str], rows: list[list]) -> str:
 
 def latex_text(header: list[str], rows: list[list[str]]) -> str:
   """A booktabs tabular."""
+  # The header is the first of the lines.
   lines = [" & ".join(map(latex_escape, line)) + r" \\" for line in (header, *rows)]
   columns = "l" + "r" * (len(header) - 1)
   body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
@@ -170,5 +180,6 @@ def latex_text(header: list[str], rows: list[list[str]]) -> str:
 
 def latex_escape(text: str) -> str:
   text = "".join(LATEX_SPECIAL.get(character, character) for character in text)
+  # A minus in front of a number is a sign, one between words a hyphen.
   text = text.replace("–", "--").replace("β", r"$\beta$")
   return re.sub(r"(?<![\w\d-])-(?=\d)", "$-$", text)

@@ -46,6 +46,7 @@ def show(value: float | None, ci: list | None = None, spec: str = ".1%") -> str:
     return "–"
   if ci is None:
     return f"{value:{spec}}"
+  # The unit stands once, at the value: 62.5% [51.3, 72.4].
   low, high = (f"{bound:{spec}}".rstrip("%") for bound in ci)
   interval = f"[{low}, {high}]" if ci[1] - ci[0] > 1e-9 else "[all equal]"
   return f"{value:{spec}} {interval}"
@@ -68,12 +69,15 @@ def domain_table(results: dict, brief: bool = False) -> tuple[list, list]:
   """(header, rows of text): one line per domain and one overall."""
   lines = table_of(results)
   columns = {title: key for title, key in COLUMNS.items() if not brief or title in BRIEF}
+  # pass@k and maj@k are there when rows had several samples.
   columns |= {key: key for key in results["overall"] if key.startswith(("pass@", "maj@"))}
+  # Grades have their own scales, which stand in the header.
   grades = summary.JUDGED if "judge" in results["overall"] else {}
   rows = []
   for name, numbers in lines.items():
     row = [named(name), count_text(numbers)]
     for title, key in columns.items():
+      # All intervals at once would not fit; the three headline measures keep theirs.
       ci = numbers.get(summary.interval_key(key)) if title in BRIEF else None
       row.append(show(numbers.get(key), ci, FORMATS.get(key, ".1%")))
     row += [show(numbers.get("judge", {}).get(grade), spec=".2f") for grade in grades]
@@ -92,6 +96,7 @@ def count_text(numbers: dict) -> str:
 # ---- Markdown
 def plain(text) -> str:
   """One line of text in which Markdown and HTML mean nothing."""
+  # Line breaks would end a table's row or a list's item.
   one_line = visible(" ".join(str(text).split()))
   # An underscore between letters is no emphasis, and `]` matters only before a link's target.
   return re.sub(r"[\\`*|<&~]|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", one_line)
@@ -105,6 +110,7 @@ def grid(header: list, rows: list, numbers: bool = True) -> str:
   """A Markdown table, aligned also as plain text. numbers: all columns but the first stand
   right-aligned.
   """
+  # Widths are counted after escaping, so that the bars stand below each other as text too.
   cells = [[plain(cell) for cell in line] for line in (header, *rows)]
   widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
   right = [numbers and place > 0 for place in range(len(widths))]
@@ -115,6 +121,7 @@ def grid(header: list, rows: list, numbers: bool = True) -> str:
       for cell, width, to_right in zip(line, widths, right, strict=True)
     ]
     lines.append(padded)
+  # |---|---:|  a colon at the right end aligns a column of numbers.
   rule = [
     "-" * (width - 1) + (":" if to_right else "-")
     for width, to_right in zip(widths, right, strict=True)
@@ -128,6 +135,7 @@ def print_markdown(text: str):
   if sys.stdout.isatty():
     Console().print(Markdown(text))
     return
+  # No rule, no outer bars, two spaces for the inner ones, no backslashes.
   text = re.sub(r"(?m)^\|[ :|-]+\|\n|^\| | \|$", "", text).replace(" | ", "  ")
   command_line.say(re.sub(r"(?m)\\(.)| +$", r"\1", text))
 
@@ -136,6 +144,7 @@ def print_markdown(text: str):
 def read_results(path) -> dict:
   """results.json, given itself or its folder."""
   path = pathlib.Path(path).expanduser()
+  # Its folder is as good a name.
   path = path / "results.json" if path.is_dir() else path
   if not path.is_file():
     raise InputError(
@@ -173,6 +182,7 @@ def print_run_table(run_dir):
     )
   rows = []
   for path in paths:
+    # The last line is the overall one; its domain's name gives way to the model's.
     overall = domain_table(read_results(path), brief=True)[1][-1]
     rows.append([path.parent.name.removeprefix("eval_"), *overall[1:5]])
   print_markdown(grid(["model", "questions", "format rate", "accuracy", "mean reward"], rows))

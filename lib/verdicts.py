@@ -37,6 +37,7 @@ def responses_of(policy: Policy, part: list[dict], completions: np.ndarray) -> l
   """
   responses = []
   for row, samples in zip(part, completions, strict=True):
+    # The stop token counts as a token; what was cut at the limit has none.
     lengths, stopped = sampling.completion_lengths(samples)
     for number, ids in enumerate(samples):
       length = int(lengths[number])
@@ -70,6 +71,7 @@ def score(
   verifiable domain that cannot be checked gets the format verdicts only; a creative row is never
   right or wrong. systems: {name: reward functions}.
   """
+  # One reading serves the format, the answer and every reward.
   parsed = [contract.parse_response(response["response"], style) for response in responses]
   checkable = [is_checkable(response, code_rewards) for response in responses]
   answers = []
@@ -80,9 +82,11 @@ def score(
     key: [response[key] for response in responses]
     for key in ("domain", "question", "answer", "metadata")
   }
+  # All answers at once: their programs run side by side in the sandbox.
   grades = checking.grade(column["domain"], answers, column["answer"], column["metadata"])
   paid = pay(responses, column, systems)
   for number, response in enumerate(responses):
+    # The values of one response, out of the lists of the batch.
     rewards = {
       system: {name: float(values[number]) for name, values in components.items()}
       for system, components in paid.items()
@@ -90,6 +94,7 @@ def score(
     grade = grades[number] if checkable[number] else None
     response.update(read_verdicts(response, parsed[number], grade))
     # Without a truth every reward but format's would say "wrong".
+    # A creative row has no truth either, but its rewards do not ask for one.
     has_truth = checking.is_checked(response["domain"], response["metadata"])
     unknown = has_truth and not checkable[number]
     response["rewards"] = None if unknown else rewards
@@ -107,6 +112,7 @@ def read_verdicts(response: dict, parsed: contract.Response | None, grade: float
     "correct_lenient": None,
     "partial": None,
   }
+  # Near numbers and programs that pass some tests have a grade between 0 and 1.
   if grade is not None:
     right = grade == 1.0
     verdict["correct"] = well_formed and right
@@ -123,6 +129,7 @@ def pay(responses: list[dict], column: dict, systems: dict[str, list]) -> dict:
   """{reward system: {component: values (B,)}}."""
   prompts = [response["prompt"] for response in responses]
   texts = [response["response"] for response in responses]
+  # Reward functions get metadata as JSON text, as the trainers pass it.
   metadata = [json.dumps(each, ensure_ascii=False) for each in column["metadata"]]
   columns = column | {"metadata": metadata}
   return {
@@ -142,6 +149,7 @@ def judge_creative(responses: list[dict], url: str, judge_model: str, path) -> d
   creative = [r for r in responses if not checking.is_checked(r["domain"], r["metadata"])]
   todo = [r for r in creative if r.get("judge", {}).get("model") != judge_model]
   command_line.say(f"judge {judge_model}: {len(todo)} of {len(creative)} responses to go")
+  # Failures are counted since the process began; these are the judge's.
   earlier = collections.Counter(failures.failed_rows())
   counts = collections.Counter()
   for response in todo:
@@ -154,6 +162,7 @@ def judge_creative(responses: list[dict], url: str, judge_model: str, path) -> d
         response["judge"] = {**verdict._asdict(), "model": judge_model}
     jsonl.write_rows(path, responses)
     counts = collections.Counter(failures.failed_rows()) - earlier
+    # A judge that answered none of them is down, and would be asked in vain.
     if counts["judge_failed"] and not any(verdicts):
       break
   judged = sum("judge" in response for response in creative)
