@@ -1,19 +1,23 @@
-"""Tokens per second of evaluate.py's sampling beside Tunix's Sampler called as the seeds do:
-batches of 8 in file order.
+"""Tokens per second of evaluate.py's sampling beside Tunix's Sampler, 8 rows at a time in file order.
 
 Reads   data_dir/{split}.jsonl of prepare_data.py (real GSM8K rows, say) and a model folder.
-Writes  nothing; prints one line per round and the median ratio. The two share one process and one set of weights; half of
-        Tunix's batches run before ours and half after, so that a drift of the machine's load hits both. CPU seconds (all
-        threads) are printed beside the wall clock: on a busy machine they are the steadier measure. What compiles runs once
-        before the rounds.
+Writes  nothing; prints one line per round and the median ratio.
 
-  python benchmarks/bench_evaluate.py --data_dir=artifacts/gsm8k/data --model=artifacts/gemma-3-270m --rows=64
+  python benchmarks/bench_evaluate.py --data_dir=artifacts/gsm8k/data \\
+      --model=artifacts/gemma-3-270m --rows=64
+
+The two share one process and one set of weights; half of Tunix's batches run before ours and half
+after, so that a drift of the machine's load hits both. CPU seconds (all threads) are printed beside
+the wall clock: on a busy machine they are the steadier measure. What compiles runs once before the
+rounds.
 """
 
+import math
 import pathlib
 import statistics
 import sys
 import time
+from typing import NamedTuple
 
 from absl import flags
 
@@ -55,25 +59,47 @@ flags.DEFINE_string(
 )
 
 
-def ours(policy, rows, new, batch_size):
-  """(wall seconds, CPU seconds, tokens with the stop token, {row id: ids}) of answering.generate."""
-  start, cpu, tokens, out = time.monotonic(), time.process_time(), 0, {}
+class Timed(NamedTuple):
+  """What sampling some rows took, and what came out."""
+
+  seconds: float
+  cpu_seconds: float
+  tokens: int  # the stop token counts
+  completions: dict  # row id → token ids
+
+
+class Stopwatch:
+  """Wall clock and CPU time of all threads, since it was made."""
+
+  def __init__(self):
+    self.start = time.monotonic()
+    self.cpu_start = time.process_time()
+
+  def read(self, tokens: int, completions: dict) -> Timed:
+    seconds = time.monotonic() - self.start
+    return Timed(seconds, time.process_time() - self.cpu_start, tokens, completions)
+
+
+def ours(policy, rows, new: int, batch_size: int) -> Timed:
+  """answering.generate: longest prompts first, the shared beginning once a batch."""
+  watch = Stopwatch()
+  tokens = 0
+  out = {}
   for part, completions in answering.generate(
     policy, rows, samples=1, temperature=0.0, max_new_tokens=new, batch_size=batch_size, seed=0
   ):
-    tokens += int(sampling.completion_lengths(completions[:, 0])[0].sum())
-    out |= {row["id"]: ids[0] for row, ids in zip(part, completions)}
-  return time.monotonic() - start, time.process_time() - cpu, tokens, out
+    greedy = completions[:, 0]  # (B, T): one sample a row
+    tokens += int(sampling.completion_lengths(greedy)[0].sum())
+    out |= {row["id"]: ids for row, ids in zip(part, greedy, strict=True)}
+  return watch.read(tokens, out)
 
 
-def stock(policy, rows, new):
-  """The same from tunix.generate.sampler.Sampler, 8 at a time in file order. The stop token it cuts
-  off is counted.
-  """
+def stock(policy, rows, new: int):
+  """run(batch numbers) -> Timed, of tunix.generate.sampler.Sampler."""
   from tunix.generate import sampler
 
   config = policy.model.config
-  longest = max(len(tokenization.encode(policy.tokenizer, row["prompt"])) for row in rows)
+  longest = max(prompt_lengths(policy, rows))
   cache = sampler.CacheConfig(
     cache_size=2 ** (longest - 1).bit_length() + new,
     num_layers=config.num_layers,
@@ -82,64 +108,83 @@ def stock(policy, rows, new):
   )
   tunix = sampler.Sampler(transformer=policy.model, tokenizer=policy.tokenizer, cache_config=cache)
 
-  def run(batches):
-    start, cpu, tokens, out = time.monotonic(), time.process_time(), 0, {}
-    for i in batches:
-      part = rows[8 * i : 8 * i + 8]
+  def run(batches) -> Timed:
+    watch = Stopwatch()
+    tokens = 0
+    out = {}
+    for number in batches:
+      part = rows[8 * number : 8 * number + 8]
       result = tunix(
         [row["prompt"] for row in part],
         max_generation_steps=new,
         eos_tokens=tokenization.STOP_IDS,
         temperature=0.0,
       )
-      for row, ids in zip(part, result.tokens):
+      for row, ids in zip(part, result.tokens, strict=True):
         ids = np.asarray(ids)
-        tokens += min(new, len(ids) + 1)
+        tokens += min(new, len(ids) + 1)  # it cuts the stop token off
         out[row["id"]] = ids
-    return time.monotonic() - start, time.process_time() - cpu, tokens, out
+    return watch.read(tokens, out)
 
   return run
+
+
+def prompt_lengths(policy, rows) -> list[int]:
+  return [len(tokenization.encode(policy.tokenizer, row["prompt"])) for row in rows]
+
+
+def compile_stock(run_stock, policy, rows):
+  """One batch of each prompt width that Tunix pads to, so that no round compiles."""
+  batch_of_width = {}
+  lengths = prompt_lengths(policy, rows)
+  for number in range(math.ceil(len(rows) / 8)):
+    longest = max(lengths[8 * number : 8 * number + 8])
+    batch_of_width[(longest - 1).bit_length()] = number
+  run_stock(batch_of_width.values())
+
+
+def same_completions(mine: dict, theirs: dict) -> float:
+  """Share of rows whose tokens agree as far as Tunix's go: it leaves out the stop token."""
+  same = [
+    np.array_equal(ids[: len(theirs[row_id])], theirs[row_id]) for row_id, ids in mine.items()
+  ]
+  return float(np.mean(same))
 
 
 def main():
   devices.enable_compilation_cache()
   rows = jsonl.read_rows(pathlib.Path(FLAGS.data_dir) / f"{FLAGS.split}.jsonl")[: FLAGS.rows]
   policy = loading.load_policy(FLAGS.model, FLAGS.checkpoint, FLAGS.data_dir, "auto", FLAGS.dtype)
-  versions = folders.versions()
+  new = FLAGS.max_new_tokens
+  tunix_version = folders.versions()["google-tunix"]
   print(
-    f"{machine_line()}, jax {jax.__version__}, google-tunix {versions['google-tunix']}; {len(rows)} rows, up to "
-    f"{FLAGS.max_new_tokens} new tokens",
+    f"{machine_line()}, jax {jax.__version__}, google-tunix {tunix_version}; {len(rows)} rows, up "
+    f"to {new} new tokens",
     flush=True,
   )
-  run_stock, ratios, batches = (
-    stock(policy, rows, FLAGS.max_new_tokens),
-    [],
-    range(-(-len(rows) // 8)),
-  )
-  longest = [
-    max(
-      len(tokenization.encode(policy.tokenizer, row["prompt"])) for row in rows[8 * i : 8 * i + 8]
-    )
-    for i in batches
-  ]
-  run_stock(
-    {(n - 1).bit_length(): i for i, n in enumerate(longest)}.values()
-  )  # a batch of each prompt width it pads to
-  ours(policy, rows, FLAGS.max_new_tokens, FLAGS.batch_size)
-  for i in range(1, FLAGS.rounds + 1):
-    first = run_stock(batches[: len(batches) // 2])
-    mine = ours(policy, rows, FLAGS.max_new_tokens, FLAGS.batch_size)
-    second = run_stock(batches[len(batches) // 2 :])
-    seconds, cpu, tokens = (a + b for a, b in zip(first[:3], second[:3]))
-    completions = first[3] | second[3]
-    same = np.mean(
-      [np.array_equal(ids[: len(completions[k])], completions[k]) for k, ids in mine[3].items()]
-    )
-    ratios.append(mine[2] / mine[0] / (tokens / seconds))
+  run_stock = stock(policy, rows, new)
+  compile_stock(run_stock, policy, rows)
+  ours(policy, rows, new, FLAGS.batch_size)
+  batches = range(math.ceil(len(rows) / 8))
+  half = len(batches) // 2
+  ratios = []
+  for number in range(1, FLAGS.rounds + 1):
+    first = run_stock(batches[:half])
+    mine = ours(policy, rows, new, FLAGS.batch_size)
+    second = run_stock(batches[half:])
+    seconds = first.seconds + second.seconds
+    cpu_seconds = first.cpu_seconds + second.cpu_seconds
+    tokens = first.tokens + second.tokens
+    my_speed = mine.tokens / mine.seconds
+    speed = tokens / seconds
+    ratios.append(my_speed / speed)
+    by_cpu = mine.tokens / mine.cpu_seconds / (tokens / cpu_seconds)
+    same = same_completions(mine.completions, first.completions | second.completions)
     print(
-      f"round {i}  ours {mine[2] / mine[0]:.1f} tokens/s ({mine[2]} in {mine[0]:.1f} s, CPU {mine[1]:.1f} s)  tunix "
-      f"{tokens / seconds:.1f} tokens/s ({tokens} in {seconds:.1f} s, CPU {cpu:.1f} s)  ratio {ratios[-1]:.2f}, by CPU seconds "
-      f"{mine[2] / mine[1] / (tokens / cpu):.2f}  equal completions {same:.0%}",
+      f"round {number}  ours {my_speed:.1f} tokens/s ({mine.tokens} in {mine.seconds:.1f} s, CPU "
+      f"{mine.cpu_seconds:.1f} s)  tunix {speed:.1f} tokens/s ({tokens} in {seconds:.1f} s, CPU "
+      f"{cpu_seconds:.1f} s)  ratio {ratios[-1]:.2f}, by CPU seconds {by_cpu:.2f}  equal "
+      f"completions {same:.0%}",
       flush=True,
     )
   print(f"median ratio {statistics.median(ratios):.2f}")

@@ -146,8 +146,9 @@ def draw_dots(axis, changes: dict[str, dict], title: str):
     axis.plot(
       moved, place, "o", color=color, markerfacecolor=face, markersize=7, markeredgewidth=1.8
     )
+    label = f"{moved:+.1f}".replace("-", "−")  # as the axis writes it
     axis.annotate(
-      f"{moved:+.1f}", (moved, place), (0, 6), textcoords="offset points", ha="center", fontsize=8.5
+      label, (moved, place), (0, 6), textcoords="offset points", ha="center", fontsize=8.5
     )
   # What every interval is held against.
   axis.axvline(0, color=BLACK, linewidth=1)

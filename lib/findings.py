@@ -52,11 +52,20 @@ def moved_domains(results: dict) -> list[str]:
     if accuracy and comparison.is_sure(accuracy):
       moved.append(f"{tables.named(domain)} ({tables.points(accuracy)})")
   listed = ", ".join(moved) or "none"
-  return [f"Domains with a measurable change of accuracy, in points: {listed}."]
+  out = [f"Domains with a measurable change of accuracy, in points: {listed}."]
+  worse = [
+    f"{words.lower()} overall"
+    if domain == "overall"
+    else f"{words.lower()} in {tables.named(domain)}"
+    for domain, words, _ in fallen_numbers(results)
+  ]
+  if worse:
+    out.append(f"Fell by a point or more, see the reasons for doubt: {', '.join(worse)}.")
+  return out
 
 
-def fallen(results: dict) -> list[str]:
-  """What got worse by a point or more, measurably or not: a gain overall must not hide it."""
+def fallen_numbers(results: dict) -> list[tuple[str, str, dict]]:
+  """[(domain or "overall", what, its change)] of the rates that got worse by a point or more."""
   if "compare" not in results:
     return []
   out = []
@@ -65,19 +74,24 @@ def fallen(results: dict) -> list[str]:
     for name, words in (("accuracy", "Accuracy"), ("format", "Strict format")):
       change = changes[name]
       if change and change["difference"] <= -MUCH_FALLEN:
-        where = "" if domain == "overall" else f" in {tables.named(domain)}"
-        # A fall that may be luck is still named: silence would read as no fall.
-        sure = "measurable" if comparison.is_sure(change) else "not measurable, and not ruled out"
-        out.append(
-          f"{words}{where} fell by {-100 * change['difference']:.1f} points "
-          f"({comparison.describe_interval(change['ci'], True)}; {change['gained']} questions "
-          "better, "
-          f"{change['lost']} worse): {sure}."
-        )
+        out.append((domain, words, change))
   return out
 
 
 # ---- reasons for doubt: each returns its sentences, [] where there is nothing to say
+def fallen(results: dict) -> list[str]:
+  """What got worse, measurably or not: a gain overall must not hide it."""
+  out = []
+  for domain, words, change in fallen_numbers(results):
+    where = "" if domain == "overall" else f" in {tables.named(domain)}"
+    lost = f"{-100 * change['difference']:.1f} points"
+    evidence = comparison.describe_evidence(change, is_rate=True)
+    # A fall that may be luck is still named: silence would read as no fall.
+    sure = "measurable" if comparison.is_sure(change) else "within chance, but not ruled out"
+    out.append(f"{words}{where} fell by {lost} ({evidence}): {sure}.")
+  return out
+
+
 def constant_answers(results: dict) -> list[str]:
   out = []
   for domain, numbers in results["domains"].items():

@@ -51,9 +51,7 @@ def sections(
   everything else.
   """
   return [
-    Section(
-      "In one minute", tables.bullets([*findings.minute(results), *findings.fallen(results)])
-    ),
+    Section("In one minute", tables.bullets(findings.minute(results))),
     Section("From stage to stage", stage_table(results, stages)),
     Section("Change, paired by row", change_section(results, captions)),
     Section("Reasons for doubt", tables.bullets(findings.doubts(results))),
@@ -143,6 +141,7 @@ def tiles(results: dict) -> list[page.Tile]:
       if each.is_rate:
         moved = f"{100 * change['difference']:+.1f} points"
       was = f"from {change['before']:{each.spec}}"
+      moved = moved.replace("-", "−")
       out.append(page.Tile(each.title, f"{value:{each.spec}}", moved, was, mood))
     elif value is not None:
       ci = results["overall"][summary.interval_key(each.name)]

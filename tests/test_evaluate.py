@@ -1,15 +1,10 @@
-"""evaluate.py: statistics against closed forms and enumeration, real tiny runs, a real judge
-server, a real browser.
-"""
+"""evaluate.py: verdicts on rows, real tiny runs, killed and continued ones, a real judge server."""
 
 import collections
-import html.parser
 import http.server
 import itertools
 import json
 import math
-import pathlib
-import random
 import re
 import shutil
 import signal
@@ -17,128 +12,27 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 
 import numpy as np
 import pytest
 from absl import flags
+from evaluations import REPO, SYSTEMS, make_row, make_rows, respond, well, write_data
 
 import evaluate
 import rewards
 from lib import (
   answering,
-  charts,
-  checking,
   checkpoints,
-  comparison,
   contract,
   devices,
-  findings,
   folders,
-  intervals,
   jsonl,
   loading,
   parameters,
-  report,
   sampling,
-  summary,
   verdicts,
 )
 from lib.errors import InputError
-
-REPO = pathlib.Path(evaluate.__file__).parent
-SYSTEMS = {s: rewards.make_rewards(s) for s in rewards.SYSTEMS}
-
-
-# --------------------------------------------------------------------------------------------------
-# -------------- own text
-def make_row(i, domain, question, answer, **metadata):
-  return {
-    "id": f"{domain}-{i}",
-    "domain": domain,
-    "question": question,
-    "prompt": contract.format_prompt(question),
-    "answer": answer,
-    "target": contract.format_response(f"We read the task. {question}", answer),
-    "metadata": metadata,
-  }
-
-
-def make_rows(n):
-  """5 n rows: n in each of five domains."""
-  rows = []
-  for i in range(n):
-    a, b = i + 2, 7 * i % 11 + 1
-    rows += [
-      make_row(
-        i, "math", f"Ann has {a} pens and buys {b} more. How many pens has she?", str(a + b)
-      ),
-      make_row(i, "logic", f"Is {a} larger than {b}?", "yes" if a > b else "no"),
-      make_row(
-        i,
-        "science",
-        f"Which is heavier, {a} kg of ice or {b} kg of iron?",
-        "ice" if a > b else "iron",
-      ),
-      make_row(
-        i,
-        "coding",
-        f"Write add{i}(x), which returns x + {i}.",
-        f"def add{i}(x):\n  return x + {i}",
-        test_cases=[f"assert add{i}(1) == {i + 1}", f"assert add{i}(-1) == {i - 1}"],
-        entry_point=f"add{i}",
-      ),
-      make_row(i, "creative_writing", f"Write a line about {a} cats.", ""),
-    ]
-  return rows
-
-
-def write_data(folder, train, test, style="tags"):
-  folder.mkdir(parents=True, exist_ok=True)
-  for name, rows in (("train", train), ("test", test)):
-    jsonl.write_text(folder / f"{name}.jsonl", "".join(json.dumps(r) + "\n" for r in rows))
-  folders.write_config(folder, "prepare_data", flags.FlagValues(), style)
-  return folder
-
-
-def respond(rows, text, sample=0):
-  """Scored responses; text(row) -> str."""
-  responses = [
-    {
-      **{k: r[k] for k in ("id", "domain", "question", "prompt", "answer", "metadata")},
-      "sample": sample,
-      "response": text(r),
-      "tokens": len(text(r).split()),
-      "truncated": False,
-    }
-    for r in rows
-  ]
-  return verdicts.score(responses, "tags", SYSTEMS)
-
-
-def well(answer):
-  return contract.format_response("First we read the task, then we count.", answer)
-
-
-def plain(i, correct=0.0, format_ok=True, question=None, domain="math", **more):
-  """A minimal scored response for the statistics."""
-  correct = None if correct is None else bool(correct)
-  return {
-    "id": f"r{i}",
-    "question": question or f"q{i}",
-    "domain": domain,
-    "sample": 0,
-    "correct": correct,
-    "format": format_ok,
-    "correct_lenient": correct,
-    "lenient_format": format_ok,
-    "truncated": False,
-    "partial": correct,
-    "tokens": 5,
-    "parsed_answer": None,
-    "rewards": {s: {"a": float(correct or 0)} for s in rewards.SYSTEMS},
-    **more,
-  }
 
 
 def run_main(*argv):
@@ -148,248 +42,7 @@ def run_main(*argv):
   evaluate.main()
 
 
-# --------------------------------------------------------------------------------------------------
-# ------------ statistics
-@pytest.mark.parametrize(
-  "successes, n, low, high",
-  [
-    (81, 263, 0.2553, 0.3662),
-    (15, 148, 0.0624, 0.1605),
-    (0, 20, 0.0, 0.1611),
-    (1, 29, 0.0061, 0.1718),
-    (20, 20, 0.8389, 1.0),
-  ],
-)
-def test_wilson_is_newcombes_table(
-  successes, n, low, high
-):  # Newcombe 1998, Statistics in Medicine 17, table I, method 3
-  assert intervals.wilson(successes, n) == pytest.approx([low, high], abs=6e-5)
-
-
-def test_wilson_is_scipys():
-  stats = pytest.importorskip("scipy.stats")
-  for n in (1, 7, 60, 1319):
-    for k in {0, 1, n // 3, n}:
-      ci = stats.binomtest(k, n).proportion_ci(method="wilson")
-      assert intervals.wilson(k, n) == pytest.approx([ci.low, ci.high], abs=1e-6)
-
-
-def test_wilson_edges():
-  assert intervals.wilson(0, 0) is None
-  assert intervals.wilson(7, 7)[1] == 1.0
-  assert intervals.wilson(0, 7)[0] == 0.0
-
-
-@pytest.mark.parametrize(
-  "gained, lost, p",
-  [(0, 0, 1.0), (1, 0, 1.0), (5, 5, 1.0), (10, 0, 2 / 1024), (5, 1, 14 / 64), (1, 5, 14 / 64)],
-)
-def test_mcnemar_by_hand(gained, lost, p):
-  assert intervals.mcnemar(gained, lost) == pytest.approx(p)
-
-
-def test_mcnemar_is_the_binomial_test():
-  stats = pytest.importorskip("scipy.stats")
-  for gained, lost in itertools.product(range(0, 40, 3), range(1, 40, 5)):
-    assert intervals.mcnemar(gained, lost) == pytest.approx(
-      stats.binomtest(gained, gained + lost).pvalue
-    )
-  assert 0.0 <= intervals.mcnemar(900, 1100) < 1e-4  # large counts stay exact
-
-
-def test_pass_at_k_by_enumeration():
-  for n in range(1, 7):
-    for c, k in itertools.product(range(n + 1), range(1, n + 1)):
-      draws = list(itertools.combinations([True] * c + [False] * (n - c), k))
-      assert intervals.pass_at_k(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws))
-
-
-def test_bootstrap_agrees_with_the_normal_interval_and_its_seed():
-  values = np.random.default_rng(1).normal(3.0, 1.0, 400)
-  low, high = intervals.bootstrap(values, range(400), seed=0)
-  half = 1.96 * values.std() / 20
-  assert (low, high) == pytest.approx((values.mean() - half, values.mean() + half), abs=0.02)
-  assert (
-    [low, high]
-    == intervals.bootstrap(values, range(400), seed=0)
-    != intervals.bootstrap(values, range(400), seed=1)
-  )
-  stats = pytest.importorskip("scipy.stats")
-  theirs = stats.bootstrap(
-    (values,), np.mean, method="percentile", rng=np.random.default_rng(2)
-  ).confidence_interval
-  assert (low, high) == pytest.approx(theirs, abs=0.005)
-  assert intervals.bootstrap([], []) is None
-
-
-def test_repeated_questions_do_not_narrow_intervals():
-  once = [plain(i, correct=float(i % 3 == 0)) for i in range(60)]
-  four = [
-    plain(f"{i}x{j}", correct=float(i % 3 == 0), question=f"q{i}")
-    for i in range(60)
-    for j in range(4)
-  ]
-  one, many = summary.summarize(once, "multi_domain"), summary.summarize(four, "multi_domain")
-  assert (many["n"], many["questions"]) == (240, 60)
-  for key in ("accuracy_ci", "format_ci", "mean_reward_ci"):
-    assert many[key] == pytest.approx(one[key], abs=1e-9), key
-  assert many["accuracy"] == one["accuracy"]
-
-
-@pytest.mark.parametrize(
-  "answers, right",
-  [
-    (
-      [("5", True), ("5.0", True), ("7", False), ("7", False), ("5", True)],
-      True,
-    ),  # equal numbers vote together
-    ([("7", False), ("5", True)], False),  # a tie: the earlier answer
-    ([(None, False), (None, False), ("5", True)], True),  # ill-formed samples have no vote
-    ([(None, False)], False),
-  ],
-)
-def test_majority(answers, right):
-  assert checking.majority("math", answers) is right
-
-
-def test_summary_of_samples():
-  rows = [
-    plain(i, correct=c, parsed_answer="5" if c else "6", sample=s)
-    for i, wins in enumerate(((1, 1, 0, 0), (0, 0, 0, 0)))
-    for s, c in enumerate(wins)
-  ]
-  out = summary.summarize(rows, "multi_domain")
-  assert out["pass@1"] == pytest.approx(0.25) and out["pass@4"] == 0.5
-  assert out["pass@2"] == pytest.approx((1 - 1 / 6) / 2)
-  assert out["maj@4"] == 0.5 and out["accuracy"] == 0.25 and out["n"] == 2
-
-
-def test_creative_and_unanswered_rows_have_no_accuracy():
-  creative = [plain(i, correct=None, domain="summarization", partial=None) for i in range(3)]
-  for r in creative:
-    r["correct_lenient"], r["rewards"] = None, {s: {"a": 0.5} for s in rewards.SYSTEMS}
-  out = summary.summarize(creative, "multi_domain")
-  assert (
-    out["accuracy"] is None
-    and out["accuracy_ci"] is None
-    and out["mean_reward"] == 0.5
-    and out["scored"] == 0
-  )
-
-
-# --------------------------------------------------------------------------------------------------
-# ------------ comparing
-def test_comparison_pairs_and_splits_the_gain():
-  rows = [r for r in make_rows(20) if r["domain"] == "math"]
-  text = lambda r: {0: f"The answer is {r['answer']}.", 1: well("1000")}.get(
-    int(r["id"][5:]) % 4, well(r["answer"])
-  )
-  before = respond(rows, text)
-  after = respond(rows, lambda r: well("1000") if r["id"] == "math-2" else well(r["answer"]))
-  change = comparison.compare_responses(before, after[::-1], "multi_domain")
-  accuracy = change["overall"]["accuracy"]
-  assert (accuracy["gained"], accuracy["lost"], accuracy["n"]) == (10, 1, 20)
-  assert accuracy["p"] == intervals.mcnemar(10, 1) and accuracy["ci"][0] > 0
-  assert (
-    accuracy["difference"]
-    == pytest.approx(9 / 20)
-    == pytest.approx(accuracy["after"] - accuracy["before"])
-  )
-  # 5 rows were right but without tags (format learned); 5 wrong ones became right and 1 right one
-  # wrong (answers improved).
-  assert change["overall"]["format_learned"]["difference"] == pytest.approx(5 / 20)
-  assert change["overall"]["answers_improved"]["difference"] == pytest.approx(4 / 20)
-  assert change["flipped"]["lost"] == ["math-2"] and len(change["flipped"]["gained"]) == 10
-  back = comparison.compare_responses(after, before, "multi_domain")
-  assert back["overall"]["accuracy"]["difference"] == -accuracy["difference"] and back["flipped"][
-    "gained"
-  ] == ["math-2"]
-
-
-def test_the_split_is_exact_on_random_verdicts():
-  rng = random.Random(0)
-  for _ in range(30):
-    sides = []
-    for _ in range(2):
-      side = [
-        plain(i, correct=float(rng.random() < 0.5), domain=rng.choice(("math", "logic")))
-        for i in range(12)
-      ]
-      for r in side:
-        r["domain"], r["correct_lenient"] = (
-          ("math", "logic")[int(r["id"][1:]) % 2],
-          r["correct"] or rng.random() < 0.4,
-        )
-      sides.append(side)
-    for part in (change := comparison.compare_responses(*sides, "multi_domain"))[
-      "domains"
-    ].values():
-      assert part["accuracy"]["difference"] == pytest.approx(
-        part["format_learned"]["difference"] + part["answers_improved"]["difference"]
-      )
-    assert len(change["flipped"]["gained"]) == change["overall"]["accuracy"]["gained"]
-
-
-def test_comparison_uses_shared_rows_only():
-  before = [plain(i, correct=0.0) for i in range(10)]
-  after = [plain(i, correct=1.0) for i in range(5, 15)]
-  after[0]["question"] = "another question under the same id"
-  assert comparison.compare_responses(before, after, "multi_domain")["n"] == 4
-  with pytest.raises(InputError, match="share no row"):
-    comparison.compare_responses(before[:3], after, "multi_domain")
-
-
-FACTS = {
-  "check_failures": {},
-  "contamination": None,
-  "judge": None,
-  "prompt_variant": "",
-  "prompt_mismatch": False,
-  "temperature": 0.0,
-  "samples": 1,
-  "seed": 0,
-  "recipe": "multi_domain",
-  "max_new_tokens": 64,
-}
-
-
-def test_four_changed_answers_are_no_rise():
-  """A bootstrap of four changes in one direction excludes zero; the exact test does not."""
-  before = [plain(i, correct=0.0) for i in range(200)]
-  after = [plain(i, correct=float(i < 4)) for i in range(200)]
-  results = evaluate.collect(after, FACTS, before, "eval_sft")
-  accuracy = results["compare"]["overall"]["accuracy"]
-  assert accuracy["ci"][0] > 0 and accuracy["p"] > 0.1
-  assert "Accuracy did not change measurably" in comparison.describe(accuracy, "Accuracy")
-  many = [plain(i, correct=float(i < 12)) for i in range(200)]
-  risen = evaluate.collect(many, FACTS, before, "eval_sft")["compare"]["overall"]["accuracy"]
-  assert "Accuracy rose" in comparison.describe(risen, "Accuracy")
-
-
-def test_few_shared_rows_and_other_settings_are_doubted():
-  after = [plain(i, correct=1.0) for i in range(45)]
-  results = evaluate.collect(
-    after,
-    FACTS | {"differs": {"max_new_tokens": 32}},
-    [plain(i, correct=0.0) for i in range(10)],
-    "x",
-  )
-  said = " ".join(findings.doubts(results))
-  assert (
-    "Only 10 of 45 rows are also in the evaluation compared with" in said
-    and "had max_new_tokens 32 (here 64)" in said
-  )
-
-
-def test_a_repeated_question_is_one_pair_in_the_test():
-  before = [plain(i, correct=0.0, question="same") for i in range(8)]
-  after = [plain(i, correct=1.0, question="same") for i in range(8)]
-  accuracy = comparison.compare_responses(before, after, "multi_domain")["overall"]["accuracy"]
-  assert (accuracy["gained"], accuracy["p"]) == (1, 1.0)
-
-
-# --------------------------------------------------------------------------------------------------
-# -------------- verdicts
+# ---- verdicts
 @pytest.mark.parametrize(
   "text, strict, lenient, correct, correct_lenient",
   [
@@ -461,8 +114,7 @@ def test_dual_stream_data_is_read_in_its_style():
   )
 
 
-# --------------------------------------------------------------------------------------------------
-# ----- rows and prompts
+# ---- rows and prompts
 @pytest.mark.parametrize(
   "variant, holds, lacks",
   [
@@ -499,6 +151,7 @@ def test_bad_rows_are_named(tmp_path):
     ([{**rows[0], "prompt": None}], "test.jsonl:1 has no text for prompt"),
     ([[1]], "no text for id"),
     ([rows[0], rows[0]], "test.jsonl:2 repeats the id"),
+    ([{**rows[0], "answer": "\ud83d"}], "test.jsonl:1 holds half of a surrogate pair"),
   ):
     with pytest.raises(InputError, match=message):
       load(test)
@@ -523,8 +176,7 @@ def test_overlap_is_what_the_preparation_noted(tmp_path):
   assert evaluate.overlap_of(folder) == expected
 
 
-# --------------------------------------------------------------------------------------------------
-# -------------- sampling
+# ---- sampling
 def test_noise_depends_on_seed_row_and_sample_only():
   keys = answering.noise_keys(0, ["a", "b", "c"], 4)
   assert keys.shape == (3, 4, 2) and len({tuple(k) for k in keys.reshape(-1, 2)}) == 12
@@ -573,7 +225,7 @@ def complete(policy, rows, **options):
   } | options
   out = {}
   for part, completions in answering.generate(policy, rows, **options):
-    for row, ids in zip(part, completions):
+    for row, ids in zip(part, completions, strict=True):
       assert row["id"] not in out
       out[row["id"]] = ids
   return out
@@ -608,8 +260,7 @@ def test_out_of_memory_halves_the_batch(policy, monkeypatch, capsys):
   )
 
 
-# --------------------------------------------------------------------------------------------------
-# ----------- whole runs
+# ---- whole runs
 @pytest.fixture(scope="module")
 def finished(data):
   """A complete evaluation of the tiny base model, two samples a row."""
@@ -679,12 +330,10 @@ def test_resume_gives_the_run_you_would_have_had(finished, data, capsys):
   )
   assert (out / "responses.jsonl").read_bytes() == (finished / "responses.jsonl").read_bytes()
   assert "3 of 20 rows are already" in capsys.readouterr().out
-  keep = lambda folder: {
-    k: v
-    for k, v in json.loads((folder / "results.json").read_text()).items()
-    if k not in ("seconds", "tokens_per_second", "git_commit")
-  }
-  assert keep(out) == keep(finished)
+  same, first = (json.loads((folder / "results.json").read_text()) for folder in (out, finished))
+  for name in ("seconds", "tokens_per_second", "git_commit"):
+    del same[name], first[name]
+  assert same == first
 
 
 def test_other_flags_are_refused_without_harm(finished, data):
@@ -842,7 +491,7 @@ def test_rows_without_answers_are_said(data, tmp_path, capsys):
     and results["domains"]["math"]["mean_reward"] is None
   )
   assert results["domains"]["math"]["format_rate"] == 0.0 and results["unscored_rows"] == 4
-  said = "4 rows of verifiable domains could not be checked (no answer, or --code_rewards=off) and were evaluated for format only"
+  said = "4 rows of verifiable domains could not be checked"
   assert said in capsys.readouterr().out
 
 
@@ -879,8 +528,7 @@ def test_bad_input_is_one_line(argv, message, data):
   assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
 
 
-# --------------------------------------------------------------------------------------------------
-# ----------- the judge
+# ---- the judge
 class Judge(http.server.BaseHTTPRequestHandler):
   """An OpenAI-compatible endpoint on the loopback address. Behaviour by the model name that is
   asked for.
@@ -962,6 +610,16 @@ def test_judge_retries_and_scores_creative_domains_only(finished, tmp_path, judg
   assert len(Judge.seen) == before  # judged responses are not asked for again
 
 
+def test_a_secret_in_the_judges_address_is_kept_nowhere(finished, tmp_path, judge_url):
+  out = tmp_path / "eval_j"
+  judged_run(finished, out, f"--judge_url={judge_url}?key=s3cret", "--judge_model=chatty")
+  with pytest.raises(InputError, match="gave no reply") as error:
+    judged_run(finished, out, "--judge_url=http://127.0.0.1:9/s3cret/v1", "--judge_model=other")
+  assert "s3cret" not in str(error.value)
+  for path in out.iterdir():
+    assert b"s3cret" not in path.read_bytes(), path.name
+
+
 def test_judge_counts_malformed_replies(finished, tmp_path, judge_url):
   results = judged_run(
     finished, tmp_path / "eval_j", f"--judge_url={judge_url}", "--judge_model=chatty"
@@ -987,277 +645,3 @@ def test_unreachable_judge_keeps_the_evaluation(finished, tmp_path, monkeypatch,
     finished, tmp_path / "eval_j", f"--judge_url={judge_url}"
   )  # the same folder, once the judge is back
   assert results["judge"]["n"] == 8
-
-
-# --------------------------------------------------------------------------------------------------
-# ----------- the report
-NASTY = (
-  '<script>window.hacked = 1</script><img src="http://192.0.2.1/x.png" onerror="window.hacked = 1">```\n'
-  "# not a heading\n| a | b |"
-)
-
-
-@pytest.fixture(scope="module")
-def report_dir(tmp_path_factory):
-  """A full report: comparison, charts, flips both ways, and text that tries to break out of it."""
-  out = tmp_path_factory.mktemp("report") / "eval_grpo"
-  out.mkdir()
-  rows, rng = make_rows(24), random.Random(0)
-  for r in rows:
-    r["question"] += NASTY if r["id"].endswith("-3") else ""
-
-  def answers(p_format, p_right):
-    return lambda r: (
-      (
-        well(r["answer"] or "The cats ran.")
-        if rng.random() < p_format
-        else f"The answer is {r['answer']} {NASTY}"
-      )
-      if rng.random() < p_right
-      else well("1000")
-    )
-
-  before, after = respond(rows, answers(0.4, 0.7)), respond(rows, answers(0.95, 0.85))
-  (out.parent / "metrics.jsonl").write_text(
-    "".join(
-      json.dumps(
-        {
-          "step": i,
-          "reward": 0.3 + i / 100,
-          "format": 0.5 + i / 100,
-          "accuracy": None if i == 3 else 0.4,
-          "kl": float(i),
-          "entropy": 1.0,
-          "completion_tokens": 40 + i,
-        }
-      )
-      + "\n"
-      for i in range(40)
-    )
-  )
-  facts = {
-    "model": "tiny",
-    "checkpoint": "grpo",
-    "data_dir": "data",
-    "split": "test",
-    "rows": "r",
-    "weights": "w",
-    "samples": 1,
-    "temperature": 0.0,
-    "max_new_tokens": 64,
-    "seed": 0,
-    "prompt_variant": "",
-    "prompt_hash": "h",
-    "prompt_mismatch": False,
-    "recipe": "multi_domain",
-    "devices": "1 cpu",
-    "dtype": "float32",
-    "seconds": 12.0,
-    "tokens_per_second": 600.0,
-    "check_failures": {},
-    "contamination": None,
-    "judge": None,
-  }
-  results = evaluate.collect(after, facts, before, "eval_sft/results.json")
-  for variant in ("indented", "no_newline"):
-    (out.parent / variant).mkdir()
-    spoiled = evaluate.collect(before, {**facts, "prompt_variant": variant}, [], "")
-    (out.parent / variant / "results.json").write_text(json.dumps(spoiled))
-    (out.parent / variant / "config.json").write_text("{}")
-  (out.parent / "theirs").mkdir()
-  (out.parent / "theirs" / "results.json").write_text('{"acc": 1}')  # of another program
-  (out.parent / "theirs" / "config.json").write_text("{}")
-  report.write_report(results, after, before, out, str(out.parent))
-  return out
-
-
-class Tags(html.parser.HTMLParser):
-  def __init__(self):
-    super().__init__()
-    self.tags = []
-
-  def handle_starttag(self, tag, attrs):
-    self.tags.append((tag, dict(attrs)))
-
-
-def test_html_is_self_contained_and_inert(report_dir):
-  text = (report_dir / "report.html").read_text()
-  parser = Tags()
-  parser.feed(text)
-  tags = collections.Counter(tag for tag, _ in parser.tags)
-  assert not {"script", "link", "iframe", "object", "form", "base"} & set(tags)
-  links = [attrs["href"] for tag, attrs in parser.tags if tag == "a"]
-  anchors = {f"#{attrs['id']}" for _, attrs in parser.tags if "id" in attrs}
-  assert set(links) == anchors and len(links) > 10  # the contents: they stay on the page
-  assert tags["img"] == 6 and all(
-    a["src"].startswith("data:image/png;base64,") and a["alt"] for t, a in parser.tags if t == "img"
-  )
-  assert not any(name.startswith("on") for _, attrs in parser.tags for name in attrs)
-  assert html.escape(NASTY.split("```")[0]) in text and "url(" not in text and "@import" not in text
-
-
-def test_markdown_keeps_model_text_inside_fences(report_dir):
-  text = (report_dir / "report.md").read_text()
-  outside, fence = [], None
-  for line in text.split("\n"):
-    mark = re.match(r"(`{3,})(text)?$", line)
-    if fence is None and mark:
-      fence = mark[1]
-    elif fence is not None:
-      fence = None if line == fence else fence
-    else:
-      outside.append(line)
-  assert fence is None and "<script" not in "\n".join(outside) and "# not a heading" not in outside
-  assert "<script" in text
-  for name in re.findall(r"!\[.*?\]\((.*?)\)", text):
-    assert (report_dir / name).is_file()
-  for heading in (
-    "In one minute",
-    "Reasons for doubt",
-    "Results",
-    "Change, paired by row",
-    "Rewards by component",
-    "Samples",
-    "What was run",
-    "Contamination",
-    "Versions",
-  ):
-    assert f"\n## {heading}\n" in text
-
-
-def test_report_says_whether_it_helped(report_dir):
-  text = (report_dir / "report.md").read_text()
-  assert re.search(r"Accuracy rose: \d+\.\d% → \d+\.\d%, \+\d+\.\d points \(95% interval \+", text)
-  assert "format learned: +" in text and "newly right" in text and "newly wrong" in text
-
-
-@pytest.mark.parametrize("text,shown", [("B", "'b'"), ("<script>", "one and the same text")])
-def test_one_answer_to_everything_is_doubted(text, shown):
-  """A policy that always says B is right as often as B is: that is no ability, and the report says
-  so.
-  """
-  results = lambda stuck: evaluate.collect(
-    respond(
-      make_rows(24),
-      lambda r: well(text if r["domain"] == stuck else r["answer"] or "The cats ran."),
-    ),
-    FACTS,
-    [],
-    "",
-  )
-  constant, varied = results("science"), results("")
-  said = f"of the answers in science are {shown}, right 0% of the time: a constant"
-  assert any(said in line for line in findings.doubts(constant))
-  assert not any("a constant" in line for line in findings.doubts(varied))
-  first = next(r["id"] for r in make_rows(24) if r["domain"] == "science")
-  one = evaluate.collect(
-    respond(make_rows(24), lambda r: well(text) if r["id"] == first else "no tags"), FACTS, [], ""
-  )
-  assert not any(
-    "a constant" in line for line in findings.doubts(one)
-  )  # one well-formed answer is no habit
-
-
-def test_a_lower_limit_keeps_only_what_was_complete():
-  rows = [plain(n, tokens=n, correct=None if n == 30 else 1.0) for n in (9, 20, 21, 30)]
-  at = lambda limit: summary.summarize(charts.shortened(rows, limit), "multi_domain")
-  assert [at(n)["format_rate"] for n in (8, 9, 20, 21, 30)] == [0.0, 0.25, 0.5, 0.75, 1.0]
-  assert at(9)["accuracy"] == pytest.approx(1 / 3) and at(20)["truncated_rate"] == 0.5
-  assert charts.shortened(rows, 30) == rows
-
-
-def test_training_chart_tolerates_absence(tmp_path):
-  assert charts.training_chart("", tmp_path / "c.png") is False
-  assert charts.training_chart(str(tmp_path), tmp_path / "c.png") is False
-  (tmp_path / "metrics.jsonl").write_text(
-    '{"step": 0, "reward": 0.1}\n{"step": 1, "reward": NaN}\n{"time": 3}\n'
-  )
-  assert charts.training_chart(str(tmp_path), tmp_path / "c.png") is False  # one point is no curve
-  with open(tmp_path / "metrics.jsonl", "a") as f:
-    f.write('{"step": 2, "reward": 0.3}\n{"step": 3, "rew')  # the run was killed while it wrote
-  assert charts.training_chart(str(tmp_path), tmp_path / "c.png") is True
-
-
-CHROMIUM, DRIVER = (
-  shutil.which("chromium") or shutil.which("chromium-browser"),
-  shutil.which("chromedriver"),
-)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-  """A WebDriver call on a real headless Chromium: call(method, path, body) -> value."""
-  if not (CHROMIUM and DRIVER):
-    pytest.skip(
-      "chromium and chromedriver are not installed: the report was not looked at in a browser"
-    )
-  import socket
-
-  with socket.socket() as s:
-    s.bind(("127.0.0.1", 0))
-    port = s.getsockname()[1]
-  process = subprocess.Popen(
-    [DRIVER, f"--port={port}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-  )
-
-  def call(method, path, body=None):
-    data = json.dumps(body or {}).encode() if method == "POST" else None
-    request = urllib.request.Request(
-      f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"}, method=method
-    )
-    with urllib.request.urlopen(request, timeout=60) as reply:
-      return json.loads(reply.read())["value"]
-
-  for _ in range(100):
-    try:
-      call("GET", "/status")
-      break
-    except OSError:
-      time.sleep(0.1)
-  arguments = [
-    "--headless=new",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-  ]
-
-  def look(page, width):
-    options = {
-      "binary": CHROMIUM,
-      "args": arguments,
-      "mobileEmulation": {"deviceMetrics": {"width": width, "height": 900, "pixelRatio": 1}},
-    }
-    opened = call(
-      "POST", "/session", {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}}
-    )
-    session = f"/session/{opened['sessionId']}"
-    call("POST", f"{session}/url", {"url": page.as_uri()})
-    script = """document.querySelectorAll('details').forEach(d => d.open = true);
-      return {hacked: window.hacked || 0, wide: document.documentElement.scrollWidth, width: innerWidth,
-              images: [...document.images].map(i => [i.naturalWidth, i.getBoundingClientRect().width]),
-              requests: performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith('data:')),
-              font: parseFloat(getComputedStyle(document.body).fontSize), text: document.body.innerText}"""
-    seen = call("POST", f"{session}/execute/sync", {"script": script, "args": []})
-    call("DELETE", session)
-    return seen
-
-  yield look
-  process.terminate()
-  process.wait()
-
-
-@pytest.mark.parametrize("width", [390, 1280])
-def test_report_in_a_real_browser(browser, report_dir, width):
-  seen = browser(report_dir / "report.html", width)
-  assert (
-    seen["width"] == width and seen["wide"] <= width
-  )  # nothing makes the page itself scroll sideways
-  assert not seen["hacked"] and not seen["requests"] and seen["font"] >= 15
-  assert len(seen["images"]) == 6 and all(
-    natural >= 900 and 300 <= shown <= width for natural, shown in seen["images"]
-  )
-  assert (
-    "In one minute" in seen["text"] and "window.hacked" in seen["text"]
-  )  # the nasty text is shown, as text
