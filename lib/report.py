@@ -304,11 +304,12 @@ def sample_sections(results: dict, responses: list[dict], before: list[dict]) ->
 def extremes(responses: list[dict], recipe: str, count: int = 3) -> list[tuple[str, dict]]:
   """[(title, response)]: the best, then the worst, each of another domain."""
 
-  def reward(response: dict) -> float:
+  def reward(response: dict) -> float | None:
     return summary.total_reward(response, recipe)
 
+  scored = [response for response in responses if reward(response) is not None]
   # Of a domain's rows the last one of this order stays in the dict: its extreme.
-  ranked = sorted((response for response in responses if response["rewards"]), key=reward)
+  ranked = sorted(scored, key=reward)
   best_of_domain = {response["domain"]: response for response in ranked}
   worst_of_domain = {response["domain"]: response for response in reversed(ranked)}
   best = sorted(best_of_domain.values(), key=reward, reverse=True)[:count]

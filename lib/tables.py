@@ -34,8 +34,11 @@ TITLES = {"base": "Base model", "sft": "After SFT", "grpo": "After GRPO"}
 
 
 def named(identifier: str) -> str:
-  """A name of the code as a reader's word: creative_writing → creative writing."""
-  return identifier.replace("_", " ")
+  """A name of the code as a reader's word: creative_writing → creative writing.
+
+  A reward of one's own, such as my_reward.py:score, keeps its name.
+  """
+  return identifier if "." in identifier else identifier.replace("_", " ")
 
 
 def show(value: float | None, ci: list | None = None, spec: str = ".1%") -> str:
