@@ -175,9 +175,14 @@ def describe_evidence(change: dict, is_rate: bool) -> str:
   interval = describe_interval(change["ci"], is_rate)
   if not is_rate:
     return interval
-  p = "< 0.001" if change["p"] < 0.001 else f"= {change['p']:.3f}"
   counts = f"{change['gained']} questions better, {change['lost']} worse"
-  return f"{interval}; {counts}, exact p {p}"
+  p = p_text(change["p"])
+  return f"{interval}; {counts}, exact p {p if p.startswith('<') else f'= {p}'}"
+
+
+def p_text(p: float) -> str:
+  """0.004, or < 0.001: more digits of a small p mean nothing."""
+  return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def describe_interval(ci: list[float], is_rate: bool) -> str:

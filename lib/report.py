@@ -34,7 +34,7 @@ def write_report(
   captions = charts.draw_charts(results, responses, out_dir, checkpoint)
   stages = pipeline(results, out_dir)
   parts = sections(results, responses, before, captions, stages)
-  title = title_of(results)
+  title = visible(title_of(results))
   lead = tables.plain(lead_of(results))
   text = [f"# {tables.plain(title)}", lead]
   # The same sections twice: as Markdown to diff and quote, as a page to read.

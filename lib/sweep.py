@@ -1,8 +1,7 @@
-"""Several runs in one table: what differs between them, how well each did, and its change against
-the first.
+"""Several runs in one table: what differs, how well each did, and its change against the first.
 
-`evaluate.py --table=A,B,C` reads each run's last evaluation; `read_entries` finds it, `sweep_table`
-compares, `write_table` prints Markdown for a reader, CSV for a spreadsheet or LaTeX for a paper.
+`evaluate.py --table=A,B,C` reads each run's last evaluation: `read_entries` finds it, `sweep_lines`
+compares, `print_sweep` prints text to read, CSV for a spreadsheet or LaTeX for a paper.
 """
 
 import csv
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from lib import command_line, comparison, jsonl, lineage, summary, tables
 from lib.errors import InputError
 
+MEASURES = {"format_rate": "strict format", "accuracy": "accuracy", "mean_reward": "mean reward"}
 FORMATS = ("text", "markdown", "csv", "latex")
 LATEX_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX_SPECIAL |= {character: "\\" + character for character in "&%$#_{}"}
@@ -64,91 +64,21 @@ def differing(entries: list[Entry]) -> list[str]:
   )
 
 
-def sweep_table(entries: list[Entry]) -> tuple[list[str], list[list]]:
-  """(header, rows). Numbers are raw (rates in [0, 1], None where there is none); `as_text` makes
-  them readable.
-  """
-  # One column a setting that varies, then three cells a measure: value, low, high.
-  varied = differing(entries)
-  header = ["run", *varied, "questions"]
-  for name in ("format_rate", "accuracy", "mean_reward"):
-    header += [name, f"{name}_low", f"{name}_high"]
-  header += ["accuracy_change", "accuracy_change_low", "accuracy_change_high", "p"]
-  rows = []
-  for entry in entries:
-    numbers = entry.results["overall"]
-    row = [entry.name, *(entry.settings.get(name) for name in varied), numbers["n"]]
-    for name in ("format_rate", "accuracy", "mean_reward"):
-      row += [numbers[name], *(numbers[summary.interval_key(name)] or (None, None))]
-    rows.append(row + paired_change(entries[0], entry))
-  return header, rows
+class Line(NamedTuple):
+  """A run with its change against the first run of the table."""
+
+  entry: Entry
+  change: dict | None  # of accuracy, as `comparison.difference` gives it
 
 
-def paired_change(first: Entry, other: Entry) -> list:
-  """[difference of accuracy, low, high, exact p] on the rows that both answered; None where the two
-  cannot be paired.
-  """
-  # The first is what the others are compared with.
-  if other is first:
-    return [None] * 4
-  # The responses themselves, since only they can be paired row by row.
-  sides = []
-  for entry in (first, other):
-    path = entry.path.with_name("responses.jsonl")
-    if not path.is_file():
-      command_line.say(f"{entry.name}: no {path.name} beside its results, so no paired change")
-      return [None] * 4
-    sides.append(jsonl.read_rows(path))
-  seed = other.results.get("seed") or 0
-  pairs = comparison.pair_rows(*sides)
-  change = comparison.difference(pairs, summary.metrics("")["accuracy"], seed)
-  if change is None:
-    return [None] * 4
-  return [change["difference"], *change["ci"], change["p"]]
-
-
-def as_text(header: list[str], rows: list[list]) -> tuple[list[str], list[list[str]]]:
-  """The table for a reader: each number with its interval in one cell, changes in points."""
-  # Where each raw column stands; what varies lies between the run and its questions.
-  columns = dict(zip(header, range(len(header)), strict=True))
-  varied = header[1 : columns["questions"]]
-  titles = {"format_rate": "strict format", "accuracy": "accuracy", "mean_reward": "mean reward"}
-  first = rows[0][0]
-  out = []
-  for row in rows:
-    cells = [row[0], *(lineage.setting_text(name, row[columns[name]]) for name in varied)]
-    cells.append(str(row[columns["questions"]]))
-    for name in titles:
-      at = columns[name]
-      ci = row[at + 1 : at + 3] if row[at + 1] is not None else None
-      cells.append(tables.show(row[at], ci, tables.FORMATS.get(name, ".1%")))
-    at = columns["accuracy_change"]
-    change = {"difference": row[at], "ci": row[at + 1 : at + 3]} if row[at] is not None else None
-    p = row[columns["p"]]
-    cells += [tables.points(change), "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"]
-    out.append(cells)
-  words = [lineage.SHOWN.get(name, tables.named(name)) for name in varied]
-  return ["run", *words, "questions", *titles.values(), f"points against {first}", "exact p"], out
-
-
-def print_sweep(names: list[str], table_format: str):
-  """Prints the table of these runs; a run beside others on other rows is refused."""
-  entries = read_entries(names)
-  for entry in entries[1:]:
-    check_same_rows(entries[0], entry)
-  # CSV holds the raw numbers, for a spreadsheet or a plot; the others are for reading.
-  header, rows = sweep_table(entries)
-  if table_format == "csv":
-    command_line.say(csv_text(header, rows))
-    return
-  header, rows = as_text(header, rows)
-  if table_format == "latex":
-    command_line.say(latex_text(header, rows))
-  elif table_format == "markdown":
-    command_line.say(tables.grid(header, rows))
-  else:
-    tables.print_markdown(tables.grid(header, rows))
-    command_line.say("95% intervals in brackets; changes are paired by row against the first run")
+def sweep_lines(entries: list[Entry]) -> list[Line]:
+  """The runs in their order; the first has no change, being what the others are compared with."""
+  first = entries[0]
+  lines = [Line(first, None)]
+  for other in entries[1:]:
+    check_same_rows(first, other)
+    lines.append(Line(other, paired_change(first, other)))
+  return lines
 
 
 def check_same_rows(first: Entry, other: Entry):
@@ -162,11 +92,79 @@ def check_same_rows(first: Entry, other: Entry):
     )
 
 
-def csv_text(header: list[str], rows: list[list]) -> str:
+def paired_change(first: Entry, other: Entry) -> dict | None:
+  """Change of accuracy on the rows that both answered; None where the two cannot be paired."""
+  sides = []
+  for entry in (first, other):
+    # The responses themselves, since only they can be paired row by row.
+    path = entry.path.with_name("responses.jsonl")
+    if not path.is_file():
+      command_line.say(f"{entry.name}: no {path.name} beside its results, so no paired change")
+      return None
+    sides.append(jsonl.read_rows(path))
+  accuracy = summary.metrics("")["accuracy"]
+  seed = other.results.get("seed") or 0
+  return comparison.difference(comparison.pair_rows(*sides), accuracy, seed)
+
+
+def print_sweep(names: list[str], table_format: str):
+  """Prints the table of these runs; a run beside others on other rows is refused."""
+  entries = read_entries(names)
+  lines = sweep_lines(entries)
+  varied = differing(entries)
+  # CSV holds the raw numbers, for a spreadsheet or a plot; the others are for reading.
+  if table_format == "csv":
+    command_line.say(csv_text(lines, varied))
+    return
+  header, rows = as_text(lines, varied)
+  if table_format == "latex":
+    command_line.say(latex_text(header, rows))
+  elif table_format == "markdown":
+    command_line.say(tables.grid(header, rows))
+  else:
+    tables.print_markdown(tables.grid(header, rows))
+    command_line.say("95% intervals in brackets; changes are paired by row against the first run")
+
+
+def csv_text(lines: list[Line], varied: list[str]) -> str:
+  """Raw numbers: rates in [0, 1], an interval as two columns, empty where there is none."""
+  rows = []
+  for line in lines:
+    numbers = line.entry.results["overall"]
+    row = {"run": line.entry.name}
+    row |= {name: line.entry.settings.get(name) for name in varied}
+    row["questions"] = numbers["n"]
+    for name in MEASURES:
+      low, high = numbers[summary.interval_key(name)] or (None, None)
+      row |= {name: numbers[name], f"{name}_low": low, f"{name}_high": high}
+    change = line.change or {"difference": None, "ci": (None, None), "p": None}
+    low, high = change["ci"]
+    row |= {"accuracy_change": change["difference"]}
+    row |= {"accuracy_change_low": low, "accuracy_change_high": high, "p": change["p"]}
+    rows.append(row)
   text = io.StringIO()
-  writer = csv.writer(text, lineterminator="\n")
-  writer.writerows([header, *rows])
+  writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
   return text.getvalue().rstrip("\n")
+
+
+def as_text(lines: list[Line], varied: list[str]) -> tuple[list[str], list[list[str]]]:
+  """(header, rows) for a reader: each number with its interval in one cell, changes in points."""
+  rows = []
+  for line in lines:
+    numbers = line.entry.results["overall"]
+    row = [line.entry.name]
+    row += [lineage.setting_text(name, line.entry.settings.get(name)) for name in varied]
+    row.append(str(numbers["n"]))
+    for name in MEASURES:
+      ci = numbers[summary.interval_key(name)]
+      row.append(tables.show(numbers[name], ci, tables.FORMATS.get(name, ".1%")))
+    p = comparison.p_text(line.change["p"]) if line.change else "–"
+    rows.append([*row, tables.points(line.change), p])
+  settings = [lineage.SHOWN.get(name, tables.named(name)) for name in varied]
+  against = f"points against {lines[0].entry.name}"
+  return ["run", *settings, "questions", *MEASURES.values(), against, "exact p"], rows
 
 
 def latex_text(header: list[str], rows: list[list[str]]) -> str:
