@@ -517,6 +517,42 @@ def check_flags():
   own_checks.use(FLAGS.check)
 
 
+def identity_of(rows: list[dict], policy: loading.Policy, style: str) -> dict:
+  """Whatever changes a response or its verdict: a folder of other values is not continued."""
+  drawn = {name: FLAGS[name].value for name in ("samples", "temperature", "max_new_tokens", "seed")}
+  checked_against = [[r["id"], r["question"], r.get("answer"), r.get("metadata")] for r in rows]
+  return {
+    "rows": digest_json(checked_against),
+    "prompts": digest_json([row["prompt"] for row in rows]),
+    "weights": weights_digest(policy, FLAGS.checkpoint),
+    "dtype": np.dtype(policy.model.config.param_dtype).name,
+    "style": style,
+    "code_rewards": FLAGS.code_rewards,
+    **own_checks.recorded(FLAGS.check),
+    **own_rewards.digests(FLAGS.rewards),
+    **drawn,
+  }
+
+
+def facts_of(policy: loading.Policy, data: dict, identity: dict, mismatch: bool) -> dict:
+  """Everything beside the numbers that a reader of results.json needs to know what they mean."""
+  return {
+    "model": policy.name,
+    "checkpoint": FLAGS.checkpoint,
+    "data_dir": FLAGS.data_dir,
+    "split": FLAGS.split,
+    **identity,
+    "prompt_variant": FLAGS.prompt_variant,
+    "prompt_hash": data["prompt_hash"],
+    "prompt_mismatch": mismatch,
+    "recipe": FLAGS.rewards,
+    "devices": devices.device_line(policy.mesh),
+    "contamination": overlap_of(FLAGS.data_dir),
+    "trained_elsewhere": trained_elsewhere(FLAGS.checkpoint, FLAGS.data_dir),
+    "trained": lineage.trained_stages(FLAGS.checkpoint),
+  }
+
+
 def evaluate():
   """Rows → responses → verdicts → results.json → report."""
   check_flags()
@@ -533,66 +569,39 @@ def evaluate():
   policy = loading.load_policy(
     FLAGS.model, FLAGS.checkpoint, FLAGS.data_dir, FLAGS.mesh, FLAGS.dtype
   )
-  drawn = {name: FLAGS[name].value for name in ("samples", "temperature", "max_new_tokens", "seed")}
-  # Whatever changes a response or its verdict; a folder made with other values is not continued.
-  checked_against = [[r["id"], r["question"], r.get("answer"), r.get("metadata")] for r in rows]
-  identity = {
-    "rows": digest_json(checked_against),
-    "prompts": digest_json([row["prompt"] for row in rows]),
-    "weights": weights_digest(policy, FLAGS.checkpoint),
-    "dtype": np.dtype(policy.model.config.param_dtype).name,
-    "style": data["style"],
-    "code_rewards": FLAGS.code_rewards,
-    **own_checks.recorded(FLAGS.check),
-    **own_rewards.digests(FLAGS.rewards),
-    **drawn,
-  }
+  style = data["style"]
+  identity = identity_of(rows, policy, style)
   out_dir = pathlib.Path(FLAGS.out_dir)
+  path = out_dir / "responses.jsonl"
   # From here on the folder is this run's.
   kept = open_folder(out_dir, identity, FLAGS.overwrite)
-  path = out_dir / "responses.jsonl"
-  systems = make_systems(FLAGS.rewards, data["style"], FLAGS.code_rewards)
   responses, speed = sample_and_score(
     policy,
     rows,
     kept,
     path,
-    data["style"],
-    systems,
+    style,
+    make_systems(FLAGS.rewards, style, FLAGS.code_rewards),
     FLAGS.code_rewards,
+    samples=FLAGS.samples,
+    temperature=FLAGS.temperature,
+    max_new_tokens=FLAGS.max_new_tokens,
     batch_size=FLAGS.batch_size,
-    **drawn,
+    seed=FLAGS.seed,
   )
   judged = None
   if FLAGS.judge_url:
     judged = verdicts.judge_creative(responses, FLAGS.judge_url, FLAGS.judge_model, path)
   jsonl.write_rows(path, responses)
-  # Everything that a reader of results.json needs to know what the numbers mean.
-  facts = {
-    "model": policy.name,
-    "checkpoint": FLAGS.checkpoint,
-    "data_dir": FLAGS.data_dir,
-    "split": FLAGS.split,
-    **identity,
-    "prompt_variant": FLAGS.prompt_variant,
-    "prompt_hash": data["prompt_hash"],
-    "prompt_mismatch": mismatch,
-    "judge": judged,
-    "check_failures": count_failures(responses),
-    "recipe": FLAGS.rewards,
-    **speed,
-    "devices": devices.device_line(policy.mesh),
-    "contamination": overlap_of(FLAGS.data_dir),
-    "trained_elsewhere": trained_elsewhere(FLAGS.checkpoint, FLAGS.data_dir),
-    "trained": lineage.trained_stages(FLAGS.checkpoint),
-  }
+  facts = facts_of(policy, data, identity, mismatch) | speed
+  facts |= {"judge": judged, "check_failures": count_failures(responses)}
   # Such a difference may be the whole change; the report says so.
   facts["differs"] = {
     name: other.get(name) for name in SAME_SETTINGS if other and other.get(name) != facts[name]
   }
   # Numbers and report come from the responses alone: the same command makes them again.
   results = collect(responses, facts, before, FLAGS.compare)
-  write(results, responses, before, out_dir, data["style"])
+  write(results, responses, before, out_dir, style)
   if judged and judged["error"]:
     raise InputError(
       f"{judged['error']}; all else is in {FLAGS.out_dir}, the same command again asks only for "
