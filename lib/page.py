@@ -93,9 +93,9 @@ pre {
 @media (max-width: 600px) {
   body { padding: 1.25rem 1rem 3rem }
   h1 { font-size: 1.45rem }
-  th, td { padding: .4rem .25rem; font-size: .8125rem }
+  th, td { padding: .4rem .15rem; font-size: .75rem }
   /* An interval may break after its comma: five columns fit a phone. */
-  td small { display: block; white-space: normal; font-size: .72rem }
+  td small { display: block; white-space: normal; font-size: .6875rem }
   .tiles { grid-template-columns: repeat(auto-fit, minmax(6.8rem, 1fr)); gap: .5rem }
   .tile { padding: .65rem .7rem }
   .tile b { font-size: 1.4rem }

@@ -15,6 +15,7 @@ from evaluations import FACTS, make_rows, plain, respond, well
 
 import evaluate
 from lib import charts, curves, findings, report, summary
+from lib.visible import visible
 
 NASTY = (
   "\x1b[31m\u202e"
@@ -130,7 +131,11 @@ def test_html_is_self_contained_and_inert(report_dir):
     a["src"].startswith("data:image/png;base64,") and a["alt"] for t, a in parser.tags if t == "img"
   )
   assert not any(name.startswith("on") for _, attrs in parser.tags for name in attrs)
-  assert html.escape(NASTY.split("```")[0]) in text and "url(" not in text and "@import" not in text
+  assert (
+    html.escape(visible(NASTY).split("```")[0]) in text
+    and "url(" not in text
+    and "@import" not in text
+  )
 
 
 def test_markdown_keeps_model_text_inside_fences(report_dir):
