@@ -82,8 +82,8 @@ def pool_rows(sizes, salt=0):
         {"math": str(i), "logic": "yes"}.get(domain, phrase(r, 5)),
       )
       if domain == "coding":
-        answer = f"def f{i}(x):\n  return x + {i}"
-        metadata |= {"test_cases": [f"assert f{i}(1) == {i + 1}", f"assert f{i}(2) == {i + 2}"]}
+        answer = f"def f{i}(x):\n  return x + {i + 1}"
+        metadata |= {"test_cases": [f"assert f{i}(1) == {i + 2}", f"assert f{i}(2) == {i + 3}"]}
       rows.append(
         {
           "domain": domain,
@@ -432,7 +432,7 @@ def test_code_question_names_the_function_and_shows_one_test():
     and "double(5)" not in row["question"]
   )
   assert (
-    row["metadata"]["test_cases"] == ["assert double(5) == 10"]
+    row["metadata"]["test_cases"] == ["assert double(2) == 4", "assert double(5) == 10"]
     and row["metadata"]["shown_test"] == "assert double(2) == 4"
   )
 
@@ -455,7 +455,7 @@ def test_a_wrong_entry_point_is_put_right():
   )
   assert references.complete_code(row) is None
   assert row["metadata"]["entry_point"] == "area" and "named `area`" in row["question"]
-  assert row["metadata"]["test_cases"] == ["assert area(Box(3)) == 9"]
+  assert row["metadata"]["test_cases"] == ["assert area(Box(2)) == 4", "assert area(Box(3)) == 9"]
 
 
 @pytest.mark.parametrize(
@@ -465,7 +465,6 @@ def test_a_wrong_entry_point_is_put_right():
     (["assert g(1)"], "def f(x): return x"),
     (["assert f(1"], "def f(x): return x"),
     (["assert f(1)"], "def f(x: return x"),
-    (["def test_f():\n  assert f(1) == 2"], "def f(x): return x"),
     (["f(1) == 2"], "def f(x): return x"),
   ],
 )  # nothing runs or checks
@@ -506,11 +505,11 @@ def test_an_answer_that_cannot_pass_its_own_check_is_dropped(tmp_path):
 def test_references_that_fail_their_tests_are_found():
   rows = []
   for i in range(24):
-    tests = [f"assert f{i}(1) == {i + 1 + (i in (3, 20))}", f"assert f{i}(2) == {i + 2}"]
-    rows.append(code_row(tests, f"def f{i}(x):\n  return x + {i}") | {"index": i})
-  rows.append(code_row(["assert same(1)"], "def same(x):\n  return 1") | {"index": 24})
+    tests = [f"assert f{i}(1) == {i + 2 + (i in (3, 20))}", f"assert f{i}(2) == {i + 3}"]
+    rows.append(code_row(tests, f"def f{i}(x):\n  return x + {i + 1}") | {"index": i})
+  rows.append(code_row(["assert same(1) == 7"], "def same(x):\n  return 7") | {"index": 24})
   rows.append(
-    code_row(["assert same(1)"], "def same(x):\n  return 0") | {"index": 25}
+    code_row(["assert same(1) == 7"], "def same(x):\n  return 0") | {"index": 25}
   )  # one name, two meanings: never in one job
   rows.append(
     code_row(["assert root(4) == k"], "def root(x):\n  return 2", test_setup_code="k = 2")
@@ -524,7 +523,7 @@ def test_references_that_fail_their_tests_are_found():
   rows.append(code_row(["assert far(4) == 2"], "def far(x):\n  return sqrt(x)") | {"index": 28})
   rows.append(code_row(["assert again(4) == 5"], "def again(x):\n  return f1(x)") | {"index": 29})
   rows.append(
-    code_row(["assert count() == 1"], "n = 0\ndef count():\n  global n\n  n += 1\n  return n")
+    code_row(["assert count() == 5"], "n = 4\ndef count():\n  global n\n  n += 1\n  return n")
     | {"index": 30}
   )
   assert references.check_code(rows) == dict.fromkeys(
@@ -553,7 +552,7 @@ def test_a_failing_reference_is_replaced(tmp_path):
   for row in rows:
     if row["domain"] == "coding" and int(row["metadata"]["id"].split("-")[-1]) % 3 == 0:
       row["answer"] = row["answer"].replace("x +", "x -")
-  bad = {f"own-coding-0-{i}" for i in range(3, 30, 3)}  # f0 is right either way
+  bad = {f"own-coding-0-{i}" for i in range(0, 30, 3)}
   splits = run(
     tmp_path,
     pool=write(tmp_path / "p.jsonl", rows),
@@ -564,7 +563,7 @@ def test_a_failing_reference_is_replaced(tmp_path):
   )
   assert not bad & {r["id"] for s in contract.SPLITS for r in splits[s]}
   assert json.loads((tmp_path / "stats.json").read_text())["domains"]["coding"]["dropped"] == {
-    "reference fails its tests": 9
+    "reference fails its tests": 10
   }
 
 
