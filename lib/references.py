@@ -208,15 +208,15 @@ def passed_by_trivial_programs(box, rows: list[dict]) -> dict[int, str]:
   """Row index → reason, where a function that solves nothing passes all tests."""
   packs = pack_rows(rows, TRIVIAL_A_JOB)
   jobs = [trivial_job(pack, body) for pack in packs for body in TRIVIAL_BODIES]
-  verdicts = iter(box.run(jobs))
+  verdicts = box.run(jobs)
+  tried = [pack for pack in packs for _ in TRIVIAL_BODIES]  # the pack of each job
   bad = {}
-  for pack in packs:
-    for body in TRIVIAL_BODIES:
-      results = iter(next(verdicts).results)
-      for row in pack:
-        passed = [bool(next(results, False)) for _ in row["all_tests"]]
-        if all(passed):
-          bad[row["index"]] = "a trivial answer passes its tests"
+  for pack, verdict in zip(tried, verdicts, strict=True):
+    results = iter(verdict.results)
+    for row in pack:
+      passed = [bool(next(results, False)) for _ in row["all_tests"]]
+      if all(passed):
+        bad[row["index"]] = "a trivial answer passes its tests"
   return bad
 
 
