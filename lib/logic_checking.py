@@ -33,7 +33,7 @@ BEHIND = r"""(?:
   | \s+(?P<again>(?:they|it|he|she|you|we|this|that|there|one)\s+(?:is|are|was|were|do|does|did|can|
       could|would|will|has|have|had|should)(?:n['’]t|\s?not)?)\s*[.!]?$
   )"""
-STATED = re.compile(rf"\W*{LEAD}{VERDICT}\b[*_\"'`)}}\]$]*{BEHIND}", re.I | re.X | re.S)
+STATED = re.compile(rf"\W*{LEAD}[\"'(\[]*{VERDICT}\b[*_\"'`)}}\]$]*{BEHIND}", re.I | re.X | re.S)
 DENIED = re.compile(r"\bnot\b|n['’]t\b", re.I)
 # A verdict inside a sentence. "No" is one only where nothing it could belong to follows.
 WORD_OF_VERDICT = re.compile(

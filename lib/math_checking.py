@@ -28,6 +28,7 @@ INTERVAL_END = re.compile(r"[\[\]]")
 ASSIGNED = re.compile(
   r"(?P<name>\\?[a-zA-Z]\w{0,3}(?:_\{?\w\}?)?|[a-zA-Z]\([a-zA-Z]\))\s*=\s*(?P<value>[^=]+)"
 )
+MEMBER = re.compile(r"\s*[a-zA-Z]\s*\\in\b\s*")  # "x \in [2, 3]"
 OPERATOR_LEFT = re.compile(r"[-+*/^=]\s*$|^\s*[*/^]")
 
 
@@ -59,13 +60,16 @@ def final_truth(truth: str) -> str:
 
 
 def plain_text(text: str) -> str:
-  """Simplified, without the punctuation and spaces that carry no meaning; words in lower case."""
-  text = quantities.simplify(text).strip(" .,;:$\\*\"'`")
+  r"""Simplified, without what carries no meaning: "x^{2} + 1" → "x^2+1", "EAST" → "east".
+
+  Spaces between digits stay ("7 2" is no 72), and braces around more than one character do
+  ("\frac{a}{bc}" is no "\frac{ab}{c}").
+  """
+  text = quantities.simplify(text).strip(" .,;:$*\"'`").removesuffix("\\")
   if re.fullmatch(r"[a-zA-Z ]{2,}", text):
     text = text.lower()
-  return (
-    re.sub(r"\s+|[{}](?![^_^]*$)|degrees", "", text) if "_" not in text else text.replace(" ", "")
-  )
+  text = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
+  return re.sub(r"\{(\w)\}", r"\1", text)
 
 
 def same_text(answer: str, truth: str) -> bool:
@@ -90,6 +94,11 @@ def same_value(stated: str, truth: str) -> bool:
   based = same_in_base(plain, wanted)
   if based is not None:
     return based
+  member = MEMBER.match(plain)
+  if member and brackets(wanted):
+    return same_value(plain[member.end() :], wanted)
+  if brackets(wanted) and statements.RELATION.search(plain):  # "-2 < x < 7" for "(-2, 7)"
+    return not right and equivalence.WORKER.ask(plain, wanted)
   if not right and is_list(wanted):
     return same_items(plain, wanted)
   items = split_items(plain)
@@ -270,7 +279,7 @@ def same_expression(plain: str, wanted: str) -> bool:
   if truth and statements.UNEVALUATED.fullmatch(plain):
     return False  # "3 * 4" for 12
   if statements.RELATION.search(plain) and not statements.RELATION.search(wanted):
-    return same_value_of_membership(plain, wanted)
+    return False  # "> 72" for 72
   if quantities.read_number(plain) and not re.search(r"[\\^(√=]|[*/+-]\s*\d", wanted):
     return False  # a number for what is none
   if OPERATOR_LEFT.search(plain) or not EXPRESSION.search(plain + " " + wanted):
@@ -283,16 +292,6 @@ def same_expression(plain: str, wanted: str) -> bool:
     if not assigned:
       return False  # an equation is asked for
     return same_value(plain, assigned["value"])
-  return equivalence.WORKER.ask(plain, wanted)
-
-
-def same_value_of_membership(plain: str, wanted: str) -> bool:
-  r"""An interval may be answered as an inequality ("x > 2", "x \in (2, \infty)"), a number not."""
-  if not re.search(r"[\[(]", wanted) or quantities.read_number(wanted):
-    return False
-  member = re.fullmatch(r"[a-zA-Z]\s*\\in\b\s*(.+)", plain)
-  if member:
-    return same_value(member[1], wanted)
   return equivalence.WORKER.ask(plain, wanted)
 
 

@@ -76,6 +76,7 @@ SIMPLIFY = [
     (r"\\(?:approx|equiv)(?![a-z])", "="),
     (r"(?<=\d)\s*[xX](?=\s*10\s*\^)", "*"),  # "3 x 10^5"
     (r"(?<![\\a-zA-Z])pi\b", r"\\pi "),
+    (r"(?<![\\a-zA-Z])(sin|cos|tan|cot|log|ln)(?=\s?[\d(\\])", r"\\\1"),  # "cos 13" → "\cos 13"
     (r"(?<!\d )\b(?:[Mm]inus|[Nn]egative) (?=[\d.])", "-"),
     (r"(?<=\d):00(?=\s?[apAP]\.?[mM])", ""),  # "2:00 am" → "2 am"
     (r"[ \r\f\v]+", " "),
@@ -116,10 +117,11 @@ DOUBTS = (
   "doubted|doubtful|guess\\w*|unsure|uncertain|unclear|unknown|whether|if|wonder\\w*|suppose\\w*|"
   "assum\\w+|almost|nearly|or|either|versus|vs|sometimes|hopefully"
 )
-# "72 at most", "72 plus", "72 squared"; but "72 more" and "72 times" answer how many more, how often
+# "72 at most", "72 plus", "72nd", "72 squared"; but "72 more" and "72 times" answer how many more, how often
 BOUNDS = (
   "most|least|above|below|under|beyond|minimum|maximum|max|tops|upwards?|ish|plus|minus|"
-  "squared|cubed|double|twice|half|factorial"
+  "squared|cubed|double|twice|half|factorial|divided|multiplied|increased|decreased|reduced|raised|"
+  "st|nd|rd|th"
 )
 # What a unit does not begin with besides: joining words, verbs of being, single letters of algebra.
 JOINERS = (
@@ -127,16 +129,17 @@ JOINERS = (
   "because|since|so|as|that|which|while"
 )
 LETTERS = "x|y|z|n|k|t|i|e|a|b|c|d|p|q|r|u|v|w|I"
-UNIT_POWER = r"(?:\s?\^?\{?[23]\}?)?"
+UNIT_POWER = r"(?:\s?\^\s?\{?[23]\}?|[23](?!\d))?"
 UNIT_WORD = (
   rf"(?!(?i:{DENIALS}|{DOUBTS}|{BOUNDS}|{JOINERS})\b)(?!(?:{LETTERS})\b)"
   rf"[a-zA-Z'\"&]++\.?{UNIT_POWER}(?:\s?/\s?[a-zA-Z]++{UNIT_POWER})?"
 )
 # Up to four words: "apples", "km/h", "cm^2", "pairs of shoes", "square units"
 UNIT = rf"(?:[\s-]?{UNIT_WORD}(?:[\s-]{UNIT_WORD}){{0,3}})?"
+CURRENCY_CODES = "USD|EUR|GBP|INR|JPY|CNY|CAD|AUD|NZD|CHF|KRW|MXN|PHP|SGD|HKD|ZAR|BRL"
 # "USD 18", "Rs. 18", "%95" stand before the number
 QUANTITY = re.compile(
-  rf"(?:[A-Z]{{2,3}} |Rs\.? ?|%)?(?P<sign>[+-]?)\s?(?:{VALUE}){PERCENT}"
+  rf"(?:(?:US|{CURRENCY_CODES}) ?|Rs\.? ?|%)?(?P<sign>[+-]?)\s?(?:{VALUE}){PERCENT}"
   rf"(?P<unit>(?:\s?/\s?[a-zA-Z]++)?{UNIT})",
   re.A,
 )

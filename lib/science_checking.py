@@ -12,8 +12,11 @@ import unicodedata
 from lib import contract, math_checking, quantities
 
 ARTICLES = {"a", "an", "the"}
-SPACE_AND_MARKUP = " \n*_\"'`.$"  # around a bare answer
+SPACE_AND_MARKUP = " \n*_\"'`.!$"  # around a bare answer
 TEXT_COMMAND = re.compile(r"\\?\b(?:boxed|fbox|text(?:bf|it|rm)?|mathrm|mathbf)\s*\{([^{}]*)\}")
+
+RAISED = re.compile(r"[⁺⁻⁰¹²³⁴-⁹]+")
+POWER_OF_TEN = re.compile(r"[x×*·]\s*10\s*\^?\{?\s*[-−⁻]?[\d⁰¹²³⁴-⁹]+\}?")
 
 # "The final answer is: ", "So the correct option is ", "It's ", "I choose ", "Antwort: "
 LEAD_IN = re.compile(
@@ -22,6 +25,7 @@ LEAD_IN = re.compile(
       (?:(?:the|my|our)\s+)?(?:(?:final|correct|right|best|most\s+likely)\s+)?
       (?:answer|option|choice)(?:\s+(?:is|would\s+be|should\s+be|must\s+be|seems\s+to\s+be))?\s*[:=]?\s+(?=\S)
     | (?:final\s+)?(?:answer|ans|antwort|respuesta|réponse|risposta|resposta|lösung|solution|答案)\s*[:：]\s*
+    | (?:so|thus|therefore|hence)\W+(?=\S)
     | it(?:\s+is|['’]s|\s+must\s+be)\s+
     | i\s+(?:choose|pick|would\s+choose|think\s+it\s+is|think\s+it['’]s|believe\s+it\s+is)\s+
   )""",
@@ -47,6 +51,11 @@ NOT_ANOTHER = re.compile(
   rf"{LETTER}(?:(?:\s*,|\s*,?\s*(?:or|and|nor))\s*[(\[]?[A-Za-z1-9][)\]]?)*\W*",
   re.I | re.S,
 )
+# "Not A, so", "It is not A,", "A is wrong, so" before an announcement
+OTHER_DENIED = re.compile(
+  r"(?:\bnot\s+(?:option\s+)?\S+|\b[A-Z]\s+(?:is|was)\s+(?:not\s+)?\w+)(?:,?\s+so)?\s*$", re.I
+)
+TEXT_AND_LETTER = re.compile(r"(?P<text>.+?)\s*[(\[](?P<letter>[A-Za-z1-9])[)\]]", re.S)
 REASON = re.compile(r"[,;]?\s+(?:because|since)\b", re.I)
 IS_RIGHT = re.compile(
   r"\s+is\s+(?:(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice))?|the\s+answer)\W*\Z",
@@ -55,7 +64,7 @@ IS_RIGHT = re.compile(
 SENTENCE_END = re.compile(r"(?<=[.!])\s+(?=[A-Z(])|\n+")
 DENIED = re.compile(rf"\b(?:{quantities.DENIALS}|{quantities.DOUBTS})\b", re.I)
 TAKEN_BACK = re.compile(
-  r"\b(?:wait|actually|sorry|or|maybe|perhaps|also|instead|rather|mistake)\b", re.I
+  r"\b(?:wait|actually|sorry|or|maybe|perhaps|also|instead|rather)\b|\bno,", re.I
 )
 
 
@@ -88,7 +97,7 @@ def same_text_or_quantity(answer: str, truth: str) -> bool:
 
 def unit_of(text: str) -> str:
   """ "9.8 m/s²" → "m s2"."""
-  plain = re.sub(r"\\[,;:! ]|~", " ", unwrap(text))
+  plain = POWER_OF_TEN.sub(" ", re.sub(r"\\[,;:! ]|~", " ", unwrap(text)))
   return normalize(re.sub(r"(?<![a-zA-Z^²³])[-+]?[\d.,/]*\d", " ", plain))
 
 
@@ -98,8 +107,8 @@ def normalize(text: str) -> str:
   Powers stay apart from their base ("10⁵" is no "105") but may be written either way ("m/s²",
   "m/s^2"); so do signs ("Na-" is no "Na").
   """
-  text = re.sub(r"[⁰¹²³⁴-⁹]+", lambda match: "^" + unicodedata.normalize("NFKC", match[0]), text)
-  text = unicodedata.normalize("NFKC", text.replace("⁻", "^-")).replace("−", "-").casefold()
+  text = re.sub(r"\s+(?=\^)", "", RAISED.sub(r"^\g<0>", text))
+  text = unicodedata.normalize("NFKC", text).replace("−", "-").casefold()
   text = re.sub(r"(?<=[^\W\d])\^\{?([\d+-]+)\}?", r"\1", text)  # "s^2" → "s2", but "10^5" → "10 5"
   text = re.sub(r"(?<=\w)['’](?=\w)", "", text)
   words = re.findall(r"\w+|[+%=<>≤≥]|-(?=\d)|(?<=\w)-(?!\w)", text)
@@ -144,14 +153,16 @@ def read_choices(metadata: dict) -> dict[str, str]:
 
 def stated_option(answer: str, choices: dict[str, str]) -> str | None:
   """The text of the one option that an answer states; None for none, two, and a denied one."""
-  answer = unwrap(answer)
+  lines = [" ".join(line.split()) for line in answer.splitlines()]
+  answer = unwrap("\n".join(line for line in lines if line))  # no runs of space to search through
   whole = chosen_option(answer, choices)
   if whole is not None:  # an option's own text may hold anything: "None of these", "Mars and Venus"
     return whole
   announcements = list(ANNOUNCED.finditer(answer))
   if announcements:
     last = announcements[-1]
-    if DENIED.search(re.sub(r"\bnot\s+\S+\s*$", "", before_comma(answer[: last.start("said")]))):
+    context = before_comma(answer[: last.start("said")])
+    if DENIED.search(OTHER_DENIED.sub("", context)):
       return None
     answer = answer[last.start("said") :]
   said, *others = SENTENCE_END.split(answer)
@@ -189,7 +200,8 @@ def changes_choice(sentence: str, choices: dict[str, str]) -> bool:
 def chosen_option(answer: str, choices: dict[str, str]) -> str | None:
   """The option that `answer` is, by text or letter or both; None where the two differ."""
   said = normalize(answer)
-  match = LETTER_AND_TEXT.fullmatch(answer.strip(SPACE_AND_MARKUP))
+  answer = answer.strip(SPACE_AND_MARKUP)
+  match = LETTER_AND_TEXT.fullmatch(answer) or TEXT_AND_LETTER.fullmatch(answer)
   if match:
     text, rest = choices.get(match["letter"].casefold()), normalize(match["text"])
     if text is not None and not rest:

@@ -36,9 +36,9 @@ TAKEN_BACK = re.compile(
 
 # ---- announcements ----
 ANSWER_IS = r"""
-  (?:\b(?:(?:the|my|our|your|his|her|their|this|its|final|correct|right|best|exact|simplified)\s+)*
+  (?:\b(?:(?:the|my|our|your|his|her|their|this|its|final|correct|right|best|exact|simplified)\s+){0,4}
     answer
-    (?:\s+(?:here|then|to\s+(?:the|this|your)\s+(?:question|problem|task)|in\s+\w+|would|should|must|will))*
+    (?:\s+(?:here|then|to\s+(?:the|this|your)\s+(?:question|problem|task)|in\s+\w+|would|should|must|will)){0,3}
     \s*(?:\b(?:is|was|be|seems\ to\ be)\b | [=:])\s*:?   # "The final answer is:", "Answer: "
   )"""
 ANNOUNCEMENT = re.compile(
@@ -56,6 +56,7 @@ SEVERAL_BOXES = re.compile(rf"{BOX}(?:{BETWEEN_BOXES}{BOX})+", re.I)
 BOX_START = re.compile(r"\\?(?:boxed|fbox)\s*(?=\{)", re.I)
 
 # ---- sentences ----
+JOINED = re.compile(r"\b(?:and|also|or)\W*$", re.I)
 SENTENCE_END = re.compile(r"(?<=[.!?])[\s$]+(?=[A-Z\\$(\"'])")
 CLAUSE_START = re.compile(r"[.,;:!?\n](?:\s|$)")
 SHOWS_VALUE = re.compile(r"\d|\\(?:sqrt|frac|pi)")
@@ -101,7 +102,11 @@ VERB = re.compile(
   | uses?|used|sees?|saw|produces?|produced|yields?|keeps?|kept|becomes?|became|bakes?|baked
   | plants?|planted|picks?|picked|catches|caught|grows?|grew|raised?|donates?|donated|charges?
   | charged|works?|worked|studies|studied|sleeps?|slept|lost|loses|gained|gains|cut|cuts|put|put\ out
-  | puts|copy|copies|fill|fills|fit|fits|serves?|builds?|built|covers?|covered|bring|brings|brought
+  | puts|copy|copies|writes?|wrote|written|does|did|done|jumps?|jumped|cooks?|cooked|watch|watches
+  | watched|orders?|ordered|delivers?|delivered|invites?|invited|visits?|visited|climbs?|climbed
+  | throws?|threw|swims?|swam|carry|carries|carried|share|shares|shared|waits?|waited|pack|packs
+  | packed|count|counts|counted|answers?|answered|solves?|solved|measures?|measured|return|returns
+  | fill|fills|fit|fits|serves?|builds?|built|covers?|covered|bring|brings|brought
   | (?:come|comes|came|adds?\ up|amounts?|works?\ out|rounds?|simplif(?:y|ies)|reduces|evaluates)
     \s+to | equal\ to
   )\s+(?=\S)""",
@@ -133,7 +138,7 @@ TAIL_START = (
 )
 MORE_THAN = r"more|less|fewer|further|\w+(?<!ev)(?<!ov)(?<!numb)er"
 TAIL = re.compile(
-  rf"(?:\s+(?:{MORE_THAN}))?(?:\s+(?:{TAIL_START})\b[^,;()=]*|\s+than\b[^,;()=\d]*)?"
+  rf"(?:\s+(?:{MORE_THAN}))?(?:\s+(?:{TAIL_START})\b[^,;()=]*|\s+than\b(?!\s+the\s+answer)[^,;()=\d]*)?"
   r"(?:,?\s+(?:altogether|in\s+(?:total|all|dollars)|respectively|overall|on\s+average))?"
   r"(?:\s*\([^()\d]*\))?\s*",
   re.I,
@@ -142,11 +147,14 @@ UNIT_AND_TAIL = re.compile(rf"{quantities.UNIT}{TAIL.pattern}", re.I)
 # "8 women are left at the party": a unit, then what is said of it. Another number only after a
 # word that keeps it apart: "9 multiples of 10 are between 11 and 103".
 SAID_OF_IT = re.compile(
-  rf"[\s-]?{quantities.UNIT_WORD}(?:\s+(?:(?:of|between|from|in|by|for|at)\s+\d[\d.]*(?:\s+and\s+\d[\d.]*)?"
+  rf"[\s-]?{quantities.UNIT_WORD}(?:\s+(?:(?:of|between|from|in|for|at)\s+\d[\d.]*(?:\s+and\s+\d[\d.]*)?"
   r"|[a-zA-Z'()%-]++))*+\s*",
   re.I,
 )
-LABEL = re.compile(r"[^\d=:]{1,60}:\s+(?=\S)")
+# "Total cost: ", but not "At least: " and "Upper bound: "
+LABEL = re.compile(
+  r"(?!.{0,60}\b(?:at\s+(?:least|most)|bound|limit)\b)[^\d=:]{1,60}:\s+(?=\S)", re.I
+)
 IS_THE_ANSWER = re.compile(
   r"\s+(?:is|was)\s+(?:the|my|our)\s+(?:final\s+|correct\s+)?answer\s*", re.I
 )
@@ -188,7 +196,12 @@ def announced(text: str, mark: re.Match, end: int) -> Statement:
   rest = text[mark.end() : end].split("</answer", 1)[0].strip()
   line = rest.split("\n", 1)[0]
   said = SENTENCE_END.split(line, maxsplit=1)[0]
-  context = before_clause(text[: mark.start()]) if mark["phrase"] else ""
+  context = ""
+  if mark["phrase"]:
+    before = text[: mark.start()]
+    context = before_clause(before)
+    if JOINED.search(before) and ANNOUNCEMENT.search(re.split(r"[.!?\n]", before)[-1]):
+      context += " or"  # "The answer is 71 and the answer is 72"
   return Statement(said, context, rest[len(said) :] + text[end:])
 
 
@@ -249,7 +262,9 @@ def value_in(statement: str) -> str | None:
     return statement if len(statement) <= MAX_VALUE else None
   if quantities.read_number(statement) is not None:
     return statement
-  plain = quantities.simplify(statement)
+  plain = re.sub(
+    r"\b(it|that|this|there)['’]s\b", r"\1 is", quantities.simplify(statement), flags=re.I
+  )
   if plain.endswith("?"):
     return None
   plain = plain.lstrip(" .,;:!*\"'`").rstrip(" .,;:!\\*\"'`")
@@ -306,6 +321,8 @@ def equation_value(clause: str) -> str | None:
   clause = without_reasons(clause)
   sides = [side.strip() for side in EQUALS.split(clause)]
   if len(sides) < 2 or RELATION.search(clause):
+    return None
+  if re.search(r"\b(?:bound|limit|at (?:least|most))\W*$", sides[0], re.I):
     return None
   last = value_phrase(sides[-1]) or value_then_predicate(sides[-1])
   first = sides[0] if is_mathematics(sides[0]) else None
