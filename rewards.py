@@ -40,7 +40,8 @@ from lib.reward_rows import Row
 # What other programs import from here.
 __all__ = ["format_prompt", "is_correct", "make_rewards", "parse_response"]
 
-# Ends of the curriculum's first two phases, as fractions of the run.
+# Ends of the curriculum's first two phases, as fractions of the run: its write-up learns the form
+# in the first quarter, and leaves the last for brevity.
 PHASES = (0.25, 0.75)
 
 
@@ -107,6 +108,7 @@ def component(
         return 0.0
 
     def reward(prompts, completions, **columns) -> list[float]:
+      # Asked at every call and not when the run is built: the phase changes under way.
       if since and options.router.current() < since:
         return [0.0] * len(completions)
       rows = reward_rows.read_rows(prompts, completions, columns, options.style)
@@ -114,6 +116,7 @@ def component(
         rows = reward_rows.with_grades(rows, graded, options.judge, options.code_rewards)
       return [pay(row) for row in rows]
 
+    # The trainer, the report and `explain` know a component by its name alone.
     reward.__name__ = reward.__qualname__ = score.__name__
     reward.range = (low, high)
     reward.advice = advice
@@ -139,6 +142,7 @@ def multi_domain(options: Options) -> list:
     advice="a right answer, stated once",
   )
   def correctness(row):
+    # No credit for being near: this write-up pays right answers alone.
     return 0.8 if row.grade == 1.0 else 0.0
 
   @component(options, low=0.0, high=0.8, graded=reward_rows.is_creative, advice="a better text")
@@ -167,18 +171,21 @@ def multi_domain(options: Options) -> list:
   def relevance(row):
     return reward_rows.relevance_quality(row)
 
-  if options.judge:  # it gives one figure
+  # A judge gives one figure in place of the three heuristics.
+  if options.judge:
     return [format, correctness, judged_quality]
   return [format, correctness, length, diversity, relevance]
 
 
 EXACT_FORMAT = "one <reasoning> and then one <answer> block with nothing around them"
+# "I can help" and "he was sorry" are no refusals: the phrase must be said of the speaker's own help.
 REFUSAL = re.compile(
   r"\bI(?: am|['’]m) (?:sorry|unable|not able)|\bas an AI\b"
   r"|\bI (?:can(?:not|['’]t| not)|won['’]t|will not) "
   r"(?:help|assist|answer|provide|do that|comply)\b",
   re.I,
 )
+# Phrases that a policy finds when length pays: second thoughts without a second thought.
 RAMBLING = re.compile(
   r"\b(?:wait|hmm+|let me (?:think|check|try) again|actually, (?:no|wait)|as I said"
   r"|in other words|to be honest|on second thought|I hope this helps|let me know if)\b",
@@ -195,6 +202,7 @@ def curriculum(options: Options) -> list:
 
   @component(options, low=-3.0, high=0.0, advice="an answer in place of a refusal")
   def punish_refusal(row):
+    # No answer block, or an empty one, is a refusal too: else leaving it out would be the way out.
     refuses = row.answer is None or REFUSAL.search(row.answer)
     return -3.0 if refuses else 0.0
 
@@ -230,6 +238,7 @@ def curriculum(options: Options) -> list:
     too_long = min(1.0, max(0, len(row.text.split()) - 300) / 300)
     _, end_tag, after = row.text.rpartition(contract.TAGS[3])
     goes_on = 1 if end_tag and contract.says_something(after) else 0
+    # Four are enough to know, and a text that loops has thousands.
     phrases = len(list(itertools.islice(RAMBLING.finditer(row.text), 4)))
     return 0.0 - too_long - goes_on - 0.25 * phrases
 
@@ -265,6 +274,7 @@ def dual_stream(options: Options) -> list:
   )
   def reward_format_soft(row):
     """1/8 a tag and 1/16 a heading that occurs once, as much off otherwise; 1/4 for the order."""
+    # Of a text that repeats its headings without end, the first 64 tell enough.
     found = [match[1] for match in itertools.islice(contract.HEADING.finditer(row.text), 64)]
     headings = sum(heading_credit(found.count(heading)) for heading in contract.SECTIONS)
     in_order = 0.25 if tuple(found) == contract.SECTIONS else 0.0
@@ -282,6 +292,7 @@ def dual_stream(options: Options) -> list:
     if row.response is None:
       return 3.0 * row.grade
     reasoning = row.response.reasoning
+    # Under the tags style there are no sections: all of it is one.
     sections = list((contract.read_sections(reasoning) or {"": reasoning}).values())
     fullness = sum(min(1.0, len(set(prose.words_of(body))) / 5) for body in sections)
     return 3.0 * row.grade + 0.25 + 0.75 * fullness / len(sections)
@@ -332,6 +343,7 @@ def four_component(options: Options) -> list:
     """The answer, and 40 different words of thought: half of these where it is wrong, or length
     alone would pay.
     """
+    # The grade counts without the form too; thought only inside its block.
     thought = row.response.reasoning if row.response else ""
     depth = min(1.0, len(set(prose.words_of(thought))) / 40) * prose.reads_well(thought)
     trust = 1.0 if row.grade == 1.0 else 0.5
@@ -341,6 +353,7 @@ def four_component(options: Options) -> list:
   def efficiency(row):
     return weights.efficiency * prose.length_score(row.text, target=300, shortest=20, longest=300)
 
+  # A part of weight 0 stays in: its zeros show in the metrics that it is off.
   return [format, coherence, correctness, efficiency]
 
 
@@ -402,8 +415,10 @@ def explain(text: str, row: dict, system: str = "four_component", **options) -> 
   no advice, for a function of one's own that states neither.
   row: domain, question or prompt, answer, metadata (dict or JSON). options: `make_rewards`'s.
   """
+  # A batch of one row, through the very functions that training calls.
   columns = {name: [row.get(name)] for name in own_rewards.COLUMNS}
-  components, gains = {}, []
+  components = {}
+  gains = []  # (what is missing to its most, name, advice)
   for function in make_rewards(system, **options):
     (value,) = function([row.get("prompt") or ""], [text], **columns)
     components[function.__name__] = {"value": value, "most": function.range[1]}
@@ -442,7 +457,8 @@ def self_test() -> list[str]:
 
   In the curriculum's first phase, which reads no answers, a well-formed cheat may tie.
   """
-  faults, compared = [], 0
+  faults = []
+  compared = 0
   for system in SYSTEMS:
     style = style_of(system)
     for phase in (0, 1, 2) if system == "curriculum" else (2,):
@@ -450,6 +466,7 @@ def self_test() -> list[str]:
       for domain in cheats.domains(style):
         trial = cheats.try_task(functions, domain, style)
         for name, total in trial.cheats.items():
+          # Where only the form is paid, form without content is as good as an honest answer.
           well_formed = parse_response(trial.texts[name], style)
           margin = 1e-9 if phase == 0 and well_formed else -1e-9
           compared += len(trial.honest)
@@ -468,7 +485,7 @@ def own_self_test(system: str) -> list[str]:
   Prints them by domain. A domain it pays nobody in is no fault, unless that is all of them.
   """
   style = style_of(system) or "tags"
-  functions = make_rewards(system)
+  functions = make_rewards(system)  # of a curriculum the last phase, which pays for everything
   trials = [cheats.try_task(functions, domain, style) for domain in cheats.domains(style)]
   command_line.say(cheats.describe(system, trials))
   paid = sorted({name for trial in trials for name in trial.paid()})

@@ -112,7 +112,7 @@ def judge(
     if isinstance(result, Exception):
       raise result
     graded[place] = result
-  terms.give_up.set()
+  terms.give_up.set()  # threads that are left behind start nothing new
   late = Graded(None, "judge_failed", 0)
   results = [graded.get(place, late) for place in range(len(rows))]
   count_problems(results)
@@ -166,6 +166,7 @@ def grade_row(session: requests.Session, row: dict, terms: Terms) -> Graded:
       if status == 200:
         verdict = read_verdict(read_reply(content))
         return Graded(verdict, "" if verdict else "judge_malformed", attempt)
+      # 400, 401, 404 and redirects stay what they are, however often one asks.
       if status not in RETRY_STATUS:
         return Graded(None, "judge_failed", attempt)
       pause = max(pause, retry_after(headers))
@@ -240,6 +241,7 @@ def read_reply(content: bytes) -> str:
 
 def read_verdict(text: str) -> JudgeVerdict | None:
   """The last JSON object of a reply that holds the three scores in their ranges; None without."""
+  # The last one: models think aloud before it, and may quote the form they were shown.
   for found in reversed(re.findall(r"\{[^{}]*\}", text[-contract.MAX_READ :])):
     try:
       scores = json.loads(found)

@@ -49,6 +49,7 @@ def read_terms(value: str) -> list[Term]:
 
 
 def read_term(part: str) -> Term:
+  # A path may hold "=" and ":", so the last .py: ends it.
   in_file = re.fullmatch(r"(?P<path>.+\.py):(?P<name>[^:=]*)(=(?P<weight>.*))?", part)
   system = re.fullmatch(r"(?P<name>\w+)(=(?P<weight>.*))?", part)
   match = in_file or system
@@ -107,6 +108,7 @@ def make_functions(value: str, systems: dict[str, Callable], options) -> list[Ca
     functions = [load(term)] if term.path else systems[term.name](options)
     prefix = pathlib.Path(term.path).stem or term.name
     parts += [(prefix, term.weight, function) for function in functions]
+  # Only names that two parts share get a prefix: a system's metrics keep theirs.
   shared = collections.Counter(function.__name__ for _, _, function in parts)
   made = {}
   for prefix, weight, function in parts:
@@ -119,6 +121,7 @@ def make_functions(value: str, systems: dict[str, Callable], options) -> list[Ca
 
 def weighted(function: Callable, weight: float, name: str) -> Callable:
   """The function under another name, its values and its range times the weight."""
+  # The common case stays the very function: its values must not change by a rounding.
   if weight == 1.0 and name == function.__name__:
     return function
 
@@ -185,6 +188,7 @@ def checked(function: Callable, label: str) -> Callable:
     try:
       values = call(function, arguments)
     except Exception as error:
+      # Said by row: of a batch of 64 completions nobody guesses which one it was.
       place = failing_row(function, arguments)
       raise InputError(f"{label} raised {type(error).__name__}: {error} at {place}") from error
     return read_values(values, completions, label)
@@ -205,6 +209,7 @@ def asked_for(function: Callable, given: dict, label: str) -> dict:
     parameters = inspect.signature(function).parameters.values()
   except ValueError:  # some functions written in C have no signature
     return given
+  # With **columns it gets all that there is, as in TRL; else what it names and no more.
   if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
     arguments = dict(given)
   else:

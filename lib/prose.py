@@ -28,11 +28,13 @@ FUNCTION_WORDS = frozenset(
 )
 # After an article these show that words were strewn in: "the of", "a because".
 ARTICLE_BREAKS = FUNCTION_WORDS - {"one", "more", "same", "other", "no", "not", "all"}
+# Words that tie a step to the one before; each counts once, however often it stands there.
 CONNECTIVES = re.compile(
   r"\b(?:because|since|therefore|thus|hence|so|then|next|first|second|third|finally|however|but"
   r"|if|when|which means|as a result|this means|now|after that)\b",
   re.I,
 )
+# "Step 2", "2.", a bullet at a line's start, or an ordinal anywhere.
 STEPS = re.compile(
   r"^[ \t]*(?:step\s*\d+|\d{1,2}[.)]|[-*•])|\b(?:first|second|third|next|then|finally)\b",
   re.I | re.M,
@@ -66,10 +68,12 @@ def prose_score(text: str) -> float:
   are not repeated. Honest text scores about 1, shuffled keywords near 0.
   """
   words = words_of(text)
+  # Of so few words no share says anything; "Jupiter." is no prose, and no salad either.
   if len(words) < 5:
     return len(words) / 5
   function_share = sum(word in FUNCTION_WORDS for word in words) / len(words)
   articles = article_share(words)
+  # Half of the articles in wrong places is what chance gives, so it earns nothing.
   return min(1.0, function_share / 0.2) * max(0.0, 2.0 * articles - 1.0) * fresh_share(text)
 
 
@@ -85,6 +89,7 @@ def article_share(words: tuple[str, ...]) -> float:
 def reads_well(reasoning: str) -> float:
   """`prose_score` for reasoning, where numbers take the place of function words. Range [0, 1]."""
   words = words_of(reasoning)
+  # "12 + 7 = 19, 19 * 2 = 38" has no function words and is good reasoning.
   number_share = sum(word[0].isdigit() for word in words) / max(1, len(words))
   return max(prose_score(reasoning), min(1.0, 2.0 * number_share) * fresh_share(reasoning))
 
@@ -108,11 +113,13 @@ def diversity_score(text: str) -> float:
   count = len(words)
   if count == 0:
     return 0.0
+  # 10 words: 10 different ones expected; 100: 70; 1000: 391.
   expected = min(count, 2.2 * count**0.75)
   return min(1.0, len(set(words)) / expected) * min(1.0, count / 10) * prose_score(text)
 
 
 def keywords(text: str) -> set[str]:
+  # More than three letters is the write-up's rule.
   return {word for word in words_of(text) if len(word) > 3} - FUNCTION_WORDS
 
 
@@ -131,7 +138,9 @@ def relevance_score(question: str, reasoning: str) -> float:
 
 def copied_share(answer: str, question: str) -> float:
   """Share of the answer's five-word phrases that stand in the question. Range [0, 1]."""
-  asked, said = set(phrases_of(question, 5)), phrases_of(answer, 5)
+  # Five words in a row are rarely chance; names and short idioms of the question are free to use.
+  asked = set(phrases_of(question, 5))
+  said = phrases_of(answer, 5)
   return sum(phrase in asked for phrase in said) / max(1, len(said))
 
 

@@ -1,7 +1,7 @@
-"""What a reward component sees: a completion, what is known about its prompt, how good its answer is.
+"""What a reward component sees: a completion, its prompt's columns, how good its answer is.
 
-`read_rows` makes rows of a batch's columns. `with_grades` has their answers checked, judged, or weighed
-by `quality`, the heuristics for text without a right answer (`multi_domain` write-up).
+`read_rows` makes rows of a batch's columns. `with_grades` has their answers checked, judged, or
+weighed by `quality`, the heuristics for text without a right answer (`multi_domain` write-up).
 `check_answer` says why an answer is not right.
 """
 
@@ -80,6 +80,7 @@ def with_grades(
   Where there is a right answer: the partial credit of `checking.grade`. Else the judge's overall
   score / 10; without a judge, and where it failed, the heuristics. Malformed creative text: 0.
   """
+  # A component that pays only well-formed text need not run the code of the rest.
   places = [i for i, row in enumerate(rows) if row and wanted(row)]
   asked = [rows[i] for i in places]
   grades = checking.grade(
@@ -89,6 +90,7 @@ def with_grades(
     [row.metadata for row in asked],
     code_rewards,
   )
+  # `checking.grade` gives these 0: it knows right and wrong, not good and bad.
   creative = [k for k, row in enumerate(asked) if is_creative(row)]
   verdicts = ask_judge([asked[k] for k in creative], judge)
   for k, verdict in zip(creative, verdicts, strict=True):
@@ -117,6 +119,7 @@ def length_quality(row: Row) -> float:
   """Range [0, 0.3]: 20 to 500 words of reasoning and 10 to 300 of answer earn all of it."""
   if not is_creative(row):
     return 0.0
+  # Words, not tokens: the constants are the write-up's and hold for any tokenizer.
   thought = prose.length_score(row.response.reasoning, target=250, shortest=20, longest=500)
   said = prose.length_score(row.response.answer, target=150, shortest=10, longest=300)
   return 0.15 * thought + 0.15 * said

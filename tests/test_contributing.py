@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md does what it says: each of its diffs is applied to a copy of this tree, and run."""
+"""CONTRIBUTING.md does what it says: each diff is applied to a copy of this tree, and run."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""Reading a response: the exact format of both styles, lenient reading; prompts keep their turns."""
+"""Reading a response: the exact format of both styles, and lenient reading."""
 
 import pytest
 

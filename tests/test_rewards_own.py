@@ -1,4 +1,4 @@
-"""A reward and a check of the user's own: --rewards=FILE.py:FUNCTION, metadata["check"], --check."""
+"""A reward and a check of the user's own: FILE.py:FUNCTION, metadata["check"], --check."""
 
 import json
 import math
