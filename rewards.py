@@ -178,7 +178,7 @@ def multi_domain(options: Options) -> list:
 
 
 EXACT_FORMAT = "one <reasoning> and then one <answer> block with nothing around them"
-# "I can help" and "he was sorry" are no refusals: the phrase must be said of the speaker's own help.
+# "I can help" and "he was sorry" are no refusals: it must be the speaker who declines.
 REFUSAL = re.compile(
   r"\bI(?: am|['’]m) (?:sorry|unable|not able)|\bas an AI\b"
   r"|\bI (?:can(?:not|['’]t| not)|won['’]t|will not) "
