@@ -14,6 +14,7 @@ import marshal
 import mmap
 import os
 import pathlib
+import selectors
 import sys
 import time
 import warnings
@@ -31,7 +32,7 @@ tokenize traceback types typing unicodedata
 unittest urllib.parse uuid warnings weakref zlib zoneinfo _strptime"""
 # Written in C, so they cannot be kept as bytecode; a Python may be built without some.
 EXTENSIONS = """
-_asyncio _bz2 _contextvars _elementtree _json _lsprof _lzma _multiprocessing _opcode
+_bz2 _contextvars _elementtree _json _lsprof _lzma _multiprocessing _opcode
 _posixsubprocess _queue _sqlite3
 _zoneinfo fcntl grp mmap pyexpat termios"""
 ROOM = 64 << 20  # bytes for the bytecode; what stays empty is never allocated
@@ -109,7 +110,7 @@ def make_loops_quiet(asyncio):
   for what is due.
   """
 
-  class Sleeper(asyncio.selectors.SelectSelector):
+  class Sleeper(selectors.SelectSelector):
     def select(self, timeout=None):
       time.sleep(0.001 if timeout is None else max(0, min(timeout, 0.001)))
       return []  # nothing to read: no socket can be opened

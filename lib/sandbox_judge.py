@@ -9,6 +9,7 @@ Python's insides (`__globals__`, frames) or to a builtin that runs code here.
 
 import builtins
 import collections
+import copy
 import functools
 import io
 import json
@@ -18,7 +19,6 @@ import random
 import re
 import sys
 import types
-from typing import NamedTuple
 
 from lib import sandbox_names as names
 from lib import sandbox_trust as trust
@@ -33,20 +33,24 @@ OF_FUNCTIONS = {"__name__", "__qualname__", "__doc__", "__module__"}
 OWN_MODULES = {"tests", "reference"}
 
 
-class Given(NamedTuple):
+class Given:
   """A class of the tests that the answer may use by name. It may be defined after the answer was
   loaded.
   """
 
-  name: str
+  def __init__(self, name):
+    self.name = name
 
 
 class Judge(wire.Peer):
   """The tests' end of the conversation."""
 
-  def __init__(self, fd, rules):
+  def __init__(self, fd, job, plan):
     super().__init__(fd)
-    self.rules = rules
+    self.job = job
+    self.plan = plan
+    self.rules = trust.Rules(plan.attributes, plan.constructors)
+    self.supplied = {}  # asked name: what stands for it in the tests
     self.space = {"__name__": "tests"}  # where the tests run
     self.errors = wire.ERRORS
 
@@ -66,8 +70,38 @@ class Judge(wire.Peer):
     remote = self.remotes[number]._trusted(trusted)
     return awaited(remote) if about == "coroutine" else remote
 
+  def about(self, value):
+    return "class" if issubclass(type(value), type) or type(value) is Given else ""
+
   def revive(self, described):
-    return wire.revive(described, self.errors)
+    """Exceptions of the tests' own classes, of stand-ins for the answer's, and of Python's."""
+    own = {name: self.space.get(name) for name in self.plan.errors}
+    own = {name: kind for name, kind in own.items() if is_error(kind)}
+    return wire.revive(described, {**self.errors, **own})
+
+  def apply_effects(self, message):
+    super().apply_effects(message)
+    if isinstance(message.get("printed"), str):
+      sys.stdout.write(message["printed"])
+
+  @functools.cached_property
+  def reference(self):
+    """What the reference solution defines, run here: its helpers serve the tests."""
+    space = {"__name__": "reference"}
+    exec(compile(self.job["reference"], "<reference>", "exec", dont_inherit=True), space)
+    return space
+
+  def expects_changes(self, remote, args, kwargs):
+    """Whether the reference, called with the same, changes its arguments though it returns a value."""
+    name = next((n for n, value in self.supplied.items() if value is remote), None)
+    if self.plan.classes is None or name not in self.reference:
+      return False
+    try:
+      tried = copy.deepcopy([list(args), kwargs])
+      self.reference[name](*tried[0], **tried[1])
+      return tried != [list(args), kwargs]
+    except Exception:  # it does not take what this test hands over
+      return False
 
   # what the answer may do with the tests' objects
   def perform(self, op, target, args, kwargs):
@@ -76,6 +110,8 @@ class Judge(wire.Peer):
     if op in ("iter", "next"):
       return wire.OPERATIONS[op](target)
     if op == "getattr" and args[0] in OF_FUNCTIONS and callable(target):
+      return getattr(target, *args)
+    if op == "getattr" and is_mock(target) and not str(args[0]).startswith("_"):
       return getattr(target, *args)
     if not is_open(target):
       raise AttributeError(
@@ -128,6 +164,17 @@ def library_path(value):
   return [module, name] if same else None
 
 
+def is_error(kind):
+  if not issubclass(type(kind), type) or not issubclass(kind, Exception):
+    return False
+  return kind.__module__ in OWN_MODULES and not issubclass(kind, StopIteration)
+
+
+def is_mock(target):
+  mock = sys.modules.get("unittest.mock")
+  return mock is not None and issubclass(type(target), mock.NonCallableMock)
+
+
 def is_open(target):
   """Whether the answer may use an object as any Python object: one of the tests' classes, or such a
   class.
@@ -175,24 +222,22 @@ def prepared(fd, job):
   # tests.
   random.seed(json.dumps([job["setup"], job["tests"], job["reference"]]))
   plan = names.plan(job["setup"], job["tests"], job["reference"], job["entry_point"])
-  peer = Judge(fd, trust.Rules(plan.attributes, plan.constructors))
+  peer = Judge(fd, job, plan)
   space = peer.space
   exec("\n".join(plan.imports), space)
   loader = trust.AnswerObject(peer, 0, "")
   given = {name: Given(name) for name in plan.given}
-  values, bases = peer.ask("call", loader, [job["code"], plan.asked, given], trust=trust.RESULT)
-  supplied = supply(peer, plan, values, bases)
+  load = [job["code"], plan.asked, given, plan.errors]
+  values, bases = peer.ask("call", loader, load, trust=trust.RESULT)
+  peer.supplied = supplied = supply(peer, plan, values, bases)
   missing = [name for name in plan.given if name not in supplied]
   if plan.helpers or set(missing) & set(plan.classes or ()):
-    reference = {"__name__": "reference"}
-    exec(compile(job["reference"], "<reference>", "exec", dont_inherit=True), reference)
-    lent = {*plan.helpers, *missing} & set(reference)
-    space.update({name: reference[name] for name in lent})
+    lent = {*plan.helpers, *missing}.intersection(peer.reference)
+    space.update({name: peer.reference[name] for name in lent})
   space.update(supplied)
   exec(compile(job["setup"], "<setup>", "exec", dont_inherit=True), space)
   space.update(supplied)
   space["super"] = trust.tests_super
-  peer.supplied = supplied
   return peer
 
 

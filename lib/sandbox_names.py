@@ -18,6 +18,7 @@ import sys
 from typing import NamedTuple
 
 from lib.sandbox_solver import IMPORTS, definitions, parsed
+from lib.sandbox_wire import ERRORS
 
 # Modules whose names tests use without importing them, as the answer's own imports would have
 # covered it. First come first.
@@ -53,16 +54,15 @@ NAMED = {dis.opmap[name]: name for name in OPERATIONS if name in dis.opmap}
 
 
 class Plan(NamedTuple):
+  """Where the names that the tests use come from. `None` where only a reference could say."""
+
   asked: list  # names that the answer must define
-  classes: (
-    set | None
-  )  # those of them that the reference defines as classes; None: no reference says
+  classes: set | None  # those of them that are classes in the reference
   helpers: list  # names that come from the reference
   imports: list  # lines of code
   given: list  # classes of the tests, setup and reference, which the answer may use undefined
-  attributes: (
-    set | None
-  )  # what the reference's classes define, special methods included; None: no reference says
+  errors: dict  # those of the given that are exceptions: {name: name of its base}
+  attributes: set | None  # what the reference's classes define, special methods included
   constructors: set | None  # its class methods
 
 
@@ -170,6 +170,16 @@ def class_names(tree):
   return {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
 
 
+def error_bases(trees):
+  """{class: its base} of the exceptions that the trees define, a base before what derives from it."""
+  found = {}
+  for kind in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+    for base in (base.id for base in kind.bases if isinstance(base, ast.Name)):
+      if base in ERRORS or base in found:
+        found[kind.name] = base
+  return found
+
+
 def class_attributes(tree):
   """What the classes in a tree define: methods, fields, and attributes set on self."""
   found = set()
@@ -232,8 +242,8 @@ def plan(setup, tests, reference, entry_point=""):
   uses = [use_of(compiled(text)) for text in (setup, *tests)]
   free = free_names(uses)
   loaded = [use.loaded for use in uses[1:]]
-  with_classes = [text for text in (setup, *tests) if "class" in text]
-  given = set().union(*(class_names(parsed(text)) for text in with_classes))
+  with_classes = [parsed(text) for text in (setup, *tests) if "class" in text]
+  given = set().union(*map(class_names, with_classes))
 
   tree = parsed(reference)
   imports = [node for node in tree.body if isinstance(node, IMPORTS)]
@@ -244,7 +254,8 @@ def plan(setup, tests, reference, entry_point=""):
   if not used:
     asked, lines = asked_without_reference(free, loaded, tests)
     lines = [*import_lines(imports, uses), *lines]
-    return Plan(sorted(asked), None, [], lines, sorted(given), None, None)
+    errors = error_bases(with_classes)
+    return Plan(sorted(asked), None, [], lines, sorted(given), errors, None, None)
 
   classes = {node.name for node in tree.body if isinstance(node, ast.ClassDef)} & used
   functions = used - classes - constants(tree.body)
@@ -259,6 +270,7 @@ def plan(setup, tests, reference, entry_point=""):
     helpers=sorted(used - asked),
     imports=[*import_lines(imports, uses), *lend(unexplained)],
     given=sorted(given | class_names(tree)),
+    errors=error_bases([tree, *with_classes]),
     attributes=class_attributes(tree),
     constructors=class_methods(tree),
   )

@@ -11,8 +11,10 @@ judge's distrust of what comes out (sandbox_judge).
 """
 
 import ast
+import enum
 import functools
 import importlib
+import io
 import operator
 import random
 import re
@@ -22,6 +24,7 @@ import types
 
 from lib import sandbox_wire as wire
 
+MAX_PRINTED = 1 << 20  # bytes of one call's output that reach the tests
 IMPORTS = (ast.Import, ast.ImportFrom)
 FENCE = re.compile(
   r"```[ \t]*([A-Za-z0-9_+.-]*)[^\n`]*\n(.*?)(?:^[ \t]*```|```[ \t]*\r?$|\Z)", re.S | re.M
@@ -122,14 +125,22 @@ class Solver(wire.Peer):
     super().__init__(fd)
     self.shared.append(self.load)  # number 0: what the judge asks for first
     self.classes = ()  # the answer's classes that the tests ask for
+    self.known = dict(wire.ERRORS)  # exceptions by name
+    sys.stdout = io.TextIOWrapper(io.BytesIO(), "utf-8", "replace", write_through=True)
+    self.printed = sys.stdout.buffer
 
-  def load(self, text, names, given):
+  def load(self, text, names, given, errors):
     """Runs the answer. Returns those of `names` that it defines, and the classes among them: {name:
     names of its bases}.
 
     `given` are classes that the tests define: the answer may use them as if they stood above it.
+    Those of `errors` ({name: base}) are exceptions, of which real classes stand here, as `except`
+    takes no other.
     """
     random.seed(text)  # of its own: the judge was forked from the same process, in the same state
+    for name, base in errors.items():
+      self.known[name] = type(name, (self.known.get(base, Exception),), {"__module__": "tests"})
+      given[name] = self.known[name]
     module = sys.modules["solution"] = types.ModuleType("solution")
     module.__dict__.update(given)
     program = extract(text, names)
@@ -150,10 +161,27 @@ class Solver(wire.Peer):
     return value
 
   def adopt(self, number, about, trust):
-    return self.remotes.setdefault(number, wire.Remote(self, number, about))
+    return self.remotes.setdefault(number, TestObject(self, number, about))
+
+  def revive(self, described):
+    return wire.revive(described, self.known)
 
   def encode_foreign(self, value):
-    return self.encode_object(value.value) if type(value) is Own else None
+    if type(value) is Own:
+      return self.encode_object(value.value)
+    # a member of an IntEnum that the tests ask for is more than its number
+    if type(value) in self.classes and isinstance(value, enum.Enum):
+      return self.encode_object(value)
+    return None
+
+  def send(self, message):
+    """Also tells what was printed: the tests may have redirected their own stdout to see it."""
+    printed = self.printed.getvalue()[:MAX_PRINTED]
+    if printed:
+      message["printed"] = printed.decode("utf-8", "replace")
+      self.printed.seek(0)
+      self.printed.truncate()
+    super().send(message)
 
   def decode_foreign(self, tag, body):
     return FROM_JUDGE[tag](body)
@@ -166,6 +194,31 @@ class Solver(wire.Peer):
     if any(kind in wire.KINDS for kind in type(value).__mro__):
       return "data"
     return ""
+
+
+class TestObject(wire.Remote):
+  # An object of the tests. Classes are compared and hashed here: annotations (`Optional[ListNode]`,
+  # `ListNode | None`) do that before the tests have defined the class.
+  __slots__ = ()
+  __doc__ = wire.Remote.__dict__["__doc__"]
+  __module__ = wire.Remote.__dict__["__module__"]
+
+  def __hash__(self):
+    return hash((TestObject, self._number)) if self._about == "class" else self._ask("hash")
+
+  def __eq__(self, other):
+    if other is self or self._about == "class":
+      return other is self
+    return self._ask("__eq__", other)
+
+  def __ne__(self, other):
+    return not self == other
+
+  def __or__(self, other):
+    return self if self._about == "class" else self._ask("__or__", other)
+
+  def __ror__(self, other):
+    return self if self._about == "class" else self._ask("__ror__", other)
 
 
 class Own:

@@ -486,6 +486,10 @@ class Peer:
   def revive(self, described):
     return revive(described)
 
+  def expects_changes(self, remote, args, kwargs):
+    """Whether a call that returned a value may have changed its arguments as well."""
+    return False
+
   def own(self, number):
     return self.shared[number]
 
@@ -567,7 +571,8 @@ class Peer:
         self.views[number, name] = (container, after)
     return changes
 
-  def apply_views(self, message):
+  def apply_effects(self, message):
+    """Does here what happened over there beside the value."""
     for number, name, contents in message.get("views", ()):
       container = self.perform("getattr", self.own(number), (name,), {})
       if is_mutable(container):
@@ -576,7 +581,7 @@ class Peer:
   def serve(self, request):
     """Does what the other side asks for, and tells it what came of it."""
     try:
-      self.apply_views(request)
+      self.apply_effects(request)
       args = self.decode(request["args"])
       kwargs = {name: self.decode(value) for name, value in request["kwargs"].items()}
       value = self.perform(request["op"], self.own(request["on"]), args, kwargs)
@@ -632,9 +637,9 @@ class Peer:
         self.send(request)
         while "op" in (reply := receive(self.reader)):
           self.serve(reply)
-        self.apply_views(reply)
+        self.apply_effects(reply)
         error = self.raised(reply["error"]) if "error" in reply else None
-        value = None if error else self.returned(reply, [*args, *kwargs.values()], trust)
+        value = None if error else self.returned(reply, remote, args, kwargs, trust)
       except Exception as malformed:
         # or dead since the last reply: no error that a test may take for the answer's
         self.gone = True
@@ -657,16 +662,17 @@ class Peer:
     error._sandbox_origin = described.get("mine")
     return error
 
-  def returned(self, reply, arguments, trust):
+  def returned(self, reply, remote, args, kwargs, trust):
     """The value of a reply. What the call changed in place is changed here if it returned None, as
     functions that work in place do (list.sort). Else the answer could empty its argument and return
     that, and pass `assert f(a) == sorted(a)`.
     """
+    arguments = [*args, *kwargs.values()]
     encoded = reply["value"]
     if isinstance(encoded, dict) and encoded["t"] == "argument":
       return arguments[encoded["v"]]
     value = self.decode(encoded, trust)
-    if value is None:
-      for i, contents in reply.get("changed", ()):
+    if "changed" in reply and (value is None or self.expects_changes(remote, args, kwargs)):
+      for i, contents in reply["changed"]:
         refill(arguments[i], self.decode(contents))
     return value

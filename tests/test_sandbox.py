@@ -24,6 +24,7 @@ from lib import (
   sandbox,
   sandbox_judge,
   sandbox_lockdown,
+  sandbox_names,
   sandbox_trust,
   sandbox_wire,
 )
@@ -823,7 +824,8 @@ def test_random_garbage_never_raises_and_never_passes(box):
 def test_decoding_garbage_gives_plain_data_or_an_exception():
   rng = random.Random(3)
   tags = [*sandbox_wire.MAKE, "record", "mine", "yours", "os", None, 3, []]
-  peer = sandbox_judge.Judge(os.open(os.devnull, os.O_RDWR), sandbox_trust.Rules(None, None))
+  plan = sandbox_names.plan("", ["assert f(1)"], "")
+  peer = sandbox_judge.Judge(os.open(os.devnull, os.O_RDWR), {}, plan)
 
   def value(depth):
     leaf = rng.choice([None, True, 0, -1, 2.5, "", "int", "ff", "1e5", "__import__", [], {}])
