@@ -1,10 +1,10 @@
 """Is an answer right? One question for every domain, for one row or a batch, with partial credit.
 
 `is_correct` asks the domain's own file (math_checking, science_checking, logic_checking,
-code_checking; own_checks for a domain of the user's); `is_correct_batch` does it for lists, with all code in one sandbox call; `grade`
-adds the partial credit that the reward systems pay. `last_number_correct` reads generously, to
-measure a model that was not taught the form, and is never paid. `majority` is the vote of several
-samples.
+code_checking; own_checks for a domain of the user's). `is_correct_batch` does it for lists, with
+all code in one sandbox call; `grade` adds the partial credit that the reward systems pay.
+`last_number_correct` reads generously, to measure a model that was not taught the form, and is
+never paid. `majority` is the vote of several samples.
 """
 
 import collections

@@ -21,7 +21,7 @@ SPLITS = ("train", "val", "test")
 
 STYLES = ("tags", "dual_stream")
 SYSTEM_PROMPTS = {
-  # The text of the multi_domain write-up. Later stages read row["prompt"], so this is its only copy.
+  # The multi_domain write-up's text. Later stages read row["prompt"], so this is its only copy.
   "tags": (
     "Provide your reasoning in <reasoning> tags, then your final answer in <answer> tags.\n"
     "Format:\n"
@@ -173,8 +173,7 @@ def read_sections(reasoning: str) -> dict[str, str] | None:
 
 
 def is_scalar(answer: str) -> bool:
-  """One value: a number with or without its unit, an expression without spaces, or up to three words
-  that hold no number."""
+  """One value: a number with its unit, an expression without spaces, or up to three plain words."""
   if quantities.read_number(answer) is not None:
     return True
   words = answer.split()

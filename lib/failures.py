@@ -1,6 +1,6 @@
 """Counts of what was scored 0, or by a fallback, instead of as it should be.
 
-Scoring never stops a run of hours: a bad row, a limit hit or a judge that fails is counted here, and
+Scoring never stops a run of hours: a bad row, a limit hit or a judge that fails is counted here.
 `failed_rows` hands the counts to the training log and the evaluation, which show them.
 """
 

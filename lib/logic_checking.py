@@ -37,7 +37,8 @@ STATED = re.compile(rf"\W*{LEAD}[\"'(\[]*{VERDICT}\b[*_\"'`)}}\]$]*{BEHIND}", re
 DENIED = re.compile(r"\bnot\b|n['’]t\b", re.I)
 # A verdict inside a sentence. "No" is one only where nothing it could belong to follows.
 WORD_OF_VERDICT = re.compile(
-  r"(?P<not>\b(?:not|never|\w+n['’]t)\s+)?\b(?P<verdict>yes|true|false|no(?=\s*(?:[,.;:!?)]|$)))\b(?!-)",
+  r"(?P<not>\b(?:not|never|\w+n['’]t)\s+)?"
+  r"\b(?P<verdict>yes|true|false|no(?=\s*(?:[,.;:!?)]|$)))\b(?!-)",
   re.I,
 )
 UNDECIDED = re.compile(
@@ -74,7 +75,7 @@ def stated_verdict(text: str) -> bool | None:
 
 
 def sentence_verdict(sentence: str) -> bool | None:
-  """ "No, they did not" → False; "No one knows" → None."""
+  """The verdict of one sentence: "No, they did not" → False, "No one knows" → None."""
   match = STATED.fullmatch(sentence.strip())
   if not match or "?" in sentence:
     return None

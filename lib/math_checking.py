@@ -1,4 +1,4 @@
-r"""Is a mathematical answer right? What it states (lib/statements.py) against the reference's value.
+r"""Is a mathematical answer right? What it states (lib/statements.py) against the true value.
 
 `math_correct` reads both; `same_value` compares, in this order: the same text, two numbers
 (`same_number`), two numerals of a base, two lists (`same_items`), and last two expressions, for

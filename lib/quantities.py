@@ -92,7 +92,7 @@ def simplify(text: str) -> str:
   return text.strip()
 
 
-# "1,234", "1 234", "1234", "1234.5", "12.", ".5"; a group of digits has three, so "1,23" is no number
+# "1,234", "1 234", "1234", "1234.5", "12.", ".5"; a group has three digits: "1,23" is no number
 DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?!\d)|\d+)(?:\.\d+|\.(?!\d))?|\.\d+"
 # ... with a power of ten: "1.5e3", "1.5 * 10^{3}"
 NUMBER = rf"(?:{DIGITS})(?:[eE][+-]?\d{{1,3}}|\s?\*\s?10\s?\^\s?\{{?\s?[+-]?\d{{1,3}}\}}?)?"
@@ -117,7 +117,8 @@ DOUBTS = (
   "doubted|doubtful|guess\\w*|unsure|uncertain|unclear|unknown|whether|if|wonder\\w*|suppose\\w*|"
   "assum\\w+|almost|nearly|or|either|versus|vs|sometimes|hopefully"
 )
-# "72 at most", "72 plus", "72nd", "72 squared"; but "72 more" and "72 times" answer how many more, how often
+# "72 at most", "72 plus", "72nd", "72 squared". But "72 more" and "72 times" are answers to how
+# many more and how often.
 BOUNDS = (
   "most|least|above|below|under|beyond|minimum|maximum|max|tops|upwards?|ish|plus|minus|"
   "squared|cubed|double|twice|half|factorial|divided|multiplied|increased|decreased|reduced|raised|"

@@ -1,4 +1,4 @@
-r"""Is a science answer right? An option by letter or text where the choices are known, else the text.
+r"""Is a science answer right? An option by letter or text where choices are known, else the text.
 
 The whole answer must be the option or the text, or a short announcement of it: "B", "(B) Jupiter",
 "The answer is B because …", "\boxed{C: text}", "D, not B", "It is not B, the answer is D". Two
@@ -23,8 +23,10 @@ LEAD_IN = re.compile(
   r"""\A\W{0,3}(?:(?:so|thus|therefore|hence)\W+)?
   (?:
       (?:(?:the|my|our)\s+)?(?:(?:final|correct|right|best|most\s+likely)\s+)?
-      (?:answer|option|choice)(?:\s+(?:is|would\s+be|should\s+be|must\s+be|seems\s+to\s+be))?\s*[:=]?\s+(?=\S)
-    | (?:final\s+)?(?:answer|ans|antwort|respuesta|réponse|risposta|resposta|lösung|solution|答案)\s*[:：]\s*
+      (?:answer|option|choice)
+      (?:\s+(?:is|would\s+be|should\s+be|must\s+be|seems\s+to\s+be))?\s*[:=]?\s+(?=\S)
+    | (?:final\s+)?(?:answer|ans|antwort|respuesta|réponse|risposta|resposta|lösung|solution|答案)
+      \s*[:：]\s*
     | (?:so|thus|therefore|hence)\W+(?=\S)
     | it(?:\s+is|['’]s|\s+must\s+be)\s+
     | i\s+(?:choose|pick|would\s+choose|think\s+it\s+is|think\s+it['’]s|believe\s+it\s+is)\s+
@@ -38,7 +40,8 @@ ANNOUNCED = re.compile(
   (?P<said>
       (?:(?:the|my|our)\s+)?(?:(?:final|correct|right|best)\s+)?(?:answer|option|choice)
       \s+(?:is|would\s+be|must\s+be|should\s+be)\s*:?\s+(?=\S)
-    | (?:final\s+|correct\s+)?(?:answer|ans|antwort|respuesta|réponse|risposta|resposta|lösung|答案)\s*[:：]\s*(?=\S)
+    | (?:final\s+|correct\s+)?
+      (?:answer|ans|antwort|respuesta|réponse|risposta|resposta|lösung|答案)\s*[:：]\s*(?=\S)
   )""",
   re.I | re.X,
 )
@@ -96,7 +99,7 @@ def same_text_or_quantity(answer: str, truth: str) -> bool:
 
 
 def unit_of(text: str) -> str:
-  """ "9.8 m/s²" → "m s2"."""
+  """What is left without the number: "9.8 m/s²" → "m s2"."""
   plain = POWER_OF_TEN.sub(" ", re.sub(r"\\[,;:! ]|~", " ", unwrap(text)))
   return normalize(re.sub(r"(?<![a-zA-Z^²³])[-+]?[\d.,/]*\d", " ", plain))
 

@@ -25,11 +25,13 @@ from lib import contract, quantities
 MAX_VALUE = 300  # characters of one value; longer is no final answer
 MAX_SENTENCE = 1000  # characters of a sentence that is taken apart
 
+# A statement that holds one of these is turned into another: "not 72", "72 or 71", "72?"
 TURNED = re.compile(rf"\b(?:{quantities.DENIALS}|{quantities.DOUBTS})\b|[≠?]|\\neq?\b|!=", re.I)
 # Said after a statement, it takes the statement back: "72. Wait, that is wrong."
 TAKEN_BACK = re.compile(
   r"\b(?:wait|wrong|incorrect|mistake|actually|sorry|scratch that|never mind|just kidding)\b"
-  r"|\bnot (?:really|right|correct|true|sure|the answer)\b|\bno,|(?:^|[.!]\s)\s*(?:no|not)\b[^.!]{0,20}[.!]?$"
+  r"|\bnot (?:really|right|correct|true|sure|the answer)\b|\bno,"
+  r"|(?:^|[.!]\s)\s*(?:no|not)\b[^.!]{0,20}[.!]?$"
   r"|\bi (?:do not|don['’]t) know\b|\bi (?:doubt|guess)\b",
   re.I | re.M,
 )
@@ -38,7 +40,8 @@ TAKEN_BACK = re.compile(
 ANSWER_IS = r"""
   (?:\b(?:(?:the|my|our|your|his|her|their|this|its|final|correct|right|best|exact|simplified)\s+){0,4}
     answer
-    (?:\s+(?:here|then|to\s+(?:the|this|your)\s+(?:question|problem|task)|in\s+\w+|would|should|must|will)){0,3}
+    (?:\s+(?:here|then|to\s+(?:the|this|your)\s+(?:question|problem|task)|in\s+\w+
+      |would|should|must|will)){0,3}
     \s*(?:\b(?:is|was|be|seems\ to\ be)\b | [=:])\s*:?   # "The final answer is:", "Answer: "
   )"""
 ANNOUNCEMENT = re.compile(
@@ -123,7 +126,8 @@ FILLER = re.compile(
 NUMBER_IN_TEXT = re.compile(
   rf"(?P<sign>[+-]?)\s?(?:{quantities.VALUE})"
   r"(?!\d|[_^\\√(]|:\d|(?![mgslLhVWJKN]\b|[a-zA-Z]{2,})[a-zA-Z]"
-  rf"|\s?[*/^]\s?[\w\\(]|\s?\\[a-zA-Z]|\s?[+=<>±]|\s-?\s?[\d(\\]|-[\d(\\]){quantities.PERCENT}(?P<unit>)",
+  r"|\s?[*/^]\s?[\w\\(]|\s?\\[a-zA-Z]|\s?[+=<>±]|\s-?\s?[\d(\\]|-[\d(\\])"
+  rf"{quantities.PERCENT}(?P<unit>)",
   re.A,
 )
 # LaTeX, digits, operators and single letters: "4\sqrt{30}", "3:4", "(x+1)^2"
@@ -138,7 +142,8 @@ TAIL_START = (
 )
 MORE_THAN = r"more|less|fewer|further|\w+(?<!ev)(?<!ov)(?<!numb)er"
 TAIL = re.compile(
-  rf"(?:\s+(?:{MORE_THAN}))?(?:\s+(?:{TAIL_START})\b[^,;()=]*|\s+than\b(?!\s+the\s+answer)[^,;()=\d]*)?"
+  rf"(?:\s+(?:{MORE_THAN}))?"
+  rf"(?:\s+(?:{TAIL_START})\b[^,;()=]*|\s+than\b(?!\s+the\s+answer)[^,;()=\d]*)?"
   r"(?:,?\s+(?:altogether|in\s+(?:total|all|dollars)|respectively|overall|on\s+average))?"
   r"(?:\s*\([^()\d]*\))?\s*",
   re.I,
@@ -147,7 +152,8 @@ UNIT_AND_TAIL = re.compile(rf"{quantities.UNIT}{TAIL.pattern}", re.I)
 # "8 women are left at the party": a unit, then what is said of it. Another number only after a
 # word that keeps it apart: "9 multiples of 10 are between 11 and 103".
 SAID_OF_IT = re.compile(
-  rf"[\s-]?{quantities.UNIT_WORD}(?:\s+(?:(?:of|between|from|in|for|at)\s+\d[\d.]*(?:\s+and\s+\d[\d.]*)?"
+  rf"[\s-]?{quantities.UNIT_WORD}"
+  r"(?:\s+(?:(?:of|between|from|in|for|at)\s+\d[\d.]*(?:\s+and\s+\d[\d.]*)?"
   r"|[a-zA-Z'()%-]++))*+\s*",
   re.I,
 )
@@ -294,7 +300,7 @@ def conclusion(sentence: str) -> str:
 
 
 def without_reasons(clause: str) -> str:
-  """ "56 because 56 is 7 times 8" → "56": reasons may name other numbers and deny what they like."""
+  """Cuts "56 because 56 is 7 times 8" to "56": reasons may name and deny other numbers."""
   for reason in REASON.finditer(clause):
     if SHOWS_VALUE.search(clause[: reason.start()]):
       return clause[: reason.start()]
@@ -302,7 +308,7 @@ def without_reasons(clause: str) -> str:
 
 
 def without_condition(clause: str) -> str:
-  """ "If 5 did not grow then he has 25 flowers" → "he has 25 flowers"; "If I had to guess" stays."""
+  """Cuts "If 5 did not grow then he has 25" to "he has 25"; "If I had to guess" stays."""
   condition = CONDITION.match(clause)
   if not condition or DOUBT.search(condition["what"]):
     return clause
@@ -333,7 +339,7 @@ def equation_value(clause: str) -> str | None:
 
 
 def subject_verb_value(clause: str) -> str | None:
-  """ "Jimmy needs 20 apples to equal the weight of 28 oranges" → "20"."""
+  """The value behind a verb: "Jimmy needs 20 apples to equal the weight of 28 oranges" → "20"."""
   clause = without_reasons(clause)
   for verb in reversed(list(VERB.finditer(clause))):
     subject = clause[: verb.start()]
@@ -344,7 +350,7 @@ def subject_verb_value(clause: str) -> str | None:
 
 
 def states_another(subject: str, value: str) -> bool:
-  """ "The answer is 71 and it is 72": a clause before says another value of the same thing."""
+  """Says a clause before another value of the same thing, as in "It is 71 and it is 72"?"""
   for verb in re.finditer(r"\b(?:is|are|be)\s+(?=-?\d)", subject):
     number = NUMBER_IN_TEXT.match(subject, verb.end())
     if number and number.group().strip() != value:
@@ -370,7 +376,7 @@ def value_phrase(text: str) -> str | None:
 
 
 def spelled_value(text: str) -> str | None:
-  """ "three apples in total" → "three"."""
+  """A number word: "three apples in total" → "three"."""
   word, _, rest = text.partition(" ")
   if word.lower() not in quantities.SPELLED_NUMBERS:
     return None
@@ -380,7 +386,7 @@ def spelled_value(text: str) -> str | None:
 
 
 def value_then_predicate(clause: str) -> str | None:
-  """ "8 women are left at the party" → "8"; "72 is the answer" → "72"; but not "72 is wrong"."""
+  """The value of "8 women are left at the party" and "72 is the answer", not of "72 is wrong"."""
   clause = without_reasons(clause)
   number = NUMBER_IN_TEXT.match(clause)
   if not number:
@@ -391,6 +397,6 @@ def value_then_predicate(clause: str) -> str | None:
 
 
 def labelled_value(clause: str) -> str | None:
-  """ "Total cost: 72 dollars" → "72"."""
+  """The value behind a label: "Total cost: 72 dollars" → "72"."""
   label = LABEL.match(clause)
   return value_phrase(clause[label.end() :]) if label else None

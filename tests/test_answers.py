@@ -1,4 +1,4 @@
-"""Right and wrong answers by domain: a table per rule, own text; the shared labelled sets where they lie beside the checkout."""
+"""Right and wrong answers by domain in tables; the shared labelled sets where they lie beside."""
 
 import json
 import pathlib
