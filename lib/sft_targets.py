@@ -1,29 +1,50 @@
-"""TODO-DOC sft_targets."""
+"""The text that SFT teaches for a row: a worked solution in the format, with calculations checked.
+
+`make_target` is what prepare_data.py calls. For mathematics it reads the equations of a solution
+(`equations`, `calculate`) and keeps only solutions whose equations all hold; in the dual-stream
+style it writes the four sections from them (`monologue`).
+"""
 
 import ast
 import itertools
 import operator
 import re
+from collections.abc import Callable
 from fractions import Fraction
 from typing import NamedTuple
 
 from lib import contract, overlap
 
-# ---------------------------------------------------------------------------------------------------------------- SFT targets
-MARK = re.compile(r"<<([^<>]*)>>")  # GSM8K's calculator marks: "48/2 = <<48/2=24>>24"
-OPERATORS = {
-  ast.Add: (operator.add, "-", "add {} and {}"),
-  ast.Sub: (operator.sub, "+", "subtract {1} from {0}"),
-  ast.Mult: (operator.mul, "/", "multiply {} by {}"),
-  ast.Div: (operator.truediv, "*", "divide {} by {}"),
-}
+# GSM8K's calculator marks: "48/2 = <<48/2=24>>24".
+CALCULATOR_MARK = re.compile(r"<<([^<>]*)>>")
+# The calculation that ends what stands left of "=", as in "She pays 3 x $5".
 CALCULATION_END = re.compile(r"[-−]?\s*[$€£(.\d][\d\s.,$€£%()+*/xX×÷−–-]*$")
+# The value or calculation that begins what stands right of it.
 CALCULATION_START = re.compile(
-  r"\s*[-−]?[$€£(\s]*[.\d][\d.,]*\)*%?(?:\s*[-+*/xX×÷−–]\s*[$€£(]*[.\d][\d.,]*\)*%?)*"
+  r"""\s*[-−]?[$€£(\s]*[.\d][\d.,]*\)*%?                  # a number
+      (?:\s*[-+*/xX×÷−–]\s*[$€£(]*[.\d][\d.,]*\)*%?)*     # operator, number, again and again
+  """,
+  re.VERBOSE,
 )
-UNIT = re.compile(
+# A unit after a number: up to four words before an operator or the end, "5 apples per day * 3".
+UNIT_AFTER_NUMBER = re.compile(
   r"(?<=[\d)%])\s*[A-Za-z][A-Za-z'’]*(?:[ /-][A-Za-z'’]+){0,3}\s*(?=[-+*/×÷]|\s[xX]\s|$)"
 )
+ENDS_IN_OPERATOR = ("+", "-", "*", "/", "×", "÷")
+
+
+class Operator(NamedTuple):
+  apply: Callable
+  inverse: str  # what undoes it
+  wording: str  # of (left, right), for the plan
+
+
+OPERATORS = {
+  ast.Add: Operator(operator.add, "-", "add {0} and {1}"),
+  ast.Sub: Operator(operator.sub, "+", "subtract {1} from {0}"),
+  ast.Mult: Operator(operator.mul, "/", "multiply {0} by {1}"),
+  ast.Div: Operator(operator.truediv, "*", "divide {0} by {1}"),
+}
 
 
 class Calculation(NamedTuple):
@@ -31,115 +52,178 @@ class Calculation(NamedTuple):
   value: Fraction
 
 
+# Reading calculations.
+
+
 def calculate(text: str) -> Calculation | None:
-  """Exact value of +, -, *, / over numbers, brackets, currency and percent signs; None for anything else."""
+  """The exact value of +, -, *, / over numbers, brackets, currency and percent signs.
+
+  "$1,200 × 15%" → 180. None for anything else.
+  """
   text = re.sub(r"[$€£,]", "", text).translate(str.maketrans("×÷−–", "*/--"))
   text = re.sub(r"(?<=[\d)\s.])[xX](?=[\s\d(.])", "*", text)
   text = re.sub(r"(\d*\.?\d+)\s*%", r"(\1/100)", text).strip()
-
-  def value(node):
-    if isinstance(node, ast.BinOp):
-      return OPERATORS[type(node.op)][0](value(node.left), value(node.right))
-    return (
-      -value(node.operand)
-      if isinstance(node, ast.UnaryOp)
-      else Fraction(ast.get_source_segment(text, node))
-    )
-
+  if not re.fullmatch(r"[\d\s.()+*/-]*", text):  # no letters, so no exponents
+    return None
   try:
-    tree = ast.parse(
-      re.fullmatch(r"[\d\s.()+*/-]*", text)[0], mode="eval"
-    ).body  # no letters, so no exponents
-    return Calculation(tree, value(tree))
+    tree = ast.parse(text, mode="eval").body
+    return Calculation(tree, value_of(tree, text))
   except (SyntaxError, ValueError, ArithmeticError, RecursionError, TypeError, LookupError):
     return None
 
 
+def value_of(node: ast.expr, text: str) -> Fraction:
+  if isinstance(node, ast.BinOp):
+    return OPERATORS[type(node.op)].apply(value_of(node.left, text), value_of(node.right, text))
+  if isinstance(node, ast.UnaryOp):
+    return -value_of(node.operand, text)
+  return Fraction(ast.get_source_segment(text, node))  # "0.1" is a tenth, not the nearest float
+
+
 def decimal(value: Fraction) -> str | None:
-  """A terminating decimal, written exactly; None for others."""
-  digits = next((n for n in range(7) if (value * 10**n).denominator == 1), None)
-  return f"{float(value):.{digits}f}" if digits is not None and abs(value) < 2**52 else None
+  """A terminating decimal of at most six digits, written exactly; None for others."""
+  for digits in range(7):
+    if (value * 10**digits).denominator == 1:
+      return f"{float(value):.{digits}f}" if abs(value) < 2**52 else None
+  return None
 
 
 def equations(text: str) -> list[Calculation] | None:
-  """The left sides of all equations in a solution; None where one is wrong, or is algebra or prose that cannot be checked."""
+  """The left sides of all equations in a solution.
+
+  None where one is wrong, or is algebra or prose that cannot be checked.
+  """
   found = []
-  for before, after in (
-    pair for line in text.split("\n") for pair in itertools.pairwise(line.split("="))
-  ):
-    before = UNIT.sub(" ", before.rstrip())
-    left, right = CALCULATION_END.search(before), CALCULATION_START.match(after)
-    if (
-      not left
-      or not right
-      or before[: left.start()].rstrip().endswith(("+", "-", "*", "/", "×", "÷"))
-    ):
-      return None
-    left, right = calculate(left[0]), calculate(right[0].strip().rstrip(".,"))
-    scales = (1, 100, Fraction(1, 100)) if "%" in before + after else (1,)
-    if not left or not right or all(left.value * scale != right.value for scale in scales):
-      return None
-    found.append(left)
+  for line in text.split("\n"):
+    for before, after in itertools.pairwise(line.split("=")):
+      left = checked_left_side(before, after)
+      if left is None:
+        return None
+      found.append(left)
   return found
 
 
-def monologue(solution: str, answer: str) -> dict | None:
-  """The four dual-stream sections of a worked solution; None where its calculations do not end in the answer.
+def checked_left_side(before: str, after: str) -> Calculation | None:
+  """What is calculated left of an "=", where it equals what begins right of it."""
+  before = UNIT_AFTER_NUMBER.sub(" ", before.rstrip())
+  left = CALCULATION_END.search(before)
+  right = CALCULATION_START.match(after)
+  if not left or not right:
+    return None
+  if before[: left.start()].rstrip().endswith(ENDS_IN_OPERATOR):
+    return None  # "x + 3 = 5": what was found is only the end of an expression
+  left_value = calculate(left[0])
+  right_value = calculate(right[0].strip().rstrip(".,"))
+  if left_value is None or right_value is None:
+    return None
+  scales = (1,)
+  if "%" in before + after:
+    scales = (1, 100, Fraction(1, 100))  # "20/80 = 25%" and "20/80 * 100 = 25%"
+  if any(left_value.value * scale == right_value.value for scale in scales):
+    return left_value
+  return None
 
-  Plan names each step's operation, Evidence holds the calculations with values computed here, Sanity_check undoes the last.
+
+# Writing targets.
+
+
+def monologue(solution: str, answer: str) -> dict | None:
+  """The four dual-stream sections of a worked solution, by heading.
+
+  Plan names each step's operation, Evidence holds the calculations with values computed here, and
+  Sanity_check undoes the last. None where its calculations do not end in the answer.
   """
-  text, final = MARK.sub("", solution), calculate(answer)
-  steps = (
-    [calculate(mark.rpartition("=")[0]) for mark in MARK.findall(solution)]
-    or equations(text)
-    or [None]
-  )
-  steps = [step for step in steps if step is None or isinstance(step.tree, ast.BinOp)]
-  if not steps or not final or None in steps or steps[-1].value != final.value:
+  text = CALCULATOR_MARK.sub("", solution)
+  steps = read_steps(solution, text)
+  final = calculate(answer)
+  if not steps or not final or steps[-1].value != final.value:
     return None
-  values, last = [decimal(step.value) for step in steps], steps[-1].tree
-  (_, undo, _), sides = (
-    OPERATORS[type(last.op)],
-    [calculate(ast.unparse(side)) for side in (last.left, last.right)],
-  )
-  start, by = (decimal(side.value) for side in sides)
-  if None in (start, by, *values) or undo == "/" and not sides[1].value:
+  values = [decimal(step.value) for step in steps]
+  check = undo(steps[-1])
+  if check is None or None in values:
     return None
-  plan, known = [], {}
-  for number, (step, value) in enumerate(zip(steps, values), 1):
-    named = [known.get(side, side) for side in map(ast.unparse, (step.tree.left, step.tree.right))]
-    plan.append(f"{number}) {OPERATORS[type(step.tree.op)][2].format(*named)}")
+
+  plan = []
+  evidence = []
+  known = {}  # a value → what the plan calls it from then on
+  for number, (step, value) in enumerate(zip(steps, values, strict=True), 1):
+    sides = [ast.unparse(step.tree.left), ast.unparse(step.tree.right)]
+    named = [known.get(side, side) for side in sides]
+    plan.append(f"{number}) {OPERATORS[type(step.tree.op)].wording.format(*named)}")
+    evidence.append(f"{ast.unparse(step.tree)} = {value}")
     known[value] = f"the result of step {number}"
-  back = f"{values[-1]} {undo} {f'({by})' if by.startswith('-') else by} = {start}"
   return {
     "Plan": "; ".join(plan),
     "Reasoning": text.strip(),
-    "Evidence": "; ".join(
-      f"{ast.unparse(step.tree)} = {value}" for step, value in zip(steps, values)
-    ),
-    "Sanity_check": f"{back}, so undoing the last step leads back to {start}.",
+    "Evidence": "; ".join(evidence),
+    "Sanity_check": check,
   }
 
 
-def make_target(row: dict, style: str) -> str | None:
-  """The SFT target, where a solution is known, all its equations are right, and the format can hold it."""
-  if (
-    row["metadata"].get("use") == "grpo"
-  ):  # of the built-in pool: SFT must not see the rows that GRPO trains on
+def read_steps(solution: str, text: str) -> list[Calculation] | None:
+  """The operations of a solution, from its calculator marks, else from its equations."""
+  marks = CALCULATOR_MARK.findall(solution)
+  if marks:
+    found = [calculate(mark.rpartition("=")[0]) for mark in marks]
+  else:
+    found = equations(text)
+  if not found or None in found:
     return None
-  solution, sections, metadata = row["reasoning"], row["sections"], row["metadata"]
-  if row["domain"] == "math" and not overlap.is_builtin(row) and solution:
-    text = MARK.sub("", solution)
-    if equations(text) is None:
-      return None
-    solution, sections = text, style == "dual_stream" and monologue(solution, row["answer"])
-  elif row["domain"] == "logic" and not solution:
-    solution = " ".join(map(str, metadata.get("facts") or []))
-  elif row["domain"] == "coding" and not solution and metadata.get("shown_test"):
-    solution = f"The function to write is `{metadata['entry_point']}`. It must satisfy: {metadata['shown_test']}"
+  return [step for step in found if isinstance(step.tree, ast.BinOp)]
+
+
+def undo(step: Calculation) -> str | None:
+  """The last step backwards: of 48/2 = 24, "24 * 2 = 48, so undoing …".
+
+  None where a number has no short decimal, or where undoing would divide by 0.
+  """
+  left = calculate(ast.unparse(step.tree.left))
+  right = calculate(ast.unparse(step.tree.right))
+  start, by, end = decimal(left.value), decimal(right.value), decimal(step.value)
+  if None in (start, by, end):
+    return None
+  inverse = OPERATORS[type(step.tree.op)].inverse
+  if inverse == "/" and not right.value:
+    return None
+  if by.startswith("-"):
+    by = f"({by})"
+  return f"{end} {inverse} {by} = {start}, so undoing the last step leads back to {start}."
+
+
+def make_target(row: dict, style: str) -> str | None:
+  """The SFT target, where a solution is known, its equations are right, and the format can hold it.
+
+  None for rows of the built-in pool that are kept for GRPO: SFT must not see them.
+  """
+  if row["metadata"].get("use") == "grpo":
+    return None
+  solution, sections = worked_solution(row, style)
   if style == "dual_stream":
-    solution = sections and "\n" + "".join(
-      f"{name}: {sections.get(name, '')}\n" for name in contract.SECTIONS
-    )
-  target = contract.format_response(solution, row["answer"]) if solution else ""
+    solution = ""
+    if sections:
+      lines = [f"{name}: {sections.get(name, '')}\n" for name in contract.SECTIONS]
+      solution = "\n" + "".join(lines)
+  if not solution:
+    return None
+  target = contract.format_response(solution, row["answer"])
   return target if contract.parse_response(target, style) else None
+
+
+def worked_solution(row: dict, style: str) -> tuple[str | None, dict | None]:
+  """(the reasoning to teach, its dual-stream sections), either None where there is none."""
+  solution = row["reasoning"]
+  sections = row["sections"]
+  metadata = row["metadata"]
+  if row["domain"] == "math" and solution and not overlap.is_builtin(row):
+    text = CALCULATOR_MARK.sub("", solution)
+    if equations(text) is None:
+      return None, None
+    if style == "dual_stream":
+      sections = monologue(solution, row["answer"])
+    return text, sections
+  if row["domain"] == "logic" and not solution:
+    return " ".join(map(str, metadata.get("facts") or [])), sections
+  if row["domain"] == "coding" and not solution and metadata.get("shown_test"):
+    asked = f"The function to write is `{metadata['entry_point']}`."
+    return f"{asked} It must satisfy: {metadata['shown_test']}", sections
+  return solution, sections
