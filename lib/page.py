@@ -94,7 +94,8 @@ pre {
   body { padding: 1.25rem 1rem 3rem }
   h1 { font-size: 1.45rem }
   th, td { padding: .4rem .15rem; font-size: .75rem }
-  /* An interval may break after its comma: five columns fit a phone. */
+  td:first-child { hyphens: auto; overflow-wrap: anywhere; min-width: 3.6rem }
+  /* An interval may break after its comma: six columns fit a phone. */
   td small { display: block; white-space: normal; font-size: .6875rem }
   .tiles { grid-template-columns: repeat(auto-fit, minmax(6.8rem, 1fr)); gap: .5rem }
   .tile { padding: .65rem .7rem }

@@ -6,11 +6,13 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 from conftest import REPO, one_line_error, process
+from rich.console import Console
 
 from lib import asking, lineage, sweep
 from lib.errors import InputError
@@ -173,3 +175,17 @@ def test_asking_nothing_or_without_a_tokenizer_is_one_line(tmp_path):
   one_line_error(process("evaluate.py", ask=" "), "--ask is empty")
   missing = process("evaluate.py", ask="x", data_dir=tmp_path / "none")
   one_line_error(missing, "no tokenizer.model", "--checkpoint or --data_dir")
+
+
+def test_two_answers_stand_side_by_side():
+  """On a terminal: a column a model, its heading on top, the answer under its own."""
+  texts = {
+    "Before training": "cat cat [bold]cat[/bold]",
+    "After GRPO": "<reasoning>12 and 7.</reasoning>\n<answer>19</answer>",
+  }
+  console = Console(width=80, file=io.StringIO())
+  console.print(asking.side_by_side(texts))
+  lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+  assert re.fullmatch(r"Before training +After GRPO", lines[0])
+  assert re.fullmatch(r"cat cat \[bold\]cat\[/bold\] +Reasoning", lines[1])  # no markup of ours
+  assert [line.strip() for line in lines[2:]] == ["12 and 7.", "", "Answer", "19"]
