@@ -20,9 +20,11 @@ import re
 import sys
 import types
 
+from lib import sandbox_data as data
 from lib import sandbox_names as names
 from lib import sandbox_trust as trust
 from lib import sandbox_wire as wire
+from lib.sandbox_remote import OPERATIONS
 
 # Objects of the library that the tests may lend to the answer, attributes and all.
 LENDABLE = {io.StringIO, io.BytesIO, types.SimpleNamespace, re.Match}
@@ -52,7 +54,7 @@ class Judge(wire.Peer):
     self.rules = trust.Rules(plan.attributes, plan.constructors)
     self.supplied = {}  # asked name: what stands for it in the tests
     self.space = {"__name__": "tests"}  # where the tests run
-    self.errors = wire.ERRORS
+    self.errors = data.ERRORS
 
   def own(self, number):
     value = self.shared[number]
@@ -77,7 +79,7 @@ class Judge(wire.Peer):
     """Exceptions of the tests' own classes, of stand-ins for the answer's, and of Python's."""
     own = {name: self.space.get(name) for name in self.plan.errors}
     own = {name: kind for name, kind in own.items() if is_error(kind)}
-    return wire.revive(described, {**self.errors, **own})
+    return data.revive(described, {**self.errors, **own})
 
   def apply_effects(self, message):
     super().apply_effects(message)
@@ -92,7 +94,7 @@ class Judge(wire.Peer):
     return space
 
   def expects_changes(self, remote, args, kwargs):
-    """Whether the reference, called with the same, changes its arguments though it returns a value."""
+    """Whether the reference, too, changes these arguments and returns a value."""
     name = next((n for n, value in self.supplied.items() if value is remote), None)
     if self.plan.classes is None or name not in self.reference:
       return False
@@ -108,7 +110,7 @@ class Judge(wire.Peer):
     if op == "call":
       return target(*args, **kwargs)
     if op in ("iter", "next"):
-      return wire.OPERATIONS[op](target)
+      return OPERATIONS[op](target)
     if op == "getattr" and args[0] in OF_FUNCTIONS and callable(target):
       return getattr(target, *args)
     if op == "getattr" and is_mock(target) and not str(args[0]).startswith("_"):
@@ -124,14 +126,14 @@ class Judge(wire.Peer):
       replaces = isinstance(target, type) or callable(getattr(type(target), args[0], None))
       if op != "getattr" and replaces:
         raise AttributeError(f"{args[0]} is the tests' to define")
-    return wire.OPERATIONS[op](target, *args, **kwargs)
+    return OPERATIONS[op](target, *args, **kwargs)
 
   # what travels beside plain data: the judge may be believed, so its library objects go by name and
   # run over there
   def encode_foreign(self, value):
     kind = type(value)
     if kind is collections.defaultdict:
-      parts = [value.default_factory, wire.KINDS[dict].take_apart(value)]
+      parts = [value.default_factory, data.KINDS[dict].take_apart(value)]
       return {"t": "defaultdict", "v": self.encode(parts)}
     if kind is functools.partial:
       return {"t": "partial", "v": self.encode([value.func, list(value.args), value.keywords])}
@@ -277,6 +279,6 @@ def brief(error):
   """An exception in one printable line: parts of it may be the answer's text, which must not break
   a log.
   """
-  described = wire.describe(error)
+  described = data.describe(error)
   text = f"{described['names'][0]}: {described['message']}"
   return " ".join(text.encode("ascii", "backslashreplace").decode().split())[:200]

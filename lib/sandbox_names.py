@@ -17,8 +17,8 @@ import importlib
 import sys
 from typing import NamedTuple
 
+from lib.sandbox_data import ERRORS
 from lib.sandbox_solver import IMPORTS, definitions, parsed
-from lib.sandbox_wire import ERRORS
 
 # Modules whose names tests use without importing them, as the answer's own imports would have
 # covered it. First come first.
@@ -171,7 +171,7 @@ def class_names(tree):
 
 
 def error_bases(trees):
-  """{class: its base} of the exceptions that the trees define, a base before what derives from it."""
+  """{class: its base} of the exceptions that the trees define, bases first."""
   found = {}
   for kind in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
     for base in (base.id for base in kind.bases if isinstance(base, ast.Name)):

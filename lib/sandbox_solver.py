@@ -22,6 +22,8 @@ import sys
 import textwrap
 import types
 
+from lib import sandbox_data as data
+from lib import sandbox_remote as remote
 from lib import sandbox_wire as wire
 
 MAX_PRINTED = 1 << 20  # bytes of one call's output that reach the tests
@@ -125,7 +127,7 @@ class Solver(wire.Peer):
     super().__init__(fd)
     self.shared.append(self.load)  # number 0: what the judge asks for first
     self.classes = ()  # the answer's classes that the tests ask for
-    self.known = dict(wire.ERRORS)  # exceptions by name
+    self.known = dict(data.ERRORS)  # exceptions by name
     sys.stdout = io.TextIOWrapper(io.BytesIO(), "utf-8", "replace", write_through=True)
     self.printed = sys.stdout.buffer
 
@@ -164,7 +166,7 @@ class Solver(wire.Peer):
     return self.remotes.setdefault(number, TestObject(self, number, about))
 
   def revive(self, described):
-    return wire.revive(described, self.known)
+    return data.revive(described, self.known)
 
   def encode_foreign(self, value):
     if type(value) is Own:
@@ -191,17 +193,17 @@ class Solver(wire.Peer):
       return "class"
     if isinstance(value, types.CoroutineType):
       return "coroutine"
-    if any(kind in wire.KINDS for kind in type(value).__mro__):
+    if any(kind in data.KINDS for kind in type(value).__mro__):
       return "data"
     return ""
 
 
-class TestObject(wire.Remote):
+class TestObject(remote.Remote):
   # An object of the tests. Classes are compared and hashed here: annotations (`Optional[ListNode]`,
   # `ListNode | None`) do that before the tests have defined the class.
   __slots__ = ()
-  __doc__ = wire.Remote.__dict__["__doc__"]
-  __module__ = wire.Remote.__dict__["__module__"]
+  __doc__ = remote.Remote.__dict__["__doc__"]
+  __module__ = remote.Remote.__dict__["__module__"]
 
   def __hash__(self):
     return hash((TestObject, self._number)) if self._about == "class" else self._ask("hash")
@@ -239,8 +241,8 @@ def finish(coroutine):
 def plain(value):
   """The data that an object of a subclass of list, int, ... holds."""
   for base in type(value).__mro__:
-    if base in wire.KINDS:
-      return wire.KINDS[base].put_together(wire.KINDS[base].take_apart(value))
+    if base in data.KINDS:
+      return data.KINDS[base].put_together(data.KINDS[base].take_apart(value))
   raise TypeError("not plain data")
 
 
@@ -248,7 +250,7 @@ def subclass(base, name, others, members):
   """A class of the tests that inherits from one of the answer's; its methods are the tests'
   functions.
   """
-  own = {key: as_method(v) if wire.is_remote(v) else v for key, v in members.items()}
+  own = {key: as_method(v) if remote.is_remote(v) else v for key, v in members.items()}
   return type(base)(name, (base, *others), own)
 
 
@@ -260,7 +262,7 @@ def as_method(function):
 
 
 OPERATIONS = {
-  **wire.OPERATIONS,
+  **remote.OPERATIONS,
   "finish": finish,
   "plain": plain,
   "subclass": subclass,

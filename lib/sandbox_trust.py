@@ -21,7 +21,7 @@ import builtins
 import operator
 import sys
 
-from lib import sandbox_wire as wire
+from lib import sandbox_remote as remote
 
 RESULT, OBJECT = "result", "object"
 
@@ -80,7 +80,7 @@ ANY_OBJECT = {
   ),
   *("enter", "leave", "copy", "deepcopy", "finish", "plain", "subclass", "super"),
 }
-ARITHMETIC = {**wire.BINARY, **wire.REFLECTED, **wire.IN_PLACE}
+ARITHMETIC = {**remote.BINARY, **remote.REFLECTED, **remote.IN_PLACE}
 # `abs(f(2) - 4.5) < 1e-6` tells the object what is expected, and asks it how far it is off.
 DIFFERENCE = {"__sub__", "__rsub__", "__isub__"}
 SPECIAL_METHODS = {
@@ -96,10 +96,10 @@ def is_answers(value):
   return type(value) is AnswerObject
 
 
-class AnswerObject(wire.Remote):
+class AnswerObject(remote.Remote):
   __slots__ = ("_makes", "_trust")  # _makes: a call builds an OBJECT
-  __doc__ = wire.Remote.__dict__["__doc__"]
-  __module__ = wire.Remote.__dict__["__module__"]
+  __doc__ = remote.Remote.__dict__["__doc__"]
+  __module__ = remote.Remote.__dict__["__module__"]
 
   def __init__(self, peer, number, about):
     super().__init__(peer, number, about)
@@ -190,7 +190,7 @@ class Rules:
     asks = op == "getattr" and args[0] in QUESTIONS and args[0] not in defined
     if asks and not (trusted and self.attributes is None):
       raise TypeError(f"the answer's result is not plain data that could be asked {args[0]!r}")
-    if op in ANY_OBJECT or op in wire.COMPARISONS:
+    if op in ANY_OBJECT or op in remote.COMPARISONS:
       return False
     if op in ARITHMETIC:
       other = args[0]
@@ -210,7 +210,7 @@ class Rules:
       return OBJECT if mine._makes else RESULT
     if op in ("subclass", "super"):
       return OBJECT
-    if op in ARITHMETIC or op in wire.UNARY or op in ("copy", "deepcopy"):
+    if op in ARITHMETIC or op in remote.UNARY or op in ("copy", "deepcopy"):
       return mine._trust if op not in ARITHMETIC else OBJECT
     return RESULT
 

@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 from lib import (
   code_checking,
   sandbox,
+  sandbox_data,
   sandbox_judge,
   sandbox_lockdown,
   sandbox_names,
@@ -823,7 +824,7 @@ def test_random_garbage_never_raises_and_never_passes(box):
 
 def test_decoding_garbage_gives_plain_data_or_an_exception():
   rng = random.Random(3)
-  tags = [*sandbox_wire.MAKE, "record", "mine", "yours", "os", None, 3, []]
+  tags = [*sandbox_data.MAKE, "record", "mine", "yours", "os", None, 3, []]
   plan = sandbox_names.plan("", ["assert f(1)"], "")
   peer = sandbox_judge.Judge(os.open(os.devnull, os.O_RDWR), {}, plan)
 
@@ -848,7 +849,7 @@ def test_decoding_garbage_gives_plain_data_or_an_exception():
       seen |= kinds(peer.decode(value(0), sandbox_trust.RESULT))
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, sandbox_wire.Gone):
       continue
-  harmless = {*sandbox_wire.KINDS, bool, type(None), type}
+  harmless = {*sandbox_data.KINDS, bool, type(None), type}
   assert sandbox_trust.AnswerObject in seen and seen <= {*harmless, sandbox_trust.AnswerObject}
 
 
