@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from lib import builtin_pool, checking, contract
+from lib import builtin_pool, builtin_questions, checking, contract
 
 LEGS = {"spider": 8, "ant": 6, "dog": 4, "bird": 2, "cat": 4, "bee": 6, "cow": 4, "hen": 2}
 PLANETS = ["mercury", "venus", "earth", "mars", "jupiter", "saturn", "uranus", "neptune"]
@@ -257,9 +257,9 @@ def test_rows_are_not_one_template_with_numbers_swapped(pool):
     *LEGS,
     *PLANETS,
     *SYMBOLS,
-    *builtin_pool.NAMES,
-    *builtin_pool.COUNTED,
-    *builtin_pool.THINGS,
+    *builtin_questions.NAMES,
+    *builtin_questions.COUNTED,
+    *builtin_questions.THINGS,
   }
   slots |= {"yes", "no", "red", "blue", "on", "off"}
   shapes = collections.defaultdict(set)
@@ -311,6 +311,7 @@ def test_answers_satisfy_the_projects_own_check(pool):
 
 
 def test_more_rows_than_there_are_questions_is_an_error(monkeypatch):
-  monkeypatch.setattr(builtin_pool, "BUILTIN", {"math": (1, builtin_pool.math_row, ["sequence"])})
+  few = builtin_pool.Domain(1, {"sequence": (1, builtin_questions.math_sequence)})
+  monkeypatch.setattr(builtin_pool, "BUILTIN", {"math": few})
   with pytest.raises(ValueError, match="distinct questions"):
     builtin_pool.builtin_pool(size=5000)
