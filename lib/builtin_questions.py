@@ -26,21 +26,19 @@ class Problem(NamedTuple):
 
 NAMES = ("tom", "ana", "ben", "mia", "leo", "eva", "sam", "zoe")
 COUNTED = ("apples", "pens", "books", "coins", "cups", "eggs")
-THINGS = tuple(
-  [
-    "moon",
-    "river",
-    "lamp",
-    "road",
-    "wind",
-    "stone",
-    "leaf",
-    "snow",
-    "boat",
-    "drum",
-    "bell",
-    "garden",
-  ]
+THINGS = (
+  "moon",
+  "river",
+  "lamp",
+  "road",
+  "wind",
+  "stone",
+  "leaf",
+  "snow",
+  "boat",
+  "drum",
+  "bell",
+  "garden",
 )
 TRAVELLERS = ("boat", "bird", "dog", "car", "bee")
 METALS = {
