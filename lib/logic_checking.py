@@ -24,7 +24,8 @@ LEAD = r"""
     | i(?:\s+would|['’]d)?\s+(?:say|think|believe|conclude)\s*:?\s+(?:that\s+)?
       (?:(?:the\s+answer|it)\s+is\s+)?
     | (?:answer|a|verdict|conclusion)\s*:\s*
-  )?"""
+  )?
+  (?:(?:definitely|certainly|absolutely|clearly)\b\W*)?"""
 # What may come behind it: nothing, a sentence of its own, a reason, or the verdict said again.
 BEHIND = r"""(?:
     \s*$
@@ -42,8 +43,9 @@ WORD_OF_VERDICT = re.compile(
   re.I,
 )
 UNDECIDED = re.compile(
-  r"\b(?:maybe|perhaps|possibly|unclear|unsure|uncertain|unknown|depends|guess(?:ing)?|hard to say)\b"
-  r"|\b(?:no idea|not sure|not certain|no way to (?:know|tell|say)|no one knows|nobody knows)\b"
+  r"\b(?:maybe|perhaps|possibly|unclear|unsure|uncertain|unknown|depends|guess(?:ing)?)\b|\bhard to say\b"
+  r"|\b(?:no idea|not sure|not certain|no way to (?:know|tell|say)|unknowable)\b"
+  r"|\b(?:no one|nobody)\s+(?:can |could )?(?:knows?|tell|say)\b"
   r"|\b(?:i|we|one)\s+(?:do not|don['’]t|cannot|can['’]t|could not|couldn['’]t)\s+(?:\w+\s+)?"
   r"(?:know|tell|say|decide|determine)\b|\bor\s+(?:maybe\s+)?(?:yes|no|true|false)\b",
   re.I,

@@ -109,7 +109,7 @@ PERCENT = r"(?:\s?(?P<percent>%|percent\b))?"
 DENIALS = (
   "not|no|never|none|nobody|nothing|neither|nor|cannot|without|hardly|scarcely|barely|anything|"
   "\\w+n['’]t|wrong|wrongly|false|falsely|incorrect|incorrectly|untrue|mistake|mistaken|mistakenly|"
-  "invalid|impossible|unlikely|unequal|except|exclud\\w+|instead|rather|unless|"
+  "invalid|impossible|fails?|failed|unlikely|unequal|except|exclud\\w+|instead|rather|unless|"
   "lies?|lied|opposite|pretend\\w*|deny|denies|denied|refus\\w+|reject\\w*|exceed\\w*|surpass\\w*"
 )
 DOUBTS = (
@@ -129,14 +129,14 @@ JOINERS = (
   "and|to|over|by|than|but|sqrt|pi|is|are|was|were|be|been|has|have|had|isn|think|believe|"
   "because|since|so|as|that|which|while"
 )
-LETTERS = "x|y|z|n|k|t|i|e|a|b|c|d|p|q|r|u|v|w|I"
+LETTERS = "x|y|z|n|k|t|i|e|a|b|c|d|p|q|r|u|v|w|I|B|D|E|G|P|Q|X|Y|Z"
 UNIT_POWER = r"(?:\s?\^\s?\{?[23]\}?|[23](?!\d))?"
 UNIT_WORD = (
-  rf"(?!(?i:{DENIALS}|{DOUBTS}|{BOUNDS}|{JOINERS})\b)(?!(?:{LETTERS})\b)"
+  rf"(?!(?i:{DENIALS}|{DOUBTS}|{BOUNDS}|{JOINERS})\b)(?!(?-i:{LETTERS})(?![a-zA-Z]))"
   rf"[a-zA-Z'\"&]++\.?{UNIT_POWER}(?:\s?/\s?[a-zA-Z]++{UNIT_POWER})?"
 )
 # Up to four words: "apples", "km/h", "cm^2", "pairs of shoes", "square units"
-UNIT = rf"(?:[\s-]?{UNIT_WORD}(?:[\s-]{UNIT_WORD}){{0,3}})?"
+UNIT = rf"(?:(?:\s|-(?=(?-i:[a-z])))?{UNIT_WORD}(?:[\s-]{UNIT_WORD}){{0,3}})?"
 CURRENCY_CODES = "USD|EUR|GBP|INR|JPY|CNY|CAD|AUD|NZD|CHF|KRW|MXN|PHP|SGD|HKD|ZAR|BRL"
 # "USD 18", "Rs. 18", "%95" stand before the number
 QUANTITY = re.compile(

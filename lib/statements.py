@@ -29,7 +29,7 @@ MAX_SENTENCE = 1000  # characters of a sentence that is taken apart
 TURNED = re.compile(rf"\b(?:{quantities.DENIALS}|{quantities.DOUBTS})\b|[≠?]|\\neq?\b|!=", re.I)
 # Said after a statement, it takes the statement back: "72. Wait, that is wrong."
 TAKEN_BACK = re.compile(
-  r"\b(?:wait|wrong|incorrect|mistake|actually|sorry|scratch that|never mind|just kidding)\b"
+  r"\b(?:wait|wrong|incorrect|false|mistake|actually|sorry|scratch that|never mind|just kidding)\b"
   r"|\bnot (?:really|right|correct|true|sure|the answer)\b|\bno,"
   r"|(?:^|[.!]\s)\s*(?:no|not)\b[^.!]{0,20}[.!]?$"
   r"|\bi (?:do not|don['’]t) know\b|\bi (?:doubt|guess)\b",
@@ -152,7 +152,7 @@ UNIT_AND_TAIL = re.compile(rf"{quantities.UNIT}{TAIL.pattern}", re.I)
 # "8 women are left at the party": a unit, then what is said of it. Another number only after a
 # word that keeps it apart: "9 multiples of 10 are between 11 and 103".
 SAID_OF_IT = re.compile(
-  rf"[\s-]?{quantities.UNIT_WORD}"
+  rf"(?:\s|-(?=(?-i:[a-z])))?{quantities.UNIT_WORD}"
   r"(?:\s+(?:(?:of|between|from|in|for|at)\s+\d[\d.]*(?:\s+and\s+\d[\d.]*)?"
   r"|[a-zA-Z'()%-]++))*+\s*",
   re.I,

@@ -459,7 +459,13 @@ STATES_THE_TRUTH = [  # answer, truth
   ("Hence, 72", "72"),
   ("Therefore 72 apples", "72"),
 ]
-STATES_SOMETHING_ELSE = [  # denied, doubted, bounded, one of several, another value, digits of a name
+STATES_SOMETHING_ELSE = [
+  ("3D", "3"),
+  ("5G", "5"),
+  ("2x2", "2"),
+  ("7-Eleven", "7"),
+  ("72 fails", "72"),
+  ("72. False.", "72"),  # denied, doubted, bounded, one of several, another value, digits of a name
   ("The answer is not 72", "72"),
   ("It isn't 72", "72"),
   ("It can't be 72", "72"),
@@ -762,6 +768,8 @@ STATES_SOMETHING_ELSE = [  # denied, doubted, bounded, one of several, another v
   ("At least: 72", "72"),
 ]
 VERDICT_STATED = [
+  ("Definitely yes", "yes"),
+  ("The answer is definitely no.", "no"),
   ("yes", "yes"),
   ("Yes", "yes"),
   ("YES", "yes"),
@@ -852,6 +860,8 @@ VERDICT_STATED = [
   ("Conclusion: yes", "yes"),
 ]
 VERDICT_NOT_STATED = [
+  ("No, nobody can tell", "no"),
+  ("No. It is unknowable", "no"),
   ("I have no idea", "no"),
   ("No one knows", "no"),
   ("No one knows.", "no"),
