@@ -85,6 +85,7 @@ def title_of(model: str, checkpoint: str) -> str:
   """After GRPO; the model's own name without a checkpoint."""
   if not checkpoint:
     return os.path.basename(model.rstrip("/"))
+  # An adapter of another program has no stages of ours.
   stages = lineage.trained_stages(checkpoint)
   return f"After {stages[-1]['stage'].upper()}" if stages else "After training"
 
@@ -160,6 +161,7 @@ def show_live(streams: dict[str, Iterator[str]]) -> dict[str, str]:
 
 
 def side_by_side(texts: dict[str, str]) -> Table:
+  # Columns of equal width, whatever their text.
   table = Table(expand=True, box=None, padding=(0, 2, 0, 0))
   for title in texts:
     table.add_column(title, ratio=1)
@@ -169,6 +171,7 @@ def side_by_side(texts: dict[str, str]) -> Table:
 
 def styled(text: str) -> Text:
   """Headings stand out, and the answer more than the reasoning."""
+  # Text, not markup: brackets in an answer are the model's.
   out = Text(text)
   out.highlight_regex(r"(?m)^(?:Reasoning|Answer)$", "bold")
   out.highlight_regex(r"(?s)^Reasoning\n.*?(?=\n\nAnswer\n|\Z)", "dim")

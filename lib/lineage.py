@@ -62,6 +62,7 @@ def read_record(folder: pathlib.Path) -> dict | None:
   """config.json of a finished run, or what run.json says of one that is not; None where there is
   neither.
   """
+  # Written last, so that its presence means a finished run.
   path = folder / "config.json"
   if path.is_file():
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -122,6 +123,7 @@ def headline(stages: list[dict]) -> str:
   """One line: SFT 1,600 steps at learning rate 0.002; GRPO 100 steps at 0.0002, β 0.02, multi
   domain rewards; seed 0.
   """
+  # One clause a stage, in order.
   parts = []
   for stage in stages:
     flags = resolved(stage)

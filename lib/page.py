@@ -126,7 +126,9 @@ def render(title: str, lead: str, tiles: list[Tile], sections, out_dir: pathlib.
   """
   # A section without content, such as a chart that was not drawn, leaves no trace.
   shown = [(f"s{number}", section) for number, section in enumerate(sections) if section.body]
+  # The contents: links that stay on the page.
   links = [f'<a href="#{anchor}">{html.escape(part.title)}</a>' for anchor, part in shown]
+  # Title, what was trained, three figures, contents; then proof, then details.
   body = [f"<h1>{html.escape(title)}</h1>", f'<div class="lead">{MARKDOWN.render(lead)}</div>']
   body.append(f'<div class="tiles">{"".join(map(tile_html, tiles))}</div>')
   body.append(f'<nav aria-label="Contents">{" ".join(links)}</nav>')
@@ -152,6 +154,7 @@ def tile_html(tile: Tile) -> str:
 
 def section_html(anchor: str, section) -> str:
   """A section, or a folded one; the anchor stands inside it, so that a link to it opens it."""
+  # Rendered first: the Markdown is escaped by then, so that only our own tags are found.
   body = unfold_samples(small_intervals(MARKDOWN.render(section.body)))
   title = html.escape(section.title)
   if section.folded:
@@ -186,6 +189,7 @@ def embed_images(text: str, out_dir: pathlib.Path) -> str:
   """Images of `out_dir` as data in the page."""
 
   def inside(source: re.Match) -> str:
+    # A page that is mailed or moved keeps its pictures.
     data = base64.b64encode((out_dir / source[1]).read_bytes()).decode()
     return f'src="data:image/png;base64,{data}"'
 

@@ -18,6 +18,7 @@ WAYS = {"gained": "right", "lost": "wrong"}
 SAME_SETTINGS = ("rows", "samples", "temperature", "max_new_tokens", "code_rewards")
 
 
+# A report is a list of these, so that Markdown and page cannot drift apart.
 class Section(NamedTuple):
   title: str
   body: str  # Markdown
@@ -82,6 +83,7 @@ def model_name(results: dict) -> str:
   # The last stage names the model: what came before is in it.
   if trained:
     return f"{name} after {trained[-1]['stage'].upper()}"
+  # An adapter of another program, say.
   return f"{name} with {pathlib.Path(results['checkpoint']).name}"
 
 
@@ -327,6 +329,7 @@ def sample(title: str, sides: dict[str, dict]) -> str:
   # Both sides answered the same question.
   row = next(iter(sides.values()))
   parts = [f"### {tables.plain(title)}", fenced("question", row["question"])]
+  # A creative row expects no answer.
   if row["answer"]:
     parts.append(fenced("expected", row["answer"]))
   for name, response in sides.items():
@@ -336,6 +339,7 @@ def sample(title: str, sides: dict[str, dict]) -> str:
 
 def verdict(response: dict) -> str:
   """well formed · right · 41 tokens."""
+  # In the order in which a response fails: its form, then its answer, then its length.
   words = ["well formed" if response["format"] else "ill formed"]
   if response["correct"] is not None:
     words.append("right" if response["correct"] else "wrong")
@@ -391,6 +395,7 @@ def changed_rows(results: dict) -> str:
 
 
 def run_section(results: dict) -> str:
+  # Nobody needs these until two numbers disagree.
   settings = {
     "model": results["model"],
     "checkpoint": results["checkpoint"],
@@ -415,6 +420,7 @@ def run_section(results: dict) -> str:
 
 
 def contamination_section(results: dict) -> str:
+  # Counted by prepare_data.py when it made the rows.
   found = results["contamination"]
   if not found:
     return "No stats.json of prepare_data.py beside the evaluated rows: not known."
