@@ -6,18 +6,20 @@
 #   RECIPE=dual_stream OUT=artifacts/ds ./run.sh
 #   STAGES="data sft" ./run.sh                  some stages; complete ones are skipped, a broken-off one is resumed
 #   SMOKE=1 ./run.sh                            all of it with a few steps each: minutes before a run of hours
-#   ./run.sh test                               installs what tests need and runs them
+#   ./run.sh test                               installs what tests need and runs them; test quick: under three minutes
 #
 # MODEL    tiny | gemma-3-270m-it | gemma-3-1b-it | a Hugging Face folder of a Gemma 3 text model
 # RECIPE   multi_domain | curriculum | dual_stream | four_component (the four lists below)
 # POOL     JSONL files in the unified schema, comma-separated; EVAL_POOL: the same for val and test; empty: the built-in pool
 # OUT      where the stages write, one folder a run; SEED; MAX_HOURS: one time budget for all stages, 0 for none
+#          MODEL, POOL and OUT are read from the folder you are in
 # DATA_FLAGS, SFT_FLAGS, GRPO_FLAGS, EVAL_FLAGS, EXPORT_FLAGS: further flags for a stage; they win over the recipe's
 #
 # Several hosts: one process drives all of them through a Pathways proxy and alone writes OUT (docs/scale.md, "Several hosts"):
 #   MODEL=tiny STAGES=data OUT=artifacts/setup ./run.sh && .venv/bin/pip install pathwaysutils==0.1.13
 #   JAX_PLATFORMS=proxy JAX_BACKEND_TARGET=grpc://PROXY_HOST:29000 MODEL=gemma-3-1b-it ./run.sh
 set -euo pipefail
+here=$PWD
 cd "$(dirname "$0")"
 {  # read whole before it runs: an update of this file cannot break a run that is under way
 
@@ -64,6 +66,7 @@ install() {
 }
 
 hardware=$(accelerator)
+quick=(tests/test_{answers,rewards,builtin_pool,references,statistics,visible,flags,run_sh}*.py)
 
 if [ "${1:-}" = test ]; then
   install .venv requirements.txt requirements-test.txt || fail "pip could not install the pinned packages"
@@ -71,10 +74,13 @@ if [ "${1:-}" = test ]; then
   .venv/bin/ruff check .
   .venv/bin/ruff format --check .
   # Export is checked with transformers and peft from an environment of their own; without it those tests say skipped.
+  if [ "${2:-}" = quick ]; then  # the rules without the trainings
+    exec .venv/bin/python -m pytest -q -rs -n 2 --no-loadscope-reorder -m "not slow" "${quick[@]}" "${@:3}"
+  fi
   hardware=cpu install .venv-parity requirements-parity.txt || echo "note: requirements-parity.txt did not install; its tests are skipped"
   exec .venv/bin/python -m pytest -q -rs -n 2 --dist loadfile --no-loadscope-reorder "${@:2}"  # most of a test's time is one-threaded compilation
 fi
-[ $# -eq 0 ] || fail "unknown argument '$1'; settings are variables in front (see the first lines of run.sh), the only argument is: test"
+[ $# -eq 0 ] || fail "unknown argument '$1'; settings are variables in front (see the first lines of run.sh), the only arguments are: test, test quick"
 
 install .venv requirements.txt || fail "pip could not install requirements.txt; is there a network?"
 py() { .venv/bin/python "$@"; }
@@ -87,10 +93,37 @@ fi
 
 if [ "$hardware" = cpu ]; then MODEL=${MODEL:-tiny}; else MODEL=${MODEL:-gemma-3-1b-it}; fi
 RECIPE=${RECIPE:-multi_domain}
-OUT=${OUT:-artifacts/run}
 SEED=${SEED:-0}
 MAX_HOURS=${MAX_HOURS:-0}
-STAGES=${STAGES:-data eval_base sft eval_sft grpo eval_grpo export}
+ORDER="data eval_base sft eval_sft grpo eval_grpo export"
+STAGES=${STAGES:-$ORDER}
+for name in $STAGES; do
+  [[ " $ORDER " == *" $name "* ]] || fail "STAGES names '$name'; valid: $ORDER"
+done
+[[ $MAX_HOURS =~ ^[0-9]+([.][0-9]*)?$ ]] || fail "MAX_HOURS=$MAX_HOURS: expected hours such as 8.5, or 0 for no limit"
+[[ $SEED =~ ^[0-9]+$ ]] || fail "SEED=$SEED: expected a whole number, 0 or more"
+
+from_here() {  # from_here PATH: as seen from the folder the user is in, which need not be this one
+  path=$1
+  case $path in "~"|"~/"*) path=${HOME:-}${path#"~"} ;; esac
+  if [ "$here" != "$PWD" ] && [[ $path != /* && $path != hf:* ]]; then path=$here/$path; fi
+  echo "$path"
+}
+
+from_here_each() {  # from_here_each PATH,PATH…
+  paths=()
+  IFS=, read -ra parts <<< "$1"
+  for part in "${parts[@]}"; do paths+=("$(from_here "$part")"); done
+  (IFS=,; echo "${paths[*]}")
+}
+
+if [ -n "${OUT:-}" ]; then OUT=$(from_here "$OUT"); else OUT=artifacts/run; fi
+[ -z "${POOL:-}" ] || POOL=$(from_here_each "$POOL")
+[ -z "${EVAL_POOL:-}" ] || EVAL_POOL=$(from_here_each "$EVAL_POOL")
+case $MODEL in
+  tiny|gemma-3-*) ;;
+  *) folder=$(from_here "$MODEL"); if [ -d "$folder" ]; then MODEL=$folder; fi ;;
+esac
 
 # --- the four recipes: what their seeds ran with on Gemma 3 1B --------------------------------------------------------------
 data=(--max_prompt_tokens=1024 --mixing=disco --disco_temperature=0.5)
@@ -139,62 +172,137 @@ if [ -n "${SMOKE:-}" ]; then  # every stage for real, a few steps of each: is th
   evaluate+=(--limit=14 --max_new_tokens=32)
 fi
 
-# --- the stages -----------------------------------------------------------------------------------------------------------
-began=$(date +%s)
-hours_left() {  # hours_left SHARE: that share of what is left of MAX_HOURS; 0 where there is no limit
-  .venv/bin/python -c "import sys,time; b,t,m,s=int(sys.argv[1]),time.time(),float(sys.argv[2]),float(sys.argv[3]); print(max(0.01,(m-(t-b)/3600)*s) if m else 0)" \
-    "$began" "$MAX_HOURS" "$1"
-}
-
-stage() {  # stage NAME COMMAND...: runs it unless its folder is complete
-  name=$1; shift
-  [[ " $STAGES " == *" $name "* ]] || return 0
-  if [ -f "$OUT/$name/config.json" ]; then echo "$name: complete, skipped ($OUT/$name)"; return 0; fi
-  started=$(date +%s)
-  echo "--- $name"
-  status=0; py "$@" --out_dir="$OUT/$name" || status=$?
-  if [ $status -eq 75 ]; then echo "run.sh: $name stopped early; start the same command again to go on" >&2; fi
-  [ $status -eq 0 ] || exit $status
-  echo "$name: $(( $(date +%s) - started )) s"
-}
-
-against() {  # against NAME...: an evaluation is compared with the first of these that there is
-  compare=()
-  for name in "$@"; do
-    if [ -f "$OUT/$name/results.json" ]; then compare=(--compare="$OUT/$name/results.json"); return; fi
-  done
-}
-
-for name in $STAGES; do
-  case $name in data|eval_base|sft|eval_sft|grpo|eval_grpo|export) ;; *)
-    fail "STAGES names '$name'; valid: data eval_base sft eval_sft grpo eval_grpo export" ;; esac
-done
 for name in data sft grpo eval export; do  # DATA_FLAGS → data_more, …; over several lines too
   flags=${name^^}_FLAGS
   read -rd '' -a "${name}_more" <<< "${!flags:-}" || true
 done
 [ -z "${POOL:-}" ] || data+=(--pool="$POOL")
 [ -z "${EVAL_POOL:-}" ] || data+=(--eval_pool="$EVAL_POOL")
-sft_folder=""; [[ " $STAGES " != *" sft "* && ! -d "$OUT/sft" ]] || sft_folder="$OUT/sft"
+if [[ " $STAGES " == *" sft "* ]] || [ -d "$OUT/sft" ]; then sft_folder=$OUT/sft; else sft_folder=""; fi
+grpo_folder=$OUT/grpo
 common=(--model="$MODEL" --data_dir="$OUT/data" --seed="$SEED")
 
-mkdir -p "$OUT"
-made="MODEL=$MODEL RECIPE=$RECIPE SEED=$SEED POOL=${POOL:-} EVAL_POOL=${EVAL_POOL:-} SMOKE=${SMOKE:-}"
-if [ -f "$OUT/made_with" ] && [ "$(cat "$OUT/made_with")" != "$made" ]; then
-  fail "$OUT holds a run with $(cat "$OUT/made_with"), this one has $made; name another OUT, or delete that folder"
+# --- the stages -----------------------------------------------------------------------------------------------------------
+# words_of STAGE [now]: the words that make a stage. `now` adds what depends on the moment it is run.
+words_of() {
+  moment=()
+  case $1 in
+    data) words=(prepare_data.py --tokenizer="$MODEL" --seed="$SEED" "${data[@]}" "${data_more[@]}") ;;
+    eval_base) words=(evaluate.py "${common[@]}" "${evaluate[@]}" "${eval_more[@]}") ;;
+    sft)
+      if [ $# = 2 ]; then moment=(--max_hours="$(hours_left 0.25)"); fi
+      if [ $# = 2 ] && [ "$MAX_HOURS" != 0 ]; then moment+=(--deadline_ends); fi  # GRPO needs what there is by then
+      words=(train_sft.py "${common[@]}" "${sft[@]}" "${moment[@]}" "${sft_more[@]}") ;;
+    eval_sft)
+      if [ $# = 2 ]; then against eval_base; fi
+      words=(evaluate.py "${common[@]}" --checkpoint="$sft_folder" "${moment[@]}" "${evaluate[@]}" "${eval_more[@]}") ;;
+    grpo)
+      if [ $# = 2 ]; then moment=(--max_hours="$(hours_left 0.85)"); fi
+      words=(train_grpo.py "${common[@]}" --init_from="$sft_folder" "${grpo[@]}" "${moment[@]}" "${grpo_more[@]}") ;;
+    eval_grpo)
+      if [ $# = 2 ]; then against eval_sft eval_base; fi
+      words=(evaluate.py "${common[@]}" --checkpoint="$grpo_folder" "${moment[@]}" "${evaluate[@]}" "${eval_more[@]}") ;;
+    export)
+      if [ $# = 2 ] && [ -x .venv-parity/bin/python ]; then moment=(--verify); fi
+      words=(export_lora.py --model="$MODEL" --checkpoint="$grpo_folder" "${package[@]}" "${moment[@]}" "${export_more[@]}") ;;
+  esac
+}
+
+began=$(date +%s)
+hours_left() {  # hours_left SHARE: that share of what is left of MAX_HOURS; 0 where there is no limit
+  .venv/bin/python -c "import sys,time; b,t,m,s=int(sys.argv[1]),time.time(),float(sys.argv[2]),float(sys.argv[3]); print(max(0.01,(m-(t-b)/3600)*s) if m else 0)" \
+    "$began" "$MAX_HOURS" "$1"
+}
+
+time_is_up() {  # time_is_up SECONDS: whether the --max_hours in `words` have passed in them
+  hours=0
+  for word in "${words[@]}"; do case $word in --max_hours=*) hours=${word#*=} ;; esac; done
+  .venv/bin/python -c "import sys; s, h = map(float, sys.argv[1:]); sys.exit(not 0 < 3600 * h <= s)" "$1" "$hours"
+}
+
+against() {  # against NAME...: an evaluation is compared with the first of these that there is
+  for name in "$@"; do
+    if [ -f "$OUT/$name/results.json" ]; then moment=(--compare="$OUT/$name/results.json"); return; fi
+  done
+}
+
+is_complete() { [ -f "$OUT/$1/config.json" ]; }
+is_wanted() { [[ " $STAGES " == *" $1 "* ]]; }
+
+# made_with holds a line for each complete stage: its name, and the words that made it, wherever OUT lies now.
+line_of() { echo "$1:$(printf ' %q' "${words[@]//"$OUT"/OUT}")"; }
+
+record() {  # record STAGE, just made by `words`
+  line=$(line_of "$1")
+  { grep -v "^$1:" "$OUT/made_with" 2>/dev/null || true; echo "$line"; } > "$OUT/.made_with"
+  mv "$OUT/.made_with" "$OUT/made_with"
+}
+
+# A complete stage is skipped. If other words made it, or something before it is to be made anew, its numbers would be
+# shown as if they were this command's.
+check_complete() {
+  before=$(grep "^$1:" "$OUT/made_with" 2>/dev/null || true)
+  now=$(line_of "$1")
+  if [ -n "$before" ] && [ "$before" != "$now" ]; then
+    was=$(comm -23 <(tr ' ' '\n' <<< "$before" | sort -u) <(tr ' ' '\n' <<< "$now" | sort -u) | tr -d '\\' | tr '\n' ' ')
+    is=$(comm -13 <(tr ' ' '\n' <<< "$before" | sort -u) <(tr ' ' '\n' <<< "$now" | sort -u) | tr -d '\\' | tr '\n' ' ')
+    fail "$OUT/$1 is complete and was made with ${was:-less }where this command has ${is:-nothing }; name another OUT, or delete $OUT/$1 and what was made from it"
+  fi
+  [ -z "$anew" ] || fail "$OUT/$1 is complete, but $OUT/$anew, which it was made from, is not; delete $OUT/$1 too, or name another OUT"
+}
+
+stage() {  # stage NAME: makes it unless it is complete
+  if is_complete "$1"; then echo "$1: complete, skipped ($OUT/$1)"; return; fi
+  words_of "$1" now
+  started=$(date +%s)
+  echo "--- $1"
+  status=0; py "${words[0]}" --out_dir="$OUT/$1" "${words[@]:1}" || status=$?
+  seconds=$(( $(date +%s) - started ))
+  if [ $status -eq 75 ] && [ "$1" = grpo ] && time_is_up $seconds; then
+    echo "run.sh: the time is up; what GRPO has trained is evaluated and exported"
+    grpo_folder=$OUT/grpo/params early=yes
+    return
+  fi
+  if [ $status -eq 75 ]; then echo "run.sh: $1 stopped early; start the same command again to go on" >&2; fi
+  [ $status -eq 0 ] || exit $status
+  echo "$1: $seconds s"
+  if [ -n "$early" ]; then echo "$1" >> "$OUT/early"; return; fi
+  words_of "$1"
+  record "$1"
+}
+
+early=""
+if [ -f "$OUT/early" ] && is_wanted grpo; then  # made from a GRPO that goes on now
+  while read -r name; do rm -rf "${OUT:?}/$name"; done < "$OUT/early"
+  rm "$OUT/early"
 fi
-echo "$made" > "$OUT/made_with"
+
+anew="" to_check=()
+for name in $ORDER; do
+  is_wanted $name || continue
+  words_of $name
+  if is_complete $name; then
+    check_complete $name
+  else
+    words_of $name now
+    to_check+=("${words[0]}" --out_dir="$OUT/$name" "${words[@]:1}" "")
+    case $name in data|sft|grpo) anew=$name ;; esac
+  fi
+done
+known=(MODEL RECIPE POOL EVAL_POOL OUT SEED MAX_HOURS STAGES SMOKE DATA_FLAGS SFT_FLAGS GRPO_FLAGS EVAL_FLAGS EXPORT_FLAGS)
+.venv/bin/python -m lib.command_line "${known[@]}" < <(printf '%s\0' "${to_check[@]}") || exit 2
+
+mkdir -p "$OUT"
 echo "run.sh: MODEL=$MODEL RECIPE=$RECIPE OUT=$OUT SEED=$SEED on $hardware"
-stage data prepare_data.py --tokenizer="$MODEL" --seed="$SEED" "${data[@]}" "${data_more[@]}"
-stage eval_base evaluate.py "${common[@]}" "${evaluate[@]}" "${eval_more[@]}"
-stage sft train_sft.py "${common[@]}" "${sft[@]}" --max_hours="$(hours_left 0.25)" "${sft_more[@]}"
-against eval_base
-stage eval_sft evaluate.py "${common[@]}" --checkpoint="$sft_folder" "${compare[@]}" "${evaluate[@]}" "${eval_more[@]}"
-stage grpo train_grpo.py "${common[@]}" --init_from="$sft_folder" "${grpo[@]}" --max_hours="$(hours_left 0.85)" "${grpo_more[@]}"
-against eval_sft eval_base
-stage eval_grpo evaluate.py "${common[@]}" --checkpoint="$OUT/grpo" "${compare[@]}" "${evaluate[@]}" "${eval_more[@]}"
-stage export export_lora.py --model="$MODEL" --checkpoint="$OUT/grpo" "${package[@]}" "${export_more[@]}"
-compgen -G "$OUT/eval_*/results.json" >/dev/null || exit 0  # STAGES left the evaluations out
-py evaluate.py --table="$OUT"
+for name in $ORDER; do
+  if is_wanted $name; then stage $name; fi
+done
+if compgen -G "$OUT/eval_*/results.json" >/dev/null; then  # STAGES may leave the evaluations out
+  py evaluate.py --table="$OUT"
+fi
+if [ -n "$early" ]; then
+  echo "run.sh: GRPO reached its deadline; start the same command again to go on" >&2
+  exit 75
+fi
 exit
 }

@@ -1,14 +1,17 @@
-"""Supervised fine-tuning: teaches a Gemma 3 model the format (and what the targets show), with LoRA or all parameters.
+"""Supervised fine-tuning: a Gemma 3 model learns the format, and what the targets show.
 
 Reads   data_dir/{train,val}.jsonl (rows with a `target`), written by prepare_data.py.
-Writes  out_dir/params (trained parameters), best/ (lowest held-out loss), checkpoints/ (to resume), metrics.jsonl,
-        samples.jsonl (generations before and after), curves.png, tokenizer.model, run.json; config.json last.
+Writes  out_dir/params (trained parameters), best/ (lowest validation loss), checkpoints/ (to
+        resume), metrics.jsonl, samples.jsonl (answers before and after), curves.png,
+        tokenizer.model, run.json; config.json last.
 
-  python train_sft.py --data_dir=artifacts/run/data --model=tiny --lora_rank=0 --learning_rate=3e-3 --max_steps=200
+  python train_sft.py --data_dir=artifacts/run/data --model=tiny --lora_rank=0 --max_steps=200
 
-The loss is the mean over all target tokens of a batch, stop token included. Departures from Tunix's own SFT: no one-hot of
-the vocabulary (the head runs on target positions only, in chunks), and a batch's rows are packed end to end, each seeing only
-itself: almost no padding, and the same loss and gradient as the same rows apart.
+The loss is the mean over all target tokens of a batch, stop token included. Departures from
+Tunix's own SFT: no one-hot of the vocabulary (the head runs on target positions only, in chunks),
+and a batch's rows are packed end to end, each seeing only itself: almost no padding, and the same
+loss and gradient as the same rows apart.
+
 Kill it anywhere and start the same command again: it goes on to the parameters it would have had.
 """
 
@@ -16,19 +19,19 @@ import collections
 import functools
 import os
 import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import grain
-import jax
 import numpy as np
 from absl import flags
 from tqdm import tqdm
 from tunix.sft import peft_trainer
 
 from lib import (
-  checking,
+  before_after,
   checkpoints,
   command_line,
-  contract,
   devices,
   folders,
   forward_pass,
@@ -38,7 +41,6 @@ from lib import (
   optimization,
   parameters,
   runs,
-  sampling,
   tokenization,
 )
 from lib.errors import InputError
@@ -163,6 +165,12 @@ flags.DEFINE_integer(
 flags.DEFINE_float(
   "max_hours", 0.0, "Save and stop after this many hours; 0: no limit.", flag_values=FLAGS
 )
+flags.DEFINE_bool(
+  "deadline_ends",
+  False,
+  "What was trained when --max_hours are over is the result, and the run complete.",
+  flag_values=FLAGS,
+)
 # Misc.
 flags.DEFINE_integer("seed", 0, "Seed of every random choice.", flag_values=FLAGS)
 flags.DEFINE_string(
@@ -181,83 +189,56 @@ flags.DEFINE_bool(
   flag_values=FLAGS,
 )
 
-MAY_CHANGE = (
+MAY_CHANGE = (  # flags that a resumed run may be given anew
   "data_dir",
   "resume_from",
   "out_dir",
   "eval_every",
   "save_every",
   "max_hours",
+  "deadline_ends",
   "mesh",
   "allow_prompt_mismatch",
 )
-PANELS = [
+PANELS = [  # of curves.png
   ("loss", ("loss", "eval_loss")),
   ("gradient norm", ("grad_norm",)),
   ("learning rate", ("learning_rate",)),
 ]
+Pair = tuple[list[int], list[int]]  # prompt ids, target ids with the stop token
 
 
-# ------------------------------------------------------------------------------------------------------------ rows → tokens
-def tokenize(
-  rows: list[dict], tokenizer, max_length: int
-) -> tuple[list[tuple[list[int], list[int]]], int]:
-  """[(prompt ids, target ids with the stop token)] and the number of rows dropped for length.
+def tokenize(rows: list[dict], tokenizer, max_length: int) -> tuple[list[Pair], int]:
+  """The rows that fit `max_length` tokens, and how many do not.
 
-  Prompt and target are encoded apart, as at inference: the loss starts exactly where the model must.
+  Prompt and target are encoded apart, as at inference: the loss starts exactly where the model
+  must.
   """
-  pairs = [
-    (
-      tokenization.encode(tokenizer, row["prompt"]),
-      tokenization.encode_target(tokenizer, row["target"]),
-    )
-    for row in rows
-  ]
-  kept = [pair for pair in pairs if len(pair[0]) + len(pair[1]) <= max_length]
-  if pairs and not kept:
+  pairs = []
+  for row in rows:
+    prompt = tokenization.encode(tokenizer, row["prompt"])
+    target = tokenization.encode_target(tokenizer, row["target"])
+    if len(prompt) + len(target) <= max_length:
+      pairs.append((prompt, target))
+  if rows and not pairs:
     raise InputError(
-      f"all {len(pairs)} rows (first: {rows[0]['id']}) are longer than --max_length={max_length} tokens; raise it"
+      f"all {len(rows)} rows (first: {rows[0]['id']}) are longer than --max_length={max_length} "
+      "tokens; raise it"
     )
-  return kept, len(pairs) - len(kept)
+  return pairs, len(rows) - len(pairs)
 
 
-def make_batches(pairs, batch_size: int, seed: int) -> grain.MapDataset:
-  """An endless dataset of batches (lists of pairs), addressed by step: a pure function of (seed, step)."""
+def make_batches(pairs: list[Pair], batch_size: int, seed: int) -> grain.MapDataset:
+  """An endless data set of batches (lists of pairs); batch i is a function of (seed, i) alone."""
   return grain.MapDataset.source(pairs).shuffle(seed=seed).repeat().batch(batch_size, batch_fn=list)
 
 
-def pack(batch, rows: int, width: int) -> tuple[dict[str, np.ndarray], int]:
-  """Pairs → {"tokens", "positions", "weights"} (M, rows, width), and how many of the M micro-batches hold anything.
-
-  Pairs lie end to end, each in one piece, the longest first into the first sequence with room for it; positions restart with
-  each. A target token weighs 1 / (target tokens of the batch), all else 0. M is what `batch` could need at most, so that one
-  shape is compiled.
-  """
-  count = -(-len(batch) // rows)
-  used = [0] * (count * rows)  # tokens in each sequence
-  tokens, positions = (
-    np.full((count * rows, width), tokenization.PAD_ID, np.int32),
-    np.zeros((count * rows, width), np.int32),
-  )
-  weights = np.zeros((count * rows, width), np.float32)
-  for prompt, target in sorted(batch, key=lambda pair: -len(pair[0]) - len(pair[1])):
-    length = len(prompt) + len(target)
-    row = next(i for i, filled in enumerate(used) if filled + length <= width)
-    here = slice(used[row], used[row] + length)
-    tokens[row, here], positions[row, here] = prompt + target, np.arange(length)
-    weights[row, here][len(prompt) :] = 1
-    used[row] += length
-  arrays = dict(tokens=tokens, positions=positions, weights=weights / weights.sum())
-  return {name: x.reshape(count, rows, width) for name, x in arrays.items()}, -(
-    -sum(filled > 0 for filled in used) // rows
-  )
-
-
-def packed_shape(pairs, max_length: int, micro_batch_size: int, fsdp: int) -> tuple[int, int]:
-  """(rows, width) of a micro-batch: a width that holds the longest pair, and --micro_batch_size with its 0 resolved."""
-  width = tokenization.bucket(
-    max(len(prompt) + len(target) for prompt, target in pairs), max_length
-  )
+def packed_shape(
+  pairs: list[Pair], max_length: int, micro_batch_size: int, fsdp: int
+) -> tuple[int, int]:
+  """(rows, width) of a micro-batch: wide enough for the longest pair, divided over the devices."""
+  longest = max(len(prompt) + len(target) for prompt, target in pairs)
+  width = tokenization.bucket(longest, max_length)
   rows = micro_batch_size or fsdp * max(1, 512 // width)
   if rows % fsdp:
     raise InputError(
@@ -266,270 +247,223 @@ def packed_shape(pairs, max_length: int, micro_batch_size: int, fsdp: int) -> tu
   return rows, width
 
 
-# ------------------------------------------------------------------------------------------------------------------- update
+def pack(batch: list[Pair], rows: int, width: int) -> tuple[dict[str, np.ndarray], int]:
+  """Pairs → {"tokens", "positions", "weights"}, each (M, rows, width), and how many of the M
+  micro-batches hold anything.
+
+  Pairs lie end to end, each in one piece: the longest first, into the first sequence with room for
+  it. Positions restart with each pair, which is how attention tells them apart. A target token
+  weighs 1 / (target tokens of the batch), all else 0. M is what a batch of this size could need at
+  most, so that one shape is compiled.
+  """
+  micro_batches = -(-len(batch) // rows)
+  shape = (micro_batches * rows, width)
+  tokens = np.full(shape, tokenization.PAD_ID, np.int32)
+  positions = np.zeros(shape, np.int32)
+  weights = np.zeros(shape, np.float32)
+  used = [0] * len(tokens)  # tokens in each sequence
+  for prompt, target in sorted(batch, key=pair_length, reverse=True):
+    length = len(prompt) + len(target)
+    row = next(i for i, filled in enumerate(used) if filled + length <= width)
+    start = used[row]
+    end = start + length
+    tokens[row, start:end] = prompt + target
+    positions[row, start:end] = np.arange(length)
+    weights[row, start + len(prompt) : end] = 1
+    used[row] = end
+  weights /= weights.sum()
+  arrays = {"tokens": tokens, "positions": positions, "weights": weights}
+  stacked = {name: x.reshape(micro_batches, rows, width) for name, x in arrays.items()}
+  sequences = sum(filled > 0 for filled in used)
+  return stacked, -(-sequences // rows)
+
+
+def pair_length(pair: Pair) -> int:
+  prompt, target = pair
+  return len(prompt) + len(target)
+
+
 def sft_loss(model, tokens, positions, weights, remat: bool):
-  """Cross-entropy of the target tokens, Σ weights · −log p; with the weights of `pack` their mean over the batch."""
-  return -(
-    logprobs.packed_logps(model, tokens, positions, weights != 0, remat=remat) * weights
-  ).sum(), {}
+  """Cross-entropy of the target tokens, Σ weights · −log p: their mean with the weights of `pack`.
+
+  tokens, positions, weights: (rows, width). Returns (loss, {}): Tunix's trainer expects an aux.
+  """
+  counted = weights != 0
+  logps = logprobs.packed_logps(model, tokens, positions, counted, remat=remat)  # (rows, width)
+  return -(logps * weights).sum(), {}
 
 
 def make_trainer(model, optimizer, remat: bool) -> peft_trainer.PeftTrainer:
-  config = peft_trainer.TrainingConfig(
-    eval_every_n_steps=1
-  )  # logging, evaluation and saving are this script's
-  trainer = peft_trainer.PeftTrainer(model, optimizer, config)
-  trainer.with_loss_fn(
-    functools.partial(sft_loss, remat=remat), has_aux=True
-  ).with_gen_model_input_fn(lambda batch: batch)
+  """Tunix's trainer with this loss; logging, evaluation and saving are this script's own."""
+  trainer = peft_trainer.PeftTrainer(
+    model, optimizer, peft_trainer.TrainingConfig(eval_every_n_steps=1)
+  )
+  trainer.with_loss_fn(functools.partial(sft_loss, remat=remat), has_aux=True)
+  trainer.with_gen_model_input_fn(as_it_is)
   return trainer
+
+
+def as_it_is(batch):
+  return batch
 
 
 @forward_pass.jit_reading()
 def summed_loss(model, tokens, positions, weights):
-  return sft_loss(model, tokens, positions, weights, remat=False)[0]
+  loss, _ = sft_loss(model, tokens, positions, weights, remat=False)
+  return loss
 
 
-def held_out_loss(model, pairs, rows: int, width: int, mesh) -> float:
+def held_out_loss(model, pairs: list[Pair], rows: int, width: int, mesh) -> float:
   """Mean loss per target token over all of `pairs`."""
   arrays, count = pack(pairs, rows, width)
+  total = 0.0
   with mesh:
-    return sum(
-      float(summed_loss(model, **{name: x[i] for name, x in arrays.items()})) for i in range(count)
-    )
+    for i in range(count):
+      micro_batch = {name: x[i] for name, x in arrays.items()}
+      total += float(summed_loss(model, **micro_batch))
+  return total
 
 
-# ----------------------------------------------------------------------------------------------------- what the model says
-def answer_rows(
-  policy: Policy, rows, style: str, max_new_tokens: int, samples: int, seed: int, code_rewards: str
-) -> dict:
-  """Greedy pass@1, maj@k of `samples` draws at temperature 0.7, strict format, and the greedy texts.
+class Plan(NamedTuple):
+  """What `train` works from, beside the trainer."""
 
-  Answers are read leniently (`contract.read_answer`): a model that knows much and no tags must not look ignorant before SFT.
-  """
-  ids = [tokenization.encode(policy.tokenizer, row["prompt"]) for row in rows]
-  keys = np.asarray(
-    jax.random.key_data(jax.random.split(jax.random.key(seed), (len(rows), max(1, samples))))
-  )
-  sample = functools.partial(
-    sampling.sample,
-    policy,
-    width=tokenization.bucket(max(map(len, ids))),
-    max_new_tokens=max_new_tokens,
-  )
-
-  def answer(
-    index: list[int], k: int, temperature: float
-  ) -> list[str]:  # k answers to each row of `index`, 32 at once
-    at_once = min(
-      len(index), max(1, 32 // k)
-    )  # 0.3 GB a row of 1,536 tokens with 1B; the last part is filled: one shape
-    filled = [*index, *index[:1] * (-len(index) % at_once)]
-    parts = [filled[i : i + at_once] for i in range(0, len(filled), at_once)]
-    out = [
-      sample([ids[i] for i in part], generations=k, temperature=temperature, keys=keys[part, :k])
-      for part in parts
-    ]
-    return [
-      tokenization.decode(policy.tokenizer, tokens)
-      for tokens in np.concatenate(out)[: len(index) * k]
-    ]
-
-  def grade(
-    index: list[int], texts: list[str], k: int
-  ) -> list[list[tuple[str, bool]]]:  # k (answer, right) a row of `index`
-    read = [contract.read_answer(text, contract.parse_response(text, style)) for text in texts]
-    column = lambda name: [rows[i][name] for i in index for _ in range(k)]
-    verdicts = list(
-      zip(
-        read,
-        checking.is_correct_batch(column("domain"), read, column("answer"), column("metadata")),
-      )
-    )
-    return [verdicts[n : n + k] for n in range(0, len(verdicts), k)]
-
-  hard = [
-    i for i, row in enumerate(rows) if row["domain"] in checking.checked_domains(code_rewards)
-  ]
-  voting = [i for i in hard if rows[i]["domain"] != "coding"]  # programs cannot vote
-  texts = answer(list(range(len(rows))), 1, 0.0)
-  judged = {
-    "format": float(np.mean([contract.parse_response(text, style) is not None for text in texts]))
-  }
-  if hard:
-    judged["pass@1"] = float(
-      np.mean([correct for ((_, correct),) in grade(hard, [texts[i] for i in hard], 1)])
-    )
-  if voting and samples:
-    votes = grade(voting, answer(voting, samples, 0.7), samples)
-    judged[f"maj@{samples}"] = float(
-      np.mean([checking.majority(rows[i]["domain"], vote) for i, vote in zip(voting, votes)])
-    )
-  return judged | {"texts": texts}
+  batches: grain.MapDataset
+  validation: list[Pair]
+  schedule: Callable[[int], float]  # updates made → learning rate
+  max_steps: int
+  rows: int  # sequences of a micro-batch
+  width: int  # tokens of a sequence
+  eval_every: int
+  save_every: int
+  patience: int
+  out_dir: str
 
 
-def show_samples(path: str, step: int, rows, texts: list[str], count: int = 4):
-  jsonl.append_rows(
-    path,
-    [
-      {
-        "step": step,
-        "id": row["id"],
-        "domain": row["domain"],
-        "question": row["question"],
-        "response": text,
-      }
-      for row, text in zip(rows[:count], texts)
-    ],
-  )
-  for row, text in zip(rows[:2], texts):
-    command_line.say(f"  [{row['domain']}] {row['question'][:100]!r} -> {text[:200]!r}")
-
-
-def warn_if_damaged(before: dict, after: dict):
-  """SFT can teach the format and cost accuracy (61 → 43 on GSM8K was published): say so loudly."""
-  for name in (key for key in after if "@" in key):
-    if name in before and after[name] < before[name]:
-      command_line.say(
-        f"WARNING: SFT lowered {name} on held-out rows from {before[name]:.3f} to {after[name]:.3f}; "
-        "train fewer steps, at a lower --learning_rate, or on targets closer to what the model says itself"
-      )
-
-
-# ---------------------------------------------------------------------------------------------------------------- the stage
-def train(
-  trainer,
-  update,
-  schedule,
-  batches,
-  val_pairs,
-  *,
-  out_dir,
-  max_steps,
-  rows,
-  width,
-  eval_every,
-  save_every,
-  patience,
-  stop,
-  mesh,
-) -> tuple[int, dict]:
-  """Updates until max_steps, patience or `stop`; returns the last step and the progress that a resume needs."""
-  metrics_path = os.path.join(out_dir, "metrics.jsonl")
-  step, progress = checkpoints.restore_checkpoint(out_dir, trainer.model, trainer.optimizer)
-  progress = {"best_loss": None, "stale": 0, "skipped": 0, "all_skipped": 0} | progress
+def train(trainer, update, plan: Plan, stop, mesh) -> tuple[int, dict]:
+  """Updates until max_steps, patience or `stop`: (last step, the progress that a resume needs)."""
+  metrics_path = os.path.join(plan.out_dir, "metrics.jsonl")
+  step, saved = checkpoints.restore_checkpoint(plan.out_dir, trainer.model, trainer.optimizer)
+  progress = {"best_loss": None, "stale": 0, "skipped": 0, "all_skipped": 0} | saved
   jsonl.trim_rows(metrics_path, step)
   if step:
-    command_line.say(f"sft: resumed at step {step} of {max_steps}")
-  first, marks = step, collections.deque(maxlen=21)
-  bar = tqdm(total=max_steps, initial=step, desc="sft", disable=None)
-  with checkpoints.open_checkpoints(out_dir) as manager:
-    while step < max_steps and not stop and not (patience and progress["stale"] >= patience):
-      started = time.monotonic()
-      if step == first:
-        command_line.say("sft: compiling the update (the first step waits for it) …")
-      micros, count = pack(batches[step], rows, width)
-      rate = float(schedule(step - progress["all_skipped"]))
-      loss, _, norm = update(micros, rate, count)
-      skipped = not np.isfinite(loss + norm)
-      progress |= {
-        "skipped": progress["skipped"] + 1 if skipped else 0,
-        "all_skipped": progress["all_skipped"] + skipped,
-      }
-      step += 1
-      seconds = time.monotonic() - started
-      row = {
-        "step": step,
-        "loss": loss,
-        "grad_norm": norm,
-        "learning_rate": rate,
-        "target_tokens": int((micros["weights"] != 0).sum()),
-        "skipped": progress["skipped"],
-      }
-      if val_pairs and (step == max_steps or eval_every and step % eval_every == 0):
-        row["eval_loss"] = held_out_loss(trainer.model, val_pairs, rows, width, mesh)
-        progress["stale"] += 1
-        if progress["best_loss"] is None or row["eval_loss"] < progress["best_loss"]:
-          progress |= {"best_loss": row["eval_loss"], "stale": 0}
-          checkpoints.save_params(os.path.join(out_dir, "best"), trainer.model)
-      marks.append((step, time.monotonic()))
-      eta = runs.pace(marks) * (max_steps - step) / 60
-      line = (
-        f"sft {step}/{max_steps}"
-        + (f" | eta {eta:.1f} min" if np.isfinite(eta) else "")
-        + f" | loss {loss:.4f}"
-        + (f" | held-out {row['eval_loss']:.4f}" if "eval_loss" in row else "")
-        + f" | lr {row['learning_rate']:.2e} | grad {norm:.2f} | {row['target_tokens'] / seconds:.0f} target tok/s"
-      )
-      bar.update()
-      bar.set_postfix_str(line.split(" | ", 2)[-1])
-      if bar.disable:
-        command_line.say(line)
-      jsonl.append_rows(metrics_path, [row | {"seconds": round(seconds, 3)}])
-      if progress["skipped"] >= 3:
-        raise InputError(
-          f"three updates in a row had a loss or gradient that is not finite (last loss {loss}); lower "
-          f"--learning_rate or use --dtype=float32; metrics in {metrics_path}, last good state in checkpoints/"
-        )
-      if save_every and step % save_every == 0:
-        checkpoints.save_checkpoint(manager, step, trainer.model, trainer.optimizer, progress)
+    command_line.say(f"sft: resumed at step {step} of {plan.max_steps}")
+  if step < plan.max_steps:
+    command_line.say("sft: compiling the update (the first step waits for it) …")
+  bar = tqdm(total=plan.max_steps, initial=step, desc="sft", disable=None)
+  marks = collections.deque(maxlen=21)  # (step, time) of the last steps
+
+  def save():
     checkpoints.save_checkpoint(manager, step, trainer.model, trainer.optimizer, progress)
-  bar.close()
+
+  with bar, checkpoints.open_checkpoints(plan.out_dir) as manager:
+    while step < plan.max_steps and not stop and not out_of_patience(plan, progress):
+      row = update_once(update, plan, step, progress)
+      step += 1
+      if is_due(step, plan):
+        row["eval_loss"] = validate(trainer.model, plan, progress, mesh)
+      jsonl.append_rows(metrics_path, [row])
+      marks.append((step, time.monotonic()))
+      show_step(bar, row, plan.max_steps, runs.pace(marks))
+      check_health(progress, row["loss"], metrics_path)
+      if plan.save_every and step % plan.save_every == 0:
+        save()
+    save()
   return step, progress
 
 
-def load_rows(
-  data_dir: str, allow_mismatch: bool
-) -> tuple[dict, list[dict], list[dict], list[dict]]:
-  """(data config, training rows with a target, held-out rows with a target, all held-out rows)."""
+def out_of_patience(plan: Plan, progress: dict) -> bool:
+  return bool(plan.patience) and progress["stale"] >= plan.patience
+
+
+def is_due(step: int, plan: Plan) -> bool:
+  """Whether the validation loss is measured after this step."""
+  every = bool(plan.eval_every) and step % plan.eval_every == 0
+  return bool(plan.validation) and (every or step == plan.max_steps)
+
+
+def update_once(update, plan: Plan, step: int, progress: dict) -> dict:
+  """One optimizer update on batch `step`; its row of metrics.jsonl."""
+  started = time.monotonic()
+  micro_batches, count = pack(plan.batches[step], plan.rows, plan.width)
+  # The schedule counts the updates that were made: one that is not finite changes nothing.
+  rate = float(plan.schedule(step - progress["all_skipped"]))
+  loss, _, norm = update(micro_batches, rate, count)
+  skipped = not np.isfinite(loss + norm)
+  progress["skipped"] = progress["skipped"] + 1 if skipped else 0  # in a row
+  progress["all_skipped"] += int(skipped)
+  return {
+    "step": step + 1,
+    "loss": loss,
+    "grad_norm": norm,
+    "learning_rate": rate,
+    "target_tokens": int((micro_batches["weights"] != 0).sum()),
+    "skipped": progress["skipped"],
+    "seconds": round(time.monotonic() - started, 3),
+  }
+
+
+def validate(model, plan: Plan, progress: dict, mesh) -> float:
+  """The validation loss; best/ holds the parameters of the lowest so far."""
+  loss = held_out_loss(model, plan.validation, plan.rows, plan.width, mesh)
+  progress["stale"] += 1
+  if progress["best_loss"] is None or loss < progress["best_loss"]:
+    progress["best_loss"] = loss
+    progress["stale"] = 0
+    checkpoints.save_params(os.path.join(plan.out_dir, "best"), model)
+  return loss
+
+
+def show_step(bar: tqdm, row: dict, max_steps: int, seconds_a_step: float):
+  """The step's line; on a terminal, in the bar."""
+  to_do = max_steps - row["step"]
+  parts = [f"sft {row['step']}/{max_steps}"]
+  if np.isfinite(seconds_a_step):
+    parts.append(f"eta {seconds_a_step * to_do / 60:.1f} min")
+  parts.append(f"loss {row['loss']:.4f}")
+  if "eval_loss" in row:
+    parts.append(f"held-out {row['eval_loss']:.4f}")
+  speed = row["target_tokens"] / max(row["seconds"], 1e-3)
+  parts.append(f"lr {row['learning_rate']:.2e}")
+  parts.append(f"grad {row['grad_norm']:.2f}")
+  parts.append(f"{speed:.0f} target tok/s")
+  bar.update()
+  bar.set_postfix_str(" | ".join(parts[2:]))
+  if bar.disable:
+    command_line.say(" | ".join(parts))
+
+
+def check_health(progress: dict, loss: float, metrics_path: str):
+  """Three skipped updates in a row end the run: a fourth would be skipped as well."""
+  if progress["skipped"] >= 3:
+    raise InputError(
+      "three updates in a row had a loss or gradient that is not finite "
+      f"(last loss {loss}); lower --learning_rate or use --dtype=float32; metrics in "
+      f"{metrics_path}, last good state in checkpoints/"
+    )
+
+
+class Rows(NamedTuple):
+  """What prepare_data.py wrote."""
+
+  config: dict
+  train: list[dict]  # with a target
+  validation: list[dict]  # with a target
+  checked: list[dict]  # all validation rows
+
+
+def load_rows(data_dir: str, allow_mismatch: bool) -> Rows:
   config = folders.read_config(data_dir, "prepare_data.py")
   folders.check_prompt_hash(config, data_dir, allow_mismatch)
-  train_rows = [
-    row for row in jsonl.read_rows(os.path.join(data_dir, "train.jsonl")) if row.get("target")
-  ]
-  val = jsonl.read_rows(os.path.join(data_dir, "val.jsonl"))
-  if not train_rows:
+  train_rows = jsonl.read_rows(os.path.join(data_dir, "train.jsonl"))
+  val_rows = jsonl.read_rows(os.path.join(data_dir, "val.jsonl"))
+  solved = [row for row in train_rows if row.get("target")]
+  if not solved:
     raise InputError(
-      f"no row of {data_dir}/train.jsonl has a `target`; SFT needs worked solutions (GSM8K, MBPP or the "
-      "built-in pool have them): prepare the data from such a source, or start GRPO from the model itself"
+      f"no row of {data_dir}/train.jsonl has a `target`; SFT needs worked solutions (GSM8K, MBPP "
+      "or the built-in pool have them): prepare the data from such a source, or start GRPO from "
+      "the model itself"
     )
-  return config, train_rows, [row for row in val if row.get("target")], val
-
-
-def fitting_steps(trainer, update, batches: list, stop) -> int:
-  """--max_steps=auto: how many updates fit 90% of the time left, at the speed measured on packed `batches`.
-
-  The end, with its check and its saving, takes about as long as the start did: that is left free.
-  """
-  with optimization.rehearsal(trainer.optimizer):
-    for part in (batches[:1], batches[1:]):  # the first compiles
-      start = time.monotonic()
-      for micros, count in part:
-        update(micros, 0.0, count)
-  seconds = (time.monotonic() - start) / (len(batches) - 1)
-  left = stop.max_seconds - 2 * stop.seconds
-  steps = max(1, int(0.9 * left / seconds))
-  command_line.say(f"sft: {seconds:.2f} s an update; {steps} updates fit {left / 3600:.2f} h")
-  return steps
-
-
-def compare_before_after(
-  policy, held_out, style: str, started: dict, out_dir: str, step: int, check: dict
-) -> dict:
-  """Answers the same held-out rows with the model as it is now; shown, written to samples.jsonl, compared when trained."""
-  if not held_out:
-    return {}
-  judged = answer_rows(policy, held_out, style, **check)
-  texts, path = judged.pop("texts"), os.path.join(out_dir, "samples.jsonl")
-  jsonl.trim_rows(path, step - 1)  # a kill after these rows were written must not leave them twice
-  show_samples(path, step, held_out, texts)
-  command_line.say(
-    f"sft: {'after' if step else 'before'} on {len(held_out)} held-out rows: "
-    + ", ".join(f"{name} {value:.3f}" for name, value in judged.items())
-  )
-  if step:
-    warn_if_damaged(started.get("before", {}), judged)
-  return judged
+  return Rows(config, solved, [row for row in val_rows if row.get("target")], val_rows)
 
 
 def build(
@@ -549,102 +483,123 @@ def build(
   return base._replace(model=parameters.float32_masters(base.model))
 
 
+def fitting_steps(trainer, update, batches: list, stop) -> int:
+  """--max_steps=auto: the updates that fit 90% of the time left, at the speed of packed `batches`.
+
+  The end, with its check and its saving, takes about as long as the start did: that is left free.
+  """
+  with optimization.rehearsal(trainer.optimizer):
+    for part in (batches[:1], batches[1:]):  # the first compiles
+      start = time.monotonic()
+      for micro_batches, count in part:
+        update(micro_batches, 0.0, count)
+  seconds = (time.monotonic() - start) / (len(batches) - 1)
+  left = stop.max_seconds - 2 * stop.seconds
+  steps = max(1, int(0.9 * left / seconds))
+  command_line.say(f"sft: {seconds:.2f} s an update; {steps} updates fit {left / 3600:.2f} h")
+  return steps
+
+
+def check_flags():
+  """Refuses flags that do not go together, before anything is loaded."""
+  if FLAGS.patience and not FLAGS.eval_every:
+    raise InputError(
+      f"--patience={FLAGS.patience} counts held-out evaluations: it needs --eval_every above 0"
+    )
+
+
 def main():
-  flag, out_dir = FLAGS, FLAGS.out_dir
-  max_steps = runs.read_max_steps(flag.max_steps, flag.max_hours)
-  config, train_rows, val_rows, held_out = load_rows(flag.data_dir, flag.allow_prompt_mismatch)
+  flag = FLAGS
+  out_dir = flag.out_dir
+  data = load_rows(flag.data_dir, flag.allow_prompt_mismatch)
   _lock = runs.lock_folder(out_dir)  # held until the process ends
-  started = runs.begin_run(
-    out_dir, flag.resume_from, {name: flag[name].value for name in sorted(flag)}, MAY_CHANGE
-  )
+  flag_values = {name: flag[name].value for name in sorted(flag)}
+  started = runs.begin_run(out_dir, flag.resume_from, flag_values, MAY_CHANGE)
   if os.path.isfile(os.path.join(out_dir, "config.json")):
-    return command_line.say(
+    command_line.say(
       f"sft: {out_dir} is complete, nothing to train; choose another --out_dir to train again"
     )
+    return
   stop = runs.StopSignal(flag.max_hours)
   devices.enable_compilation_cache()
   policy = build(
     flag.model, flag.data_dir, flag.mesh, flag.dtype, flag.lora_rank, flag.lora_alpha, flag.seed
   )
-  runs.check_inputs(
-    out_dir,
-    started,
-    data_dir=folders.digest(os.path.join(flag.data_dir, "train.jsonl")),
-    model=policy.fingerprint,
-  )
-  (pairs, dropped), (val_pairs, val_dropped) = (
-    tokenize(rows, policy.tokenizer, flag.max_length) for rows in (train_rows, val_rows)
-  )
-  if flag.patience and not (flag.eval_every and val_pairs):
+  train_file = os.path.join(flag.data_dir, "train.jsonl")
+  runs.check_inputs(out_dir, started, data_dir=folders.digest(train_file), model=policy.fingerprint)
+
+  pairs, dropped = tokenize(data.train, policy.tokenizer, flag.max_length)
+  validation, val_dropped = tokenize(data.validation, policy.tokenizer, flag.max_length)
+  if flag.patience and not validation:
     raise InputError(
-      f"--patience={flag.patience} counts held-out evaluations: it needs --eval_every above 0, and rows with a "
-      f"target in {flag.data_dir}/val.jsonl"
+      f"--patience={flag.patience} counts held-out evaluations: it needs rows with a target in "
+      f"{flag.data_dir}/val.jsonl"
     )
-  rows, width = packed_shape(
-    pairs + val_pairs, flag.max_length, flag.micro_batch_size, policy.mesh.shape["fsdp"]
-  )
-  count = parameters.count_parameters(policy.model, parameters.trainable(policy.model))
+  fsdp = policy.mesh.shape["fsdp"]
+  rows, width = packed_shape(pairs + validation, flag.max_length, flag.micro_batch_size, fsdp)
+  trained = parameters.count_parameters(policy.model, parameters.trainable(policy.model))
   if not started:
-    runs.check_run_fits(out_dir, count)
+    runs.check_run_fits(out_dir, trained)
   command_line.say(
-    f"sft: {len(pairs)} rows ({dropped} over {flag.max_length} tokens dropped), {len(val_pairs)} held out ({val_dropped} "
-    f"dropped), {count / 1e6:.2f}M trainable parameters, {flag.batch_size} rows an update, packed into {rows} × {width} "
-    f"tokens at once, {devices.device_line(policy.mesh)}"
+    f"sft: {len(pairs)} rows ({dropped} over {flag.max_length} tokens dropped), "
+    f"{len(validation)} held out ({val_dropped} dropped), {trained / 1e6:.2f}M trainable "
+    f"parameters, {flag.batch_size} rows an update, packed into {rows} × {width} tokens at once, "
+    f"{devices.device_line(policy.mesh)}"
   )
 
-  rate = flag.learning_rate or (2e-4 if flag.lora_rank else 2e-5)
-  batches = make_batches(pairs, flag.batch_size, flag.seed)
-  check = dict(
+  checked = data.checked[: flag.check_rows]
+  check = before_after.Check(
+    style=data.config["style"],
     max_new_tokens=flag.max_new_tokens,
     samples=flag.check_samples,
     seed=flag.seed,
     code_rewards=flag.code_rewards,
   )
-  checked = held_out[: flag.check_rows]
-  if "before" not in started:
-    started["before"] = compare_before_after(
-      policy, checked, config["style"], started, out_dir, 0, check
-    )
-    runs.record_run(out_dir, before=started["before"], rows=len(pairs), dropped=dropped)
+  before = started.get("before")
+  if before is None:
+    before = before_after.compare(policy, checked, check, out_dir, 0)
+    runs.record_run(out_dir, before=before, rows=len(pairs), dropped=dropped)
+
+  # Made only now: the moments of a full fine-tuning would have stood beside the check's KV cache.
   optimizer = optimization.make_optimizer(
     b1=0.9, b2=0.999, weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm
   )
   trainer = make_trainer(policy.model, optimizer, flag.remat)
   update = optimization.make_update(trainer, policy.mesh)
-  if "max_steps" not in started:
-    started["max_steps"] = max_steps or fitting_steps(
-      trainer, update, [pack(batches[i], rows, width) for i in range(3)], stop
-    )
-    runs.record_run(out_dir, max_steps=started["max_steps"])
-  facts = runs.describe_run(policy, out_dir, "sft", config)
-  schedule = optimization.make_schedule(rate, started["max_steps"], final_ratio=0.1)
-  step, progress = train(
-    trainer,
-    update,
-    schedule,
-    batches,
-    val_pairs,
-    out_dir=out_dir,
-    max_steps=started["max_steps"],
+  batches = make_batches(pairs, flag.batch_size, flag.seed)
+  max_steps = started.get("max_steps") or runs.read_max_steps(flag.max_steps, flag.max_hours)
+  if not max_steps:
+    packed = [pack(batches[i], rows, width) for i in range(3)]
+    max_steps = fitting_steps(trainer, update, packed, stop)
+  runs.record_run(out_dir, max_steps=max_steps)
+  facts = runs.describe_run(policy, out_dir, "sft", data.config)
+
+  peak = flag.learning_rate or (2e-4 if flag.lora_rank else 2e-5)
+  plan = Plan(
+    batches=batches,
+    validation=validation,
+    schedule=optimization.make_schedule(peak, max_steps, final_ratio=0.1),
+    max_steps=max_steps,
     rows=rows,
     width=width,
     eval_every=flag.eval_every,
     save_every=flag.save_every,
     patience=flag.patience,
-    stop=stop,
-    mesh=policy.mesh,
+    out_dir=out_dir,
   )
+  step, progress = train(trainer, update, plan, stop, policy.mesh)
   runs.save_run(policy.model, out_dir, PANELS)
-  runs.check_finished(stop, step, started["max_steps"], out_dir)
-  after = compare_before_after(policy, checked, config["style"], started, out_dir, step, check)
+  runs.check_finished(stop, step, max_steps, out_dir, flag.deadline_ends)
+  after = before_after.compare(policy, checked, check, out_dir, step)
+  before_after.warn_if_damaged(before, after)
   folders.write_config(
     out_dir,
     "sft",
     FLAGS,
-    config["style"],
+    data.config["style"],
     **facts,
     steps=step,
-    before=started["before"],
+    before=before,
     after=after,
     best_loss=progress["best_loss"],
   )
@@ -652,4 +607,4 @@ def main():
 
 
 if __name__ == "__main__":
-  command_line.launch(main, FLAGS, __doc__)
+  command_line.launch(main, FLAGS, __doc__, check_flags)

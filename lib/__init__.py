@@ -1,4 +1,6 @@
-"""What the stage scripts share: one subject a file. Nothing here reads flags, and nothing here imports a script."""
+"""What the stage scripts share: one subject a file. Nothing here reads flags, and nothing here
+imports a script.
+"""
 
 import os
 import sys

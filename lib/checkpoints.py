@@ -1,8 +1,9 @@
-"""A run on disk: parameters for readers, and step folders from which a killed run goes on to the same bits.
+"""A run on disk: parameters for readers, and step folders from which a killed run goes on to the
+same bits.
 
-`save_params` and `load_params` write and read what was trained. `open_checkpoints`, `save_checkpoint` and
-`restore_checkpoint` keep the last steps of a run. Saving goes on in the background while the next update changes the model,
-so everything that is handed over is a copy.
+`save_params` and `load_params` write and read what was trained. `open_checkpoints`,
+`save_checkpoint` and `restore_checkpoint` keep the last steps of a run. Saving goes on in the
+background while the next update changes the model, so everything that is handed over is a copy.
 """
 
 import contextlib
@@ -37,7 +38,9 @@ def moments(optimizer: nnx.Optimizer) -> dict[str, jax.Array]:
 
 
 def save_params(folder: str, model: nnx.Module):
-  """Writes the trained parameters as one Orbax tree {name: array}; the folder is whole or is not there."""
+  """Writes the trained parameters as one Orbax tree {name: array}; the folder is whole or is not
+  there.
+  """
   folder = os.path.abspath(folder)
   partial = folder + ".partial"
   shutil.rmtree(partial, ignore_errors=True)
@@ -48,7 +51,9 @@ def save_params(folder: str, model: nnx.Module):
 
 
 def load_params(folder: str, model: nnx.Module) -> nnx.Module:
-  """`model` with what `save_params` wrote, laid on the model's own devices: the writer's may have been others."""
+  """`model` with what `save_params` wrote, laid on the model's own devices: the writer's may have
+  been others.
+  """
 
   def as_saved(x):  # trained parameters are always saved as float32
     return jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding)
@@ -61,7 +66,9 @@ def load_params(folder: str, model: nnx.Module) -> nnx.Module:
 
 @contextlib.contextmanager
 def open_checkpoints(out_dir: str, keep: int = 2):
-  """An Orbax manager of out_dir/checkpoints/STEP; saves are asynchronous and atomic. A full disk inside is one clear line."""
+  """An Orbax manager of out_dir/checkpoints/STEP; saves are asynchronous and atomic. A full disk
+  inside is one clear line.
+  """
   options = ocp.CheckpointManagerOptions(
     max_to_keep=keep,
     create=True,
@@ -109,7 +116,9 @@ def steps_of(root: str) -> list[int]:
 
 
 def read_step(root: str, step: int, model, optimizer: nnx.Optimizer) -> dict:
-  """What `save_checkpoint` saved, on the devices of model and optimizer; raises whatever a damaged file makes Orbax raise."""
+  """What `save_checkpoint` saved, on the devices of model and optimizer; raises whatever a damaged
+  file makes Orbax raise.
+  """
 
   def like(x):
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
@@ -124,7 +133,8 @@ def read_step(root: str, step: int, model, optimizer: nnx.Optimizer) -> dict:
 
 
 def restore_checkpoint(out_dir: str, model, optimizer: nnx.Optimizer) -> tuple[int, dict]:
-  """Puts the newest whole checkpoint of `out_dir` into model and optimizer; returns (step, progress), (0, {}) without one.
+  """Puts the newest whole checkpoint of `out_dir` into model and optimizer; returns (step,
+  progress), (0, {}) without one.
 
   A damaged step is named, the one before it is used, and once that is read the damaged folder is
   set aside as STEP.damaged.

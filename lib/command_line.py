@@ -1,70 +1,196 @@
-"""TODO-DOC command_line."""
+"""From a command line to a script's `main()` and to an exit status: flags, one-line errors, printed
+lines.
 
+`launch` is the last line of every script. `python -m lib.command_line` reads commands and checks
+the flags of each without running it: run.sh asks for all stages before the first one starts.
+"""
+
+import difflib
+import math
 import os
+import re
+import runpy
 import signal
 import sys
+import urllib.parse
 
 from absl import flags
 
 from lib import errors, visible
 from lib.errors import InputError, Stopped
 
+CHECK_ONLY = "--check_flags"  # the flags are read and checked, `main` is not called
+
 ENDINGS = {  # what ends a script early: its exit status and its line on stderr
   flags.Error: (1, "FATAL Flags parsing error: {}\nPass --help to see the flags.\n"),
   Stopped: (errors.EXIT_STOPPED, "stopped: {}\n"),
   InputError: (errors.EXIT_BAD_INPUT, "error: {}\n"),
-  OSError: (
-    errors.EXIT_BAD_INPUT,
-    "error: {}\n",
-  ),  # its text names the file: no space, no permission, no such folder
+  # Its text names the file: no space, no permission, no such folder.
+  OSError: (errors.EXIT_BAD_INPUT, "error: {}\n"),
   KeyboardInterrupt: (130, "interrupted\n"),
 }
 
 
-def launch(main, flag_values: flags.FlagValues, doc: str | None = ""):
-  """Runs a script's `main()`: parses sys.argv, then exits 0; 2 for bad input; 75 for an early stop; 130 for Ctrl-C; 1 for
-  absl's flag errors.
+# A flag means the same in every script, so what it may be is said once, beside the bounds of absl.
+def is_address(text: str) -> bool:
+  """A web address, or empty for none."""
+  address = urllib.parse.urlsplit(text)
+  return not text or (address.scheme in ("http", "https") and bool(address.hostname))
 
-  Each script keeps its flags in a FlagValues of its own, so that two scripts in one process (pytest, a second notebook cell,
-  a re-run cell) never collide. In a notebook, sys.argv set in the cell's first lines gives the flags, errors are raised
-  rather than turned into an exit, and the kernel's own argv is ignored.
+
+def is_beta(value: float) -> bool:
+  return value == -1 or value >= 0
+
+
+def is_positive(value: float) -> bool:
+  return value > 0
+
+
+def is_not_negative(value: float) -> bool:
+  return value >= 0
+
+
+MAY_BE = {  # flag: whether a value is one, and that in words
+  "mesh": (re.compile(r"auto|[1-9]\d*x[1-9]\d*").fullmatch, "auto, or FSDPxTP such as 4x2"),
+  "dtype": (re.compile("auto|float32|bfloat16").fullmatch, "auto, float32 or bfloat16"),
+  "max_steps": (re.compile(r"auto|0*[1-9]\d*").fullmatch, "a positive number, or auto"),
+  "judge_url": (is_address, "http://… or https://…"),
+  "beta": (is_beta, "0 or more, or -1 for the published one"),
+  "lora_alpha": (is_positive, "a number above 0"),
+  "max_grad_norm": (is_positive, "a number above 0"),
+  "learning_rate": (is_not_negative, "0 or more"),
+  "weight_decay": (is_not_negative, "0 or more"),
+  "epsilon": (is_not_negative, "0 or more"),
+  "epsilon_high": (is_not_negative, "0 or more"),
+  "temperature": (is_not_negative, "0 or more; 0 is greedy"),
+  "max_hours": (is_not_negative, "0 or more; 0 is no limit"),
+  "overlong_buffer": (is_not_negative, "0 or more; 0 is none"),
+  "seed": (is_not_negative, "0 or more"),
+}
+
+
+def check_values(flag_values: flags.FlagValues):
+  """Refuses what absl lets through: numbers that are none, and values that make no sense."""
+  for name in flag_values:
+    value = flag_values[name].value
+    if isinstance(value, float) and not math.isfinite(value):
+      raise InputError(f"--{name}={value}: expected a finite number")
+    valid, words = MAY_BE.get(name, (None, ""))
+    if valid and value is not None and not valid(value):
+      raise InputError(f"--{name}={value}: expected {words}")
+  if "max_steps" in flag_values and flag_values.max_steps == "auto" and not flag_values.max_hours:
+    raise InputError(
+      "--max_steps=auto fills a time: expected a number, or auto together with --max_hours"
+    )
+
+
+def expand_home(flag_values: flags.FlagValues):
+  """~ at the start of a path: a shell leaves it as it is inside --name=~/path."""
+  for name in flag_values:
+    flag = flag_values[name]
+    if isinstance(flag.value, str) and "~" in flag.value:
+      parts = [os.path.expanduser(part) for part in flag.value.split(",")]
+      flag.value = ",".join(parts)
+    elif isinstance(flag.value, list):
+      flag.value = [os.path.expanduser(part) for part in flag.value]
+
+
+def command_of(argv: list[str]) -> list[str]:
+  """argv without the connection file that a notebook's kernel was started with."""
+  started_kernel = any(word.endswith(".json") or word == "-f" for word in argv[1:2])
+  return argv[:1] if "ipykernel" in sys.modules and started_kernel else argv
+
+
+def read_flags(flag_values: flags.FlagValues, argv: list[str]):
+  """Parses and checks the flags; a word that is no flag is refused."""
+  rest = flag_values(argv)[1:]
+  if rest:
+    raise flags.UnrecognizedFlagError(
+      rest[0], f"unexpected argument {rest[0]!r}; flags are given as --name=value"
+    )
+  expand_home(flag_values)
+  check_values(flag_values)
+
+
+def launch(main, flag_values: flags.FlagValues, doc: str | None = "", check=None):
+  """Runs a script's `main()` with the flags of sys.argv, and exits with a status.
+
+  0: done; 2: bad input; 75: stopped early; 130: Ctrl-C; 1: absl's flag errors. check: a function
+  that refuses flags that do not go together; it is called before `main` and before any stage of
+  run.sh.
+
+  Each script keeps its flags in a FlagValues of its own, so that two scripts in one process
+  (pytest, a second notebook cell, a re-run cell) never collide. In a notebook, sys.argv set in the
+  cell's first lines gives the flags, and an error is raised rather than turned into an exit.
   """
   notebook = "ipykernel" in sys.modules
-  argv = (
-    sys.argv[:1]
-    if notebook and any(a.endswith(".json") or a == "-f" for a in sys.argv[1:2])
-    else sys.argv
-  )
-  if any(a in ("--help", "-h", "-help") for a in argv[1:]):
-    return print(f"{doc or ''}\nflags:\n{flag_values.get_help()}")
-  handlers = {
-    number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-  }
+  argv = command_of(sys.argv)
+  if any(word in ("--help", "-h", "-help") for word in argv[1:]):
+    print(f"{doc or ''}\nflags:\n{flag_values.get_help()}")
+    return
+  only_check = CHECK_ONLY in argv
+  signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+  handlers = {number: signal.getsignal(number) for number in signals}
   try:
-    rest = flag_values(argv)[1:]
-    if rest:
-      raise flags.UnrecognizedFlagError(
-        rest[0], f"unexpected argument {rest[0]!r}; flags are given as --name=value"
-      )
-    main()
+    read_flags(flag_values, [word for word in argv if word != CHECK_ONLY])
+    if check:
+      check()
+    if not only_check:
+      main()
   except tuple(ENDINGS) as error:
     if notebook and not isinstance(error, Stopped):
       raise
-    status, line = next(ending for kind, ending in ENDINGS.items() if isinstance(error, kind))
-    sys.stderr.write(line.format(visible.visible(" ".join(str(error).split("\n")))))
+    where = f"{os.path.basename(argv[0])}: " if only_check else ""
+    status = say_ending(error, where)
     if not notebook:
       sys.exit(status)
   finally:
-    if (
-      notebook
-    ):  # a trainer's handlers must not outlive its cell: the kernel's own interrupt works again
+    if notebook:  # a trainer's handlers must not outlive its cell: the kernel has its own interrupt
       for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
+def say_ending(error: BaseException, where: str) -> int:
+  """The one line about what ended a script, on stderr; returns the exit status."""
+  status, line = next(ending for kind, ending in ENDINGS.items() if isinstance(error, kind))
+  message = where + " ".join(str(error).split("\n"))
+  sys.stderr.write(line.format(visible.visible(message)))
+  return status
+
+
 def say(text: str):
-  """Prints a line at once. A lost terminal, a dead pipe or a full disk under it must not end a run: later lines go nowhere."""
+  """Prints a line at once. A lost terminal, a dead pipe or a full disk under it must not end a run:
+  later lines go nowhere."""
   try:
     print(visible.visible(text), flush=True)
   except OSError:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
+
+
+def check_settings(known: list[str], given):
+  """Refuses a variable that looks like one of run.sh's settings and is none, such as RECIPIE."""
+  for name in sorted(given):
+    near = difflib.get_close_matches(name, known, 1, cutoff=0.9)
+    if near and name not in known:
+      raise InputError(f"{name} is no setting of run.sh; did you mean {near[0]}?")
+
+
+def check_commands(text: str):
+  """Checks the flags of several commands: words that end in NUL, an empty word after each command.
+
+  A script that refuses its flags ends this process with its own line.
+  """
+  for command in text.split("\0\0"):
+    words = command.strip("\0").split("\0")
+    if words != [""]:
+      sys.argv = [*words, CHECK_ONLY]
+      runpy.run_path(words[0], run_name="__main__")  # ends in `launch`
+
+
+if __name__ == "__main__":
+  sys.path.insert(0, "")
+  try:
+    check_settings(sys.argv[1:], os.environ)
+  except InputError as refusal:
+    sys.exit(say_ending(refusal, ""))
+  check_commands(sys.stdin.read())

@@ -1,9 +1,7 @@
-"""TODO-DOC errors."""
+"""How a script ends early: what it raises, and the exit status that run.sh and users see."""
 
-EXIT_BAD_INPUT, EXIT_STOPPED = (
-  2,
-  75,
-)  # 75: stopped early (deadline, SIGTERM, Ctrl-C) and can be continued
+EXIT_BAD_INPUT = 2
+EXIT_STOPPED = 75  # a deadline, SIGTERM or Ctrl-C: saved, and the same command goes on
 
 
 class InputError(ValueError):
@@ -15,5 +13,6 @@ class Stopped(Exception):
 
 
 def check_option(name: str, value, valid):
+  """Refuses a `value` that is not one of `valid`, naming those."""
   if value not in valid:
     raise InputError(f"{name} {value!r} is unknown; valid: {', '.join(valid)}")

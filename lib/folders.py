@@ -1,4 +1,9 @@
-"""TODO-DOC folders."""
+"""What makes a stage's folder: config.json, written last, says that it is whole and how it was
+made.
+
+`write_config` and `read_config`; `check_prompt_hash` compares the prompt text that two stages used;
+`digest` names content; `read_run` reads run.json, the notes of a run that may not have ended yet.
+"""
 
 import glob
 import hashlib
@@ -29,7 +34,10 @@ PACKAGES = (
 
 
 def write_config(out_dir, stage: str, flag_values: flags.FlagValues, style: str, **facts):
-  """Marks a folder complete; always the last file a stage writes. `facts`: what later stages and readers need to know."""
+  """Marks a folder complete; always the last file a stage writes.
+
+  facts: what later stages and readers need to know beside the flags, the versions and the prompt.
+  """
   config = {
     "stage": stage,
     "flags": recorded_flags(flag_values),
@@ -40,13 +48,12 @@ def write_config(out_dir, stage: str, flag_values: flags.FlagValues, style: str,
     "versions": versions(),
     **facts,
   }
-  jsonl.write_text(
-    pathlib.Path(out_dir) / "config.json", json.dumps(config, indent=1, sort_keys=True) + "\n"
-  )
+  text = json.dumps(config, indent=1, sort_keys=True) + "\n"
+  jsonl.write_text(pathlib.Path(out_dir) / "config.json", text)
 
 
 def recorded_flags(flag_values: flags.FlagValues) -> dict:
-  """{name: value} of all flags as a file may hold them: an address may carry a secret, which stays out of every record."""
+  """{name: value} of all flags as a file may hold them: the secret in an address stays out."""
   recorded = {name: flag_values[name].value for name in sorted(flag_values)}
   if recorded.get("judge_url"):
     recorded["judge_url"] = visible.hide_secrets(recorded["judge_url"])
@@ -54,7 +61,7 @@ def recorded_flags(flag_values: flags.FlagValues) -> dict:
 
 
 def given_flags(flag_values: flags.FlagValues) -> list[str]:
-  """What the command line said, one --name=value a flag: with the script's name it is the command to copy."""
+  """What the command line said, one --name=value a flag: after the script's name, the command."""
   recorded = recorded_flags(flag_values)
   given = []
   for name in sorted(flag_values):
@@ -71,30 +78,37 @@ def read_config(folder, made_by: str) -> dict:
   try:
     return json.loads(path.read_text(encoding="utf-8"))
   except (FileNotFoundError, NotADirectoryError):
-    if path.parent.is_dir():
-      there = " or ".join(
-        f"{folder}/{name}" for name in ("params", "best") if (path.parent / name).is_dir()
-      )  # of a broken-off run
-      raise InputError(
-        f"{folder} is incomplete: it has no config.json, which is written last; run {made_by} again"
-        + (f", or name {there}" if there else "")
-      ) from None
-    raise InputError(f"{folder} does not exist; make it with {made_by}") from None
+    raise InputError(why_incomplete(path.parent, str(folder), made_by)) from None
   except ValueError as error:
     raise InputError(f"{path} is not JSON ({error}); run {made_by} again") from error
 
 
+def why_incomplete(folder: pathlib.Path, name: str, made_by: str) -> str:
+  """What to do about a folder without config.json. A broken-off run may have parameters to use."""
+  if not folder.is_dir():
+    return f"{name} does not exist; make it with {made_by}"
+  usable = [f"{name}/{part}" for part in ("params", "best") if (folder / part).is_dir()]
+  or_use = f", or name {' or '.join(usable)}" if usable else ""
+  return (
+    f"{name} is incomplete: it has no config.json, which is written last; "
+    f"run {made_by} again{or_use}"
+  )
+
+
 def check_prompt_hash(config: dict, folder, allow_mismatch: bool = False):
-  """Refuses a folder made with another prompt text than this code's: a changed space cost a seed 39 points of format."""
+  """Refuses a folder made with another prompt text: one changed space cost 39 points of format."""
   style = config.get("style", "tags")
-  if config.get("prompt_hash") != contract.prompt_hash(style) and not allow_mismatch:
+  theirs, ours = config.get("prompt_hash"), contract.prompt_hash(style)
+  if theirs != ours and not allow_mismatch:
     raise InputError(
-      f"{folder} was made with prompt {config.get('prompt_hash')}, this code renders {contract.prompt_hash(style)}: "
-      f"{contract.format_prompt('?', style)!r}; prepare the data again or pass --allow_prompt_mismatch"
+      f"{folder} was made with prompt {theirs}, this code renders {ours}: "
+      f"{contract.format_prompt('?', style)!r}; "
+      "prepare the data again or pass --allow_prompt_mismatch"
     )
 
 
-def versions() -> dict:
+def versions() -> dict[str, str | None]:
+  """Of Python and of the packages that decide the numbers; None where one is not installed."""
   found = {"python": sys.version.split()[0]}
   for name in PACKAGES:
     try:
@@ -106,36 +120,30 @@ def versions() -> dict:
 
 def git_commit() -> str | None:
   """The commit of this code, "+" where the tree has changes; None outside a checkout."""
-  describe = [
-    "git",
-    "-C",
-    str(ROOT),
-    "describe",
-    "--always",
-    "--dirty=+",
-    "--abbrev=12",
-    "--exclude=*",
-  ]
+  describe = ["describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+  command = ["git", "-C", str(ROOT), *describe]
   try:
-    result = subprocess.run(describe, capture_output=True, text=True, timeout=10)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=10)
   except (OSError, subprocess.TimeoutExpired):
     return None
-  return result.stdout.strip() or None if result.returncode == 0 else None
+  if result.returncode != 0:
+    return None
+  return result.stdout.strip() or None
 
 
 def digest(path: str) -> str:
-  """16 hex digits of the content of a file, or of all files of a folder and their names in it; where it lies does not matter."""
-  files = (
-    [path]
-    if os.path.isfile(path)
-    else sorted(glob.glob(os.path.join(glob.escape(path), "**"), recursive=True))
-  )
+  """16 hex digits of the content of a file, or of all files of a folder and their names in it.
+
+  Where the folder lies does not matter: a copy has the same digest.
+  """
+  files = [path]
+  if not os.path.isfile(path):
+    files = sorted(glob.glob(os.path.join(glob.escape(path), "**"), recursive=True))
   total = hashlib.sha256()
   for name in filter(os.path.isfile, files):
     with open(name, "rb") as f:
-      total.update(
-        f"{os.path.relpath(name, path)}\n{hashlib.file_digest(f, 'sha256').hexdigest()}\n".encode()
-      )
+      content = hashlib.file_digest(f, "sha256").hexdigest()
+    total.update(f"{os.path.relpath(name, path)}\n{content}\n".encode())
   return total.hexdigest()[:16]
 
 

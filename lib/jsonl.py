@@ -1,4 +1,8 @@
-"""TODO-DOC jsonl."""
+"""Files of JSON rows, and files that are written whole or not at all.
+
+A process may die between any two bytes: `write_text` replaces a file in one move, `append_rows` may
+leave half a line behind, which `read_rows(torn=True)` skips and `trim_rows` removes.
+"""
 
 import json
 import os
@@ -8,15 +12,21 @@ from lib.errors import InputError
 
 
 def read_rows(path, torn: bool = False) -> list[dict]:
-  """Rows of a JSONL file; a bad line is named. torn: its writer may have been killed, a last line without its end is no row."""
+  """Rows of a JSONL file; a line that is none is named.
+
+  torn: the writer may have been killed, or still writes; a last line without its end is no row.
+  """
   path = pathlib.Path(path)
   if not path.is_file():
     raise InputError(
-      f"{path} does not exist; the stage that writes it has not run (see the table of files in README.md)"
+      f"{path} does not exist; the stage that writes it has not run "
+      "(see the table of files in README.md)"
     )
+  data = path.read_bytes()
+  if torn:
+    data = data[: data.rfind(b"\n") + 1]
   rows = []
-  text = path.read_bytes()
-  for number, line in enumerate(text[: text.rfind(b"\n") + 1 if torn else None].splitlines(), 1):
+  for number, line in enumerate(data.splitlines(), 1):
     try:
       rows.append(json.loads(line))
     except ValueError as error:  # JSON and UTF-8 errors alike
@@ -39,17 +49,20 @@ def write_rows(path, rows: list[dict]):
   write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
+def without_nan(row: dict) -> dict:
+  """The row with null for NaN and infinity, which JSON has no word for."""
+  return json.loads(json.dumps(row), parse_constant=lambda name: None)
+
+
 def append_rows(path, rows: list[dict]):
-  """Appends JSON lines; NaN and infinity, which JSON has no word for, become null."""
-  valid = lambda row: json.loads(json.dumps(row), parse_constant=lambda name: None)
+  """Appends JSON lines in one write."""
+  lines = [json.dumps(without_nan(row), ensure_ascii=False, allow_nan=False) for row in rows]
   with open(path, "a", encoding="utf-8") as f:
-    f.write(
-      "".join(json.dumps(valid(row), ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
-    )
+    f.write("".join(line + "\n" for line in lines))
 
 
 def trim_rows(path, last_step: int):
-  """Drops rows after `last_step` and a half-written last line, so that a resumed run repeats none and loses none."""
+  """Drops rows after `last_step` and a half-written last line: a resumed run writes those again."""
   path = pathlib.Path(path)
   if not path.is_file():
     return

@@ -1,12 +1,16 @@
-"""Shared by the tests: a small data folder, a short SFT run, and two ways to run a script: here, and as a process of its own."""
+"""Shared by the tests: a small data folder, a short SFT run, and two ways to run a script: here,
+and as a process of its own.
+"""
 
 import contextlib
 import fcntl
 import functools
 import gc
+import importlib.metadata
 import io
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -40,7 +44,9 @@ MEMORY = {"last": 0}  # GiB this process held when its compiled programs were la
 
 @pytest.fixture(autouse=True)
 def bounded_memory():
-  """Every run of a stage leaves its compiled programs behind; two test processes once outgrew a machine of 24 GiB."""
+  """Every run of a stage leaves its compiled programs behind; two test processes once outgrew a
+  machine of 24 GiB.
+  """
   yield
   held = (
     int(pathlib.Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2**30
@@ -69,7 +75,9 @@ def argv_of(flag: dict) -> list[str]:
 
 
 def run(stage, **flag) -> Result:
-  """Runs a script's main in this process, as `python script.py --name=value …` would; programs stay compiled."""
+  """Runs a script's main in this process, as `python script.py --name=value …` would; programs stay
+  compiled.
+  """
   out, err, code = io.StringIO(), io.StringIO(), 0
   handlers = {number: signal.getsignal(number) for number in SIGNALS}
   for name in stage.FLAGS:
@@ -80,7 +88,8 @@ def run(stage, **flag) -> Result:
       contextlib.redirect_stdout(out),
       contextlib.redirect_stderr(err),
     ):
-      command_line.launch(stage.main, stage.FLAGS, stage.__doc__)
+      check = getattr(stage, "check_flags", None)
+      command_line.launch(stage.main, stage.FLAGS, stage.__doc__, check)
   except SystemExit as stop:
     code = stop.code
   finally:
@@ -137,7 +146,9 @@ def dual_data_dir(tmp_path_factory) -> str:
 
 
 def once(tmp_path_factory, name: str, make) -> str:
-  """A folder that the first test process to ask makes, for both; a test that changes it works on a copy."""
+  """A folder that the first test process to ask makes, for both; a test that changes it works on a
+  copy.
+  """
   root = tmp_path_factory.getbasetemp()
   root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
   with open(root / f"{name}.lock", "w") as lock:
@@ -159,9 +170,35 @@ def prepared(tmp_path_factory, style: str) -> str:
   )
 
 
+def package_name(text: str) -> str:
+  return re.sub(r"[-_.]+", "-", text).lower()
+
+
+@pytest.fixture(scope="session")
+def plain_python(tmp_path_factory) -> str:
+  """A Python that has requirements.txt and nothing else, as a user's: what the tests bring along
+  can hide a fault.
+
+  Its packages are links to those of this environment.
+  """
+  folder = tmp_path_factory.mktemp("plain")
+  subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+  site = next(folder.glob("lib/python3*/site-packages"))
+  lines = (REPO / "requirements.txt").read_text().splitlines()
+  wanted = {package_name(line.split("==")[0]) for line in lines if "==" in line}
+  for package in importlib.metadata.distributions():
+    if package_name(package.metadata["Name"]) in wanted:
+      for top in {file.parts[0] for file in package.files} - {"..", "__pycache__"}:
+        if not (site / top).exists():
+          (site / top).symlink_to(package.locate_file(top))
+  return str(folder / "bin" / "python")
+
+
 @functools.cache
 def parity_python() -> str:
-  """The Python that has requirements-parity.txt; "" where there is none. Asked once: torch takes seconds to import."""
+  """The Python that has requirements-parity.txt; "" where there is none. Asked once: torch takes
+  seconds to import.
+  """
   try:
     return parity.find_python(os.environ.get("PARITY_PYTHON", ""))
   except InputError:

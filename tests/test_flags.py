@@ -1,4 +1,6 @@
-"""The flags are the public surface: one name means one thing, with one help text and one default, in every script."""
+"""The flags are the public surface: one name means one thing, with one help text and one default,
+in every script.
+"""
 
 import importlib
 import re
@@ -13,7 +15,8 @@ STAGES = ("prepare_data", "train_sft", "train_grpo", "evaluate", "export_lora")
 SCRIPTS = [name for name in STAGES if (REPO / f"{name}.py").is_file()]
 # Flags whose default follows from what the stage is for; their help is still the same.
 OWN_DEFAULT = {"out_dir", "temperature", "model"}
-# Flags that mean the same but say more about their stage, or whose sensible value differs: default and help may differ.
+# Flags that mean the same but say more about their stage, or whose sensible value differs: default and
+# help may differ.
 OWN_TEXT = {
   "learning_rate",
   "weight_decay",
@@ -67,7 +70,7 @@ def test_help_names_every_flag(script, monkeypatch, capsys):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_scripts_keep_their_flags_apart(script):
-  """Two scripts in one process never collide: none of them defines a flag on absl's global object."""
+  """Two scripts in one process never collide: none defines a flag on absl's global object."""
   from absl import flags
 
   importlib.import_module(script)

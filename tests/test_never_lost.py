@@ -1,6 +1,8 @@
-"""A run is never lost: killed, stopped, damaged, moved or starved, it ends with the parameters it would have had.
+"""A run is never lost: killed, stopped, damaged, moved or starved, it ends with the parameters it
+would have had.
 
-Runs are compared by bits: parameters, optimizer state, and every row of metrics.jsonl and samples.jsonl but for times.
+Runs are compared by bits: parameters, optimizer state, and every row of metrics.jsonl and
+samples.jsonl but for times.
 """
 
 import asyncio
@@ -58,17 +60,21 @@ GRPO = dict(
 )
 SECRETS = {name: f"hush-{name}-93b1" for name in ("KAGGLE_KEY", "HF_TOKEN", "JUDGE_API_KEY")}
 
-# Runs a stage and kills it inside the nth call of one function, `delay` seconds after the call began; XLA and the thread that
-# writes a checkpoint go on meanwhile, so the kill falls anywhere. "half_row" leaves half a line behind.
+# Runs a stage and kills it inside the nth call of one function, `delay` seconds after the call
+# began; XLA and the thread that writes a checkpoint go on meanwhile, so the kill falls anywhere.
+# "half_row" leaves half a line behind.
 KILLER = """
 import importlib, itertools, os, signal, sys, threading
 sys.path.insert(0, sys.argv.pop(1))
-stage, where, nth, delay = importlib.import_module(sys.argv.pop(1)), sys.argv.pop(1), int(sys.argv.pop(1)), float(sys.argv.pop(1))
+stage, where = importlib.import_module(sys.argv.pop(1)), sys.argv.pop(1)
+nth, delay = int(sys.argv.pop(1)), float(sys.argv.pop(1))
 from lib import checkpoints, command_line, folders, grpo_learner, jsonl, rollouts, sampling
 die = lambda: os.kill(os.getpid(), signal.SIGKILL)
 learner = stage.__name__ == "train_grpo" and grpo_learner.LeanGRPOLearner
-owner, name = {"rollout": (sampling, "sample"), "reward": (rollouts, "score_rollout"),
-               "update": (learner, "update") if learner else (stage, "pack"), "save": (checkpoints, "save_checkpoint"),
+owner, name = {"rollout": (sampling, "sample"),
+               "reward": (rollouts, "score_rollout"),
+               "update": (learner, "update") if learner else (stage, "pack"),
+               "save": (checkpoints, "save_checkpoint"),
                "best": (checkpoints, "save_params"),
                "half_row": (jsonl, "append_rows"), "finish": (folders, "write_config")}[where]
 inner, calls = getattr(owner, name), itertools.count(1)
@@ -106,17 +112,18 @@ def killed(stage, where: str, nth: int, delay: float, flag: dict):
   )
 
 
-# ------------------------------------------------------------------------------------------------------------------ sameness
+# sameness.
 def restore(folder) -> dict:
   with ocp.StandardCheckpointer() as loader:
     return {name: np.asarray(x) for name, x in loader.restore(os.path.abspath(folder)).items()}
 
 
 def timeless(path) -> list[dict]:
-  keep = lambda name: not name.endswith("seconds") and name != "tokens_per_second"
-  return [
-    {name: value for name, value in row.items() if keep(name)} for row in jsonl.read_rows(path)
-  ]
+  def without_times(row: dict) -> dict:
+    kept = [name for name in row if not name.endswith("seconds") and name != "tokens_per_second"]
+    return {name: row[name] for name in kept}
+
+  return [without_times(row) for row in jsonl.read_rows(path)]
 
 
 def assert_same_params(a, b):
@@ -148,8 +155,9 @@ def assert_same_run(a: str, b: str):
   assert json.loads(progress[0]) == json.loads(progress[1])
 
 
-# ----------------------------------------------------------------------------------------------------------- SIGKILL, anywhere
-# name: (stage, style, flags, places to die at: function, nth call in that process, seconds after it began)
+# SIGKILL, anywhere.
+# name: (stage, style, flags, places to die at), a place being (function, nth call in that process,
+# seconds after the call began)
 CASES = {
   "grpo_lora_multi_domain": (
     train_grpo,
@@ -215,7 +223,9 @@ CASES = {
 def survivors(
   data_dir, dual_data_dir, sft_dir, sft_lora_dir, dual_sft_dir, tmp_path_factory
 ) -> dict:
-  """name → (an uninterrupted run, the same run killed again and again), two at a time to use both cores."""
+  """name → (an uninterrupted run, the same run killed again and again), two at a time to use both
+  cores.
+  """
   root = tmp_path_factory.mktemp("killed")
 
   def facts(name):
@@ -230,7 +240,7 @@ def survivors(
       killed(stage, *place, flag | dict(out_dir=root / name))
     ended = process(f"{stage.__name__}.py", **flag | dict(out_dir=root / name))
     assert ended.returncode == 0, ended.stderr[-2000:] + ended.stdout[-2000:]
-    # The one kill of this case may fall before its first whole checkpoint; all others must go on, not begin again.
+    # The one kill of this case may fall before its first whole checkpoint; all others must go on.
     assert "resumed at step" in ended.stdout or name == "grpo_lora_four_component_4_iterations"
     return str(root / f"{name}_whole"), str(root / name)
 
@@ -255,10 +265,12 @@ def test_killed_run_is_the_run_it_would_have_been(survivors, name):
   )
 
 
-# ------------------------------------------------------------------------------------------------- saved late
+# saved late.
 @contextlib.contextmanager
 def late_writes(seconds: float):
-  """Everything a checkpoint holds reaches the disk `seconds` after the save was asked for, as on a loaded machine."""
+  """Everything a checkpoint holds reaches the disk `seconds` after the save was asked for, as on a
+  loaded machine.
+  """
   json_handler = json_checkpoint_handler.JsonCheckpointHandler
   write_json = json_handler._save_fn
   write_arrays = serialization.async_serialize_from_host
@@ -279,7 +291,9 @@ def late_writes(seconds: float):
 
 
 def as_it_is(step: int, model, optimizer, progress: dict, folder) -> dict:
-  """Copies, made now, of all that a checkpoint of this step must hold, and what the row files hold beside it."""
+  """Copies, made now, of all that a checkpoint of this step must hold, and what the row files hold
+  beside it.
+  """
   rows = {
     name: timeless(folder / name)
     for name in ("metrics.jsonl", "samples.jsonl")
@@ -301,7 +315,9 @@ LATE = {
 
 @pytest.mark.parametrize("name", LATE)
 def test_a_late_write_saves_the_step_it_was_asked_for(name, data_dir, sft_dir, tmp_path):
-  """While a save is under way the next batch is drawn and the next update made; none of that may reach the disk."""
+  """While a save is under way the next batch is drawn and the next update made; none of that may
+  reach the disk.
+  """
   stage, flag = LATE[name]
   if stage is train_grpo:
     curriculum = dict(lora_rank=0, rewards="curriculum", phase_metrics="0.01,0.01")
@@ -333,7 +349,7 @@ def test_a_late_write_saves_the_step_it_was_asked_for(name, data_dir, sft_dir, t
       assert rows == [row for row in timeless(tmp_path / file) if row["step"] <= step]
 
 
-# ------------------------------------------------------------------------------------------------- stopped, and what comes after
+# stopped, and what comes after.
 @contextlib.contextmanager
 def at_call(owner, name: str, nth: int, do):
   """Calls `do()` before the nth call of owner.name."""
@@ -371,7 +387,9 @@ def whole(flag, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="session")
 def stopped(flag, tmp_path_factory) -> str:
-  """Stopped by SIGTERM in its sixth update, with the wall clock jumping a day ahead and back; checkpoints 4 and 6."""
+  """Stopped by SIGTERM in its sixth update, with the wall clock jumping a day ahead and back;
+  checkpoints 4 and 6.
+  """
   folder = str(tmp_path_factory.mktemp("stopped") / "stopped")
   now, ticks = time.time, itertools.count()
   with (
@@ -402,7 +420,9 @@ def test_stopped_run_goes_on(flag, whole, copy):
 
 
 def test_deadline_and_ctrl_c(flag, whole, tmp_path):
-  """The deadline passes in step 3, Ctrl-C comes in step 5; the run that goes on twice is the whole run."""
+  """The deadline passes in step 3, Ctrl-C comes in step 5; the run that goes on twice is the whole
+  run.
+  """
   clocks, begin = [], runs.StopSignal.__init__
 
   def remember(self, max_hours):
@@ -436,7 +456,9 @@ def test_deadline_and_ctrl_c(flag, whole, tmp_path):
 
 
 def test_later_signals_do_not_cut_the_save_short():
-  """A preemption sends several kinds; under nohup a lost terminal is none of them; a second Ctrl-C is somebody in a hurry."""
+  """A preemption sends several kinds; under nohup a lost terminal is none of them; a second Ctrl-C
+  is somebody in a hurry.
+  """
   before = {number: signal.getsignal(number) for number in SIGNALS}
   try:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -505,9 +527,11 @@ def test_changed_flags_are_refused(flag, copy):
   )
 
 
-# ------------------------------------------------------------------------------------------------------------------- elsewhere
+# elsewhere.
 def test_goes_on_from_a_read_only_copy(flag, whole, stopped, tmp_path):
-  """As a run attached to a Kaggle notebook: nothing is written there, the folders' read-only modes are not inherited."""
+  """As a run attached to a Kaggle notebook: nothing is written there, the folders' read-only modes
+  are not inherited.
+  """
   source = shutil.copytree(stopped, tmp_path / "input")
   for folder, _, files in os.walk(source, topdown=False):
     for name in files:
@@ -543,8 +567,9 @@ def test_copy_that_was_cut_short_starts_over(flag, whole, stopped, tmp_path):
 
 
 def test_other_number_of_devices_and_closed_stdout_and_secrets(flag, whole, copy):
-  """Four devices go on where one stopped, a sequence for each answer; the reader of stdout goes away; tokens in the environment
-  are written nowhere."""
+  """Four devices go on where one stopped, a sequence for each answer; the reader of stdout goes
+  away; tokens in the environment are written nowhere.
+  """
   env = (
     os.environ
     | SECRETS
@@ -571,7 +596,7 @@ def test_other_number_of_devices_and_closed_stdout_and_secrets(flag, whole, copy
   assert not any(secret in err + first for secret in SECRETS.values())
 
 
-# ---------------------------------------------------------------------------------------------------------------------- faults
+# faults.
 def biggest(folder) -> pathlib.Path:
   return max(
     (path for path in pathlib.Path(folder).rglob("*") if path.is_file()),
@@ -684,7 +709,9 @@ command_line.launch(stage.main, stage.FLAGS)
 
 @pytest.mark.parametrize("what", ["save_checkpoint", "append_rows"])
 def test_disk_full(flag, whole, tmp_path, what):
-  """The last good checkpoint survives a save onto a full disk; the run says so in a line and goes on once there is space."""
+  """The last good checkpoint survives a save onto a full disk; the run says so in a line and goes
+  on once there is space.
+  """
   disk = tmp_path / "disk"
   with mounted(disk, "size=64m"):
     command = [
@@ -734,7 +761,7 @@ def test_unreadable_row_is_named(flag, tmp_path):
 
 
 def test_sandbox_workers_killed_during_a_run(flag, whole, tmp_path):
-  """The kernel may kill a sandbox worker at any time; the answers it held are judged all the same."""
+  """The kernel may kill a sandbox worker at any time; the answers it held are judged anyway."""
 
   def kill_workers():
     mine = [
@@ -773,7 +800,9 @@ def test_no_pickle_is_loaded_from_an_artifact(whole, data_dir):
 
 
 def test_sft_auto_steps_are_kept_in_a_copy(data_dir, tmp_path):
-  """--max_steps=auto and --resume_from of SFT: the schedule of the first session, from its checkpoint, the source unchanged."""
+  """--max_steps=auto and --resume_from of SFT: the schedule of the first session, from its
+  checkpoint, the source unchanged.
+  """
   flag, (a, b) = (
     SFT | dict(data_dir=data_dir, max_steps="auto", max_hours=0.1),
     (tmp_path / "a", tmp_path / "b"),

@@ -1,10 +1,14 @@
-"""Every script works in a Jupyter cell: pasted whole beside lib/ and rewards.py, run again, %run and !python.
+"""Every script works in a Jupyter cell: pasted whole beside lib/ and rewards.py, run again, %run
+and !python.
 
-A real kernel runs the cells (nbclient). One notebook holds the chain of stages, so each cell reads what an earlier one wrote.
+A real kernel runs the cells (nbclient). One notebook holds the chain of stages, so each cell reads
+what an earlier one wrote.
 """
 
+import os
 import pathlib
 import shutil
+import subprocess
 
 import nbclient
 import nbformat
@@ -75,8 +79,13 @@ def text_of(cell) -> str:
 
 
 @pytest.fixture(scope="module")
-def notebook(tmp_path_factory):
-  """The executed notebook: every script pasted twice, then evaluate.py by %run and by !python; and its folder."""
+def notebook(tmp_path_factory, plain_python):
+  """The executed notebook: every script pasted twice, then evaluate.py by %run and by !python; and
+  its folder.
+
+  !python is that of a user's environment: the kernel hands it a chart backend that is not installed
+  there.
+  """
   folder = tmp_path_factory.mktemp("notebook")
   copy_shared(folder)
   sources = {name: (ROOT / f"{name}.py").read_text() for name, _ in CELLS}
@@ -85,8 +94,8 @@ def notebook(tmp_path_factory):
   flags = [f for f in dict(CELLS)["evaluate"] if not f.startswith("--out_dir")]
   cells += [
     f"%run evaluate.py {' '.join(flags)} --out_dir=run/eval_run",
-    "import sys",
-    f"!{{sys.executable}} evaluate.py {' '.join(flags)} --out_dir=run/eval_shell",
+    "import os; print(os.environ['MPLBACKEND'])",
+    f"!{plain_python} evaluate.py {' '.join(flags)} --out_dir=run/eval_shell",
   ]
   book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
   client = nbclient.NotebookClient(
@@ -119,11 +128,30 @@ def test_a_trained_folder_is_not_trained_again(notebook):
   assert "nothing to train" in text_of(book.cells[5])
 
 
+def test_the_kernel_names_a_backend_that_its_children_lack(notebook, plain_python):
+  """Or the test below shows nothing."""
+  book, _ = notebook
+  backend = text_of(book.cells[-2]).strip().removeprefix("module://")
+  assert subprocess.run([plain_python, "-c", f"import {backend}"], capture_output=True).returncode
+
+
 @pytest.mark.parametrize("folder_name", ["run/eval_run", "run/eval_shell"])
 def test_run_magic_and_shell(notebook, folder_name):
   _, folder = notebook
   pasted = (folder / "run/eval_grpo/responses.jsonl").read_text()
   assert (folder / folder_name / "responses.jsonl").read_text() == pasted
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "none_such"])
+def test_no_script_needs_the_backend_of_whoever_starts_it(plain_python, backend):
+  """`!./run.sh` in a notebook starts every script with the kernel's MPLBACKEND."""
+  names = ", ".join(name for name, _ in CELLS)
+  script = f"import {names}, matplotlib, tunix.sft.peft_trainer"
+  environment = os.environ | {"MPLBACKEND": backend}
+  done = subprocess.run(
+    [plain_python, "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True
+  )
+  assert done.returncode == 0, done.stderr
 
 
 def test_bad_input_stops_the_cell_with_the_one_line_reason(tmp_path):

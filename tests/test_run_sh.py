@@ -1,7 +1,10 @@
-"""run.sh with a Python that only notes what it was asked to run: the order of the stages, what is skipped, refused, resumed."""
+"""run.sh with a Python that only notes what it was asked to run: the order of the stages, what is
+skipped, refused, resumed.
+"""
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,12 +13,13 @@ import pytest
 from conftest import REPO
 
 PYTHON = f"""#!/usr/bin/env bash
+[ "$2" != lib.command_line ] || [ ! -e lib ] || exec "{sys.executable}" "$@"
 [ "$1" != -m ] || exit 0
 [ "$1" != -c ] || exec "{sys.executable}" "$@"
 echo "$*" >> calls
 out=""; for word in "$@"; do case $word in --out_dir=*) out=${{word#*=}};; esac; done
 [ -n "$out" ] || exit 0
-[ "${{out##*/}}" != "$(cat stop 2>/dev/null)" ] || exit 75
+[ "${{out##*/}}" != "$(cat stop 2>/dev/null)" ] || {{ sleep "$(cat seconds 2>/dev/null || echo 0)"; exit 75; }}
 mkdir -p "$out"; echo {{}} > "$out/config.json"
 case $out in */eval_*) echo {{}} > "$out/results.json";; esac
 """
@@ -30,11 +34,11 @@ def shell(tmp_path):
   (tmp_path / ".venv/bin/python").write_text(PYTHON)
   (tmp_path / ".venv/bin/python").chmod(0o755)
 
-  def go(**variables):
+  def go(folder=tmp_path, **variables):
     (tmp_path / "calls").write_text("")
     done = subprocess.run(
-      ["./run.sh"],
-      cwd=tmp_path,
+      [tmp_path / "run.sh"],
+      cwd=folder,
       capture_output=True,
       text=True,
       timeout=60,
@@ -46,9 +50,7 @@ def shell(tmp_path):
 
 
 def stages(calls):
-  return [
-    call.split("--out_dir=")[-1].removeprefix("out/") for call in calls if "--out_dir" in call
-  ]
+  return [name for call in calls for name in re.findall(r"--out_dir=out/(\w+)", call)]
 
 
 ALL = ["data", "eval_base", "sft", "eval_sft", "grpo", "eval_grpo", "export"]
@@ -74,7 +76,7 @@ def test_stages_run_in_order_once_and_a_stopped_one_goes_on(shell, tmp_path):
   assert "--checkpoint=out/grpo --compare=out/eval_sft/results.json" in after
   assert "--checkpoint=out/grpo" in export and table == "evaluate.py --table=out"
   assert 0.8 * 8 * 0.85 < float(grpo.split("--max_hours=")[1].split()[0]) <= 8 * 0.85
-  assert stages(shell()[1]) == []
+  assert stages(shell(MAX_HOURS="8")[1]) == []
 
 
 @pytest.mark.parametrize(
@@ -82,22 +84,101 @@ def test_stages_run_in_order_once_and_a_stopped_one_goes_on(shell, tmp_path):
   [
     (dict(RECIPE="best"), "RECIPE=best is unknown"),
     (dict(STAGES="data eval"), "STAGES names 'eval'"),
-    (dict(SEED="1"), "holds a run with MODEL=tiny RECIPE=multi_domain SEED=0"),
-    (dict(RECIPE="curriculum"), "name another OUT"),
-    (dict(POOL="p.jsonl"), "name another OUT"),
-    (dict(MODEL="gemma-3-1b-it"), "name another OUT"),
-    (dict(SMOKE="1"), "OUT"),
+    (dict(MAX_HOURS="two"), "MAX_HOURS=two: expected hours"),
+    (dict(SEED="one"), "SEED=one: expected a whole number"),
+    (dict(SEED="1"), "was made with --seed=0 where this command has --seed=1"),
+    (dict(RECIPE="curriculum"), "--mixing=weights"),
+    (dict(POOL="p.jsonl"), "this command has --pool=p.jsonl"),
+    (dict(MODEL="gemma-3-1b-it"), "made with --max_prompt_tokens=128"),
+    (dict(SMOKE="1"), "--train_size=64"),
+    (dict(DATA_FLAGS="--train_size=9"), "out/data is complete and was made with less where"),
   ],
 )
 def test_one_folder_holds_one_run(shell, change, words):
   shell(STAGES="data")
   done, calls = shell(**change)
+  assert done.returncode == 2 and not calls
+  assert words in done.stderr and done.stderr.startswith("error: ")
+
+
+def test_other_flags_of_a_finished_stage_are_refused_wherever_it_lies(shell, tmp_path):
+  """Else the old table is shown as if it were the new one's. A folder that was moved is the same
+  run.
+  """
+  assert shell(GRPO_FLAGS="--beta=0.1")[0].returncode == 0
+  done, calls = shell()
+  assert done.returncode == 2 and not calls
   assert (
-    done.returncode == 2
-    and not calls
-    and words in done.stderr
-    and done.stderr.startswith("error: ")
+    "out/grpo is complete and was made with --beta=0.1 where this command has nothing"
+    in done.stderr
   )
+  assert shell(GRPO_FLAGS="--beta=0.1", EVAL_FLAGS="--limit=3")[0].returncode == 2
+  shutil.copytree(tmp_path / "out", tmp_path / "moved")
+  done, calls = shell(OUT="moved", GRPO_FLAGS="--beta=0.1")
+  assert done.returncode == 0 and calls == ["evaluate.py --table=moved"]
+  shutil.rmtree(tmp_path / "out/sft")
+  done, calls = shell(GRPO_FLAGS="--beta=0.1")
+  assert done.returncode == 2 and not calls
+  assert "out/eval_sft is complete, but out/sft, which it was made from, is not" in done.stderr
+
+
+def test_a_first_try_that_failed_refuses_no_second(shell, tmp_path):
+  (tmp_path / "stop").write_text("data")  # as if --tokenizer were a typo
+  assert shell(MODEL="gema", POOL="pol.jsonl")[0].returncode != 0
+  (tmp_path / "stop").unlink()
+  assert shell(POOL="pool.jsonl")[0].returncode == 0
+
+
+@pytest.mark.parametrize("stopped,rest", [("sft", []), ("grpo", ALL[5:])])
+def test_a_deadline_leaves_a_result(shell, tmp_path, stopped, rest):
+  """GRPO that ran out of time is evaluated and exported as far as it came; the same command goes
+  on, and makes those anew.
+  """
+  (tmp_path / "stop").write_text(stopped)
+  (tmp_path / "seconds").write_text("2")
+  flags = {"SFT_FLAGS": "--max_hours=0.0003", "GRPO_FLAGS": "--max_hours=0.0003 --max_steps=9"}
+  done, calls = shell(MAX_HOURS="8", **flags)
+  until = ALL.index(stopped) + 1
+  assert done.returncode == 75 and stages(calls) == ALL[:until] + rest
+  assert "start the same command again to go on" in done.stderr
+  if rest:
+    assert "--checkpoint=out/grpo/params" in calls[-2] and calls[-1] == "evaluate.py --table=out"
+    assert "--deadline_ends" in calls[2]
+  (tmp_path / "stop").unlink()
+  done, calls = shell(MAX_HOURS="8", **flags)
+  assert done.returncode == 0 and stages(calls) == ALL[until - 1 :]
+  assert "grpo/params" not in " ".join(calls)
+
+
+def test_paths_are_those_of_the_folder_the_user_is_in(shell, tmp_path):
+  home, mine = os.path.expanduser("~"), tmp_path / "mine"
+  (mine / "model").mkdir(parents=True)
+  done, calls = shell(
+    mine, POOL="a.jsonl,~/b.jsonl,hf:me/set", MODEL="model", OUT="runs/1", HOME=home
+  )
+  assert done.returncode == 0, done.stderr
+  assert f"--pool={mine}/a.jsonl,{home}/b.jsonl,hf:me/set" in calls[0]
+  assert f"--tokenizer={mine}/model" in calls[0] and f"--out_dir={mine}/runs/1/data" in calls[0]
+  assert (mine / "runs/1/data/config.json").is_file()
+
+
+@pytest.mark.parametrize(
+  "change,words",
+  [
+    (dict(GRPO_FLAGS="--bta=0.1"), "train_grpo.py: Unknown command line flag 'bta'"),
+    (dict(EXPORT_FLAGS="--formats"), "export_lora.py: Missing value for flag"),
+    (dict(SFT_FLAGS="--learning_rate=nan"), "train_sft.py: --learning_rate=nan: expected a finite"),
+    (dict(EVAL_FLAGS="--seed=-1"), "evaluate.py: --seed=-1: expected 0 or more"),
+    (dict(RECIPIE="curriculum"), "RECIPIE is no setting of run.sh; did you mean RECIPE?"),
+  ],
+)
+def test_all_flags_are_read_before_the_first_stage(shell, tmp_path, change, words):
+  for path in (*REPO.glob("*.py"), REPO / "lib"):
+    (tmp_path / path.name).symlink_to(path)
+  done, calls = shell(**change)
+  assert done.returncode == 2 and not calls
+  assert words in done.stderr and "Traceback" not in done.stderr
+  assert not (tmp_path / "out").exists()
 
 
 TABLE = {  # README, "Four recipes"

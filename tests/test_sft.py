@@ -1,4 +1,6 @@
-"""train_sft.py: the loss against optax, the boundary token by token, batches, what is logged, what is refused."""
+"""train_sft.py: the loss against optax, the boundary token by token, batches, what is logged, what
+is refused.
+"""
 
 import collections
 import functools
@@ -19,6 +21,7 @@ from tunix.sft import utils as sft_utils
 
 import train_sft
 from lib import (
+  before_after,
   contract,
   folders,
   jsonl,
@@ -47,12 +50,14 @@ def pairs(rows, policy):
   return train_sft.tokenize(rows, policy.tokenizer, 2048)[0]
 
 
-# ------------------------------------------------------------------------------------------------------------------- the loss
+# the loss.
 @pytest.mark.parametrize("lora", [True, False])
 def test_loss_and_gradient_equal_plain_cross_entropy(policy, pairs, monkeypatch, lora):
-  """Packed micro-batches add up to optax's mean cross-entropy over all target tokens of the batch, in value and gradient.
+  """Packed micro-batches add up to optax's mean cross-entropy over all target tokens of the batch,
+  in value and gradient.
 
-  The sliding window is shorter than a row: local attention must cut a packed row where it cuts the row alone.
+  The sliding window is shorter than a row: local attention must cut a packed row where it cuts the
+  row alone.
   """
   monkeypatch.setattr(logprobs, "HEAD_CHUNK", 50)
   for layer in policy.model.layers:
@@ -99,14 +104,17 @@ def test_loss_and_gradient_equal_plain_cross_entropy(policy, pairs, monkeypatch,
     jax.jit(jax.value_and_grad(f))(params) for f in (ours, plain)
   )
   assert float(got) == pytest.approx(float(want), abs=1e-5)
-  for a, b in zip(jax.tree.leaves(got_gradient), jax.tree.leaves(want_gradient)):
+  leaves = (jax.tree.leaves(got_gradient), jax.tree.leaves(want_gradient))
+  for a, b in zip(*leaves, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
   assert float(optax.tree.norm(want_gradient)) > 1e-2
 
 
 def test_boundary_token_by_token(rows, pairs, policy):
-  """Every row of a packed batch: the weights start at the first token of its target and end with its stop token; nothing else
-  has weight, and each row is there once, in one piece, with positions of its own."""
+  """Every row of a packed batch: the weights start at the first token of its target and end with
+  its stop token; nothing else has weight, and each row is there once, in one piece, with
+  positions of its own.
+  """
   assert len(pairs) == len(rows)
   arrays, count = train_sft.pack(pairs, 2, 256)
   assert not any(x[count:].any() for x in arrays.values())
@@ -140,8 +148,9 @@ def test_boundary_token_by_token(rows, pairs, policy):
 
 
 def test_each_target_token_is_learned_from_what_is_before_it(policy, pairs):
-  """−∂loss/∂weight of token t is log p(t | prompt, tokens before t): no shift, no leak from the token itself, from behind it
-  or from the rows packed beside it."""
+  """−∂loss/∂weight of token t is log p(t | prompt, tokens before t): no shift, no leak from the
+  token itself, from behind it or from the rows packed beside it.
+  """
   arrays = {k: v[0] for k, v in train_sft.pack(pairs[:6], 1, 512)[0].items()}
   per_token = -jax.grad(
     lambda w: train_sft.sft_loss(policy.model, arrays["tokens"], arrays["positions"], w, False)[0]
@@ -158,7 +167,7 @@ def test_each_target_token_is_learned_from_what_is_before_it(policy, pairs):
     tokens, sft_utils.build_positions_from_mask(real), None, sft_utils.make_causal_attn_mask(real)
   )
   logps = jax.nn.log_softmax(logits[np.arange(len(wanted)), lengths - 1])
-  for row, (ids, n) in zip(logps, wanted):
+  for row, (ids, n) in zip(logps, wanted, strict=True):
     at = next(i for i in range(512) if arrays["tokens"][0, i : i + len(ids)].tolist() == ids)
     assert float(per_token[at + n]) == pytest.approx(float(row[ids[n]]), abs=2e-5)
 
@@ -174,7 +183,7 @@ def test_held_out_loss_is_the_mean_over_tokens(policy, pairs):
   assert got == pytest.approx(total / tokens, abs=1e-4)
 
 
-# ------------------------------------------------------------------------------------------------------------------- batches
+# batches.
 def test_long_rows_are_dropped_whole(rows, policy):
   lengths = [
     len(
@@ -191,7 +200,9 @@ def test_long_rows_are_dropped_whole(rows, policy):
 
 
 def test_batches_are_a_function_of_seed_and_step(pairs):
-  key = lambda batch: tuple(map(str, batch))
+  def key(batch):
+    return tuple(map(str, batch))
+
   batches, again, other = (train_sft.make_batches(pairs, 8, seed) for seed in (0, 0, 1))
   epoch = len(pairs) // 8
   assert [key(again[i]) for i in (17, 3, 30)] == [key(batches[i]) for i in (17, 3, 30)]
@@ -209,7 +220,7 @@ def test_batches_are_a_function_of_seed_and_step(pairs):
   assert len(few) == 8 and {str(p) for p in few} == {str(p) for p in pairs[:3]}
 
 
-# ------------------------------------------------------------------------------------------------------------------- whole runs
+# whole runs.
 def restore(folder) -> dict:
   with ocp.StandardCheckpointer() as loader:
     return {name: np.asarray(x) for name, x in loader.restore(os.path.abspath(folder)).items()}
@@ -235,7 +246,9 @@ def test_logged_learning_rate_is_the_one_used(data_dir, policy, tmp_path):
 
 
 def test_run_learns_and_shows_it(data_dir, tmp_path):
-  """LoRA, micro-batches, evaluation, best, before and after: one run, all of it on disk; row limits counted in the log."""
+  """LoRA, micro-batches, evaluation, best, before and after: one run, all of it on disk; row limits
+  counted in the log.
+  """
   flag = SFT | dict(
     lora_rank=4,
     learning_rate=1e-2,
@@ -298,7 +311,7 @@ def test_early_stop(data_dir, tmp_path):
 
 
 def test_lost_accuracy_is_said_loudly(capsys):
-  train_sft.warn_if_damaged(
+  before_after.warn_if_damaged(
     {"format": 1.0, "pass@1": 0.61, "maj@4": 0.7}, {"format": 0.2, "pass@1": 0.43, "maj@4": 0.7}
   )
   said = capsys.readouterr().out
@@ -306,8 +319,8 @@ def test_lost_accuracy_is_said_loudly(capsys):
     said.startswith("WARNING: SFT lowered pass@1 on held-out rows from 0.610 to 0.430")
     and said.count("WARNING") == 1
   )
-  train_sft.warn_if_damaged({"pass@1": 0.4}, {"pass@1": 0.5})
-  train_sft.warn_if_damaged({}, {"pass@1": 0.5})
+  before_after.warn_if_damaged({"pass@1": 0.4}, {"pass@1": 0.5})
+  before_after.warn_if_damaged({}, {"pass@1": 0.5})
   assert capsys.readouterr().out == ""
 
 
@@ -351,7 +364,9 @@ def test_remat_saves_memory(policy):
   ],
 )
 def test_a_model_without_tags_can_be_right(policy, monkeypatch, text, again, format_rate, right):
-  """Else an untrained model looks ignorant, and accuracy that SFT costs goes unseen. Equal numbers vote as one."""
+  """Else an untrained model looks ignorant, and accuracy that SFT costs goes unseen. Equal numbers
+  vote as one.
+  """
 
   def say(policy, prompts, *, generations, temperature, **_):
     texts = [text] if temperature == 0 else [text, "7", again, "9"]
@@ -361,7 +376,7 @@ def test_a_model_without_tags_can_be_right(policy, monkeypatch, text, again, for
 
   monkeypatch.setattr(sampling, "sample", say)
   rows = [{"domain": "math", "prompt": "p", "answer": "4", "metadata": {}}] * 2
-  judged = train_sft.answer_rows(policy, rows, "tags", 80, 4, 0, "on")
+  judged, texts = before_after.answer_rows(policy, rows, before_after.Check("tags", 80, 4, 0, "on"))
   assert judged["format"] == format_rate and judged["pass@1"] == judged["maj@4"] == right
 
 
@@ -413,16 +428,21 @@ def test_dual_stream_targets_are_learned(dual_data_dir, dual_sft_dir):
     ]
 
 
-# ------------------------------------------------------------------------------------------------------------------- bad input
+# bad input.
 BAD = [
   (dict(max_steps=0), "--max_steps=0: expected a positive number"),
   (dict(max_steps="many"), "--max_steps=many"),
   (dict(max_steps="auto"), "auto together with --max_hours"),
   (dict(max_length=8), "longer than --max_length=8"),
   (dict(model="gemma-7"), "neither a folder nor one of"),
-  (dict(mesh="3y1"), "is not FSDPxTP"),
+  (dict(mesh="3y1"), "--mesh=3y1: expected auto, or FSDPxTP such as 4x2"),
   (dict(mesh="4x1"), "needs 4 devices, there are"),
-  (dict(dtype="int8"), "valid: auto, float32, bfloat16"),
+  (dict(dtype="int8"), "--dtype=int8: expected auto, float32 or bfloat16"),
+  (dict(learning_rate="nan"), "--learning_rate=nan: expected a finite number"),
+  (dict(weight_decay=-1), "--weight_decay=-1.0: expected 0 or more"),
+  (dict(max_grad_norm=0), "--max_grad_norm=0.0: expected a number above 0"),
+  (dict(max_hours=-1), "--max_hours=-1.0: expected 0 or more; 0 is no limit"),
+  (dict(seed=-1), "--seed=-1: expected 0 or more"),
   (dict(data_dir="nowhere"), "nowhere does not exist; make it with prepare_data.py"),
   (dict(resume_from="nowhere"), "holds no run.json"),
   (
@@ -447,13 +467,15 @@ def test_absl_keeps_its_own_code(tmp_path):
 
 def test_bad_data(data_dir, tmp_path):
   data = shutil.copytree(data_dir, tmp_path / "data")
-  attempt = lambda **change: run(
-    train_sft, **SFT | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1) | change
-  )
+
+  def attempt(**change):
+    flag = SFT | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1)
+    return run(train_sft, **flag | change)
+
+  def save(rows):
+    jsonl.write_rows(data / "train.jsonl", rows)
+
   rows = jsonl.read_rows(data / "train.jsonl")
-  save = lambda rows: jsonl.write_text(
-    data / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
-  )
   save([{k: v for k, v in row.items() if k != "target"} for row in rows])
   one_line_error(attempt(), "has a `target`; SFT needs worked solutions")
   save([])
@@ -484,7 +506,9 @@ def test_bad_data(data_dir, tmp_path):
 
 
 def test_tokenizer_of_another_model(data_dir, tmp_path):
-  """A folder whose tokenizer has more pieces than its model has words, or other turn tokens than Gemma's."""
+  """A folder whose tokenizer has more pieces than its model has words, or other turn tokens than
+  Gemma's.
+  """
   shutil.copy(f"{data_dir}/tokenizer.model", tmp_path)
   config = dict(
     model_type="gemma3_text",

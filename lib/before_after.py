@@ -1,0 +1,138 @@
+"""What SFT costs: the same validation rows answered before and after it, and a warning where it
+hurt.
+
+SFT can teach the format and lose accuracy (61 → 43 on GSM8K was published). `compare` is called
+once before and once after training; `answer_rows` measures; `warn_if_damaged` says it loudly.
+"""
+
+import functools
+import os
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from lib import checking, command_line, contract, jsonl, sampling, tokenization
+from lib.loading import Policy
+
+AT_ONCE = 32  # answers sampled together; 0.3 GB each at 1,536 tokens with 1B
+SHOWN = 4  # answers written to samples.jsonl
+
+
+class Check(NamedTuple):
+  """How the rows are answered."""
+
+  style: str
+  max_new_tokens: int
+  samples: int  # draws a row for the majority vote; 0: greedy answers only
+  seed: int
+  code_rewards: str  # on or off
+
+
+def answer_rows(policy: Policy, rows: list[dict], check: Check) -> tuple[dict, list[str]]:
+  """({"format", "pass@1", "maj@k"}, the greedy texts).
+
+  pass@1 is greedy, maj@k the vote of k draws at temperature 0.7; both leave out the domains that
+  have no right answer, and programs cannot vote. Answers are read leniently
+  (`contract.read_answer`): a model that knows much and no tags must not look ignorant before SFT.
+  """
+  answer = make_answerer(policy, rows, check)
+  everything = list(range(len(rows)))
+  texts = answer(everything, 1, 0.0)
+  formatted = [contract.parse_response(text, check.style) is not None for text in texts]
+  judged = {"format": float(np.mean(formatted))}
+
+  domains = checking.checked_domains(check.code_rewards)
+  checked = [i for i in everything if rows[i]["domain"] in domains]
+  if checked:
+    verdicts = grade([rows[i] for i in checked], [texts[i] for i in checked], check.style)
+    judged["pass@1"] = float(np.mean([right for _, right in verdicts]))
+
+  voting = [i for i in checked if rows[i]["domain"] != "coding"]
+  if voting and check.samples:
+    k = check.samples
+    drawn = answer(voting, k, 0.7)
+    repeated = [rows[i] for i in voting for _ in range(k)]
+    verdicts = grade(repeated, drawn, check.style)
+    won = [
+      checking.majority(rows[i]["domain"], verdicts[n * k : (n + 1) * k])
+      for n, i in enumerate(voting)
+    ]
+    judged[f"maj@{k}"] = float(np.mean(won))
+  return judged, texts
+
+
+def make_answerer(policy: Policy, rows: list[dict], check: Check):
+  """f(indices of rows, k, temperature) → k texts to each of those rows, side by side."""
+  ids = [tokenization.encode(policy.tokenizer, row["prompt"]) for row in rows]
+  shape = (len(rows), max(1, check.samples))
+  keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(check.seed), shape)))
+  sample = functools.partial(
+    sampling.sample,
+    policy,
+    width=tokenization.bucket(max(map(len, ids))),
+    max_new_tokens=check.max_new_tokens,
+  )
+
+  def answer(chosen: list[int], k: int, temperature: float) -> list[str]:
+    size = min(len(chosen), max(1, AT_ONCE // k))
+    filled = chosen + chosen[:1] * (-len(chosen) % size)  # whole batches: one shape is compiled
+    completions = []
+    for start in range(0, len(filled), size):
+      part = filled[start : start + size]
+      prompts = [ids[i] for i in part]
+      completions.extend(
+        sample(prompts, generations=k, temperature=temperature, keys=keys[part, :k])
+      )
+    wanted = completions[: len(chosen) * k]
+    return [tokenization.decode(policy.tokenizer, tokens) for tokens in wanted]
+
+  return answer
+
+
+def grade(rows: list[dict], texts: list[str], style: str) -> list[tuple[str, bool]]:
+  """(answer as read, whether it is right) of a text to each row."""
+  answers = [contract.read_answer(text, contract.parse_response(text, style)) for text in texts]
+  right = checking.is_correct_batch(
+    [row["domain"] for row in rows],
+    answers,
+    [row["answer"] for row in rows],
+    [row["metadata"] for row in rows],
+  )
+  return list(zip(answers, right, strict=True))
+
+
+def show_samples(path: str, step: int, rows: list[dict], texts: list[str]):
+  """Writes the first answers to samples.jsonl, and prints two."""
+  shown = [
+    {"step": step, **{name: row[name] for name in ("id", "domain", "question")}, "response": text}
+    for row, text in zip(rows[:SHOWN], texts, strict=False)
+  ]
+  jsonl.append_rows(path, shown)
+  for row in shown[:2]:
+    command_line.say(f"  [{row['domain']}] {row['question'][:100]!r} -> {row['response'][:200]!r}")
+
+
+def warn_if_damaged(before: dict, after: dict):
+  """A warning for each measure of right answers that fell."""
+  for name in after:
+    if "@" in name and name in before and after[name] < before[name]:
+      command_line.say(
+        f"WARNING: SFT lowered {name} on held-out rows from {before[name]:.3f} to "
+        f"{after[name]:.3f}; train fewer steps, at a lower --learning_rate, or on targets closer "
+        "to what the model says itself"
+      )
+
+
+def compare(policy: Policy, rows: list[dict], check: Check, out_dir: str, step: int) -> dict:
+  """The measures of the model as it is after `step` updates; its answers go to samples.jsonl."""
+  if not rows:
+    return {}
+  judged, texts = answer_rows(policy, rows, check)
+  path = os.path.join(out_dir, "samples.jsonl")
+  jsonl.trim_rows(path, step - 1)  # a kill after these rows were written must not leave them twice
+  show_samples(path, step, rows, texts)
+  when = "after" if step else "before"
+  numbers = ", ".join(f"{name} {value:.3f}" for name, value in judged.items())
+  command_line.say(f"sft: {when} on {len(rows)} held-out rows: {numbers}")
+  return judged
