@@ -23,7 +23,6 @@ import tempfile
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from absl import flags
 from flax import nnx
@@ -36,11 +35,13 @@ from lib import (
   jsonl,
   loading,
   model_card,
+  model_names,
   parameters,
   parity,
   runs,
   tokenization,
   tokenizer_files,
+  weight_files,
 )
 from lib.errors import InputError
 
@@ -104,6 +105,7 @@ def main():
   check_out_dir(out_dir, FLAGS.overwrite)
   python = parity.find_python(FLAGS.verify_python) if FLAGS.verify else None
   config, params = loading.read_checkpoint(checkpoint)
+  check_adapter(config, checkpoint, formats)
   if config.get("prompt_hash") != contract.prompt_hash(
     config["style"]
   ):  # the chat template comes from this code
@@ -121,6 +123,7 @@ def main():
   parent = os.path.dirname(os.path.abspath(out_dir))
   os.makedirs(parent, exist_ok=True)
   policy, shape, base, adapter = open_policy(FLAGS.model, checkpoint, parent)
+  config = config | {"model_fingerprint": policy.fingerprint}  # a PEFT folder does not tell it
   partial = tempfile.mkdtemp(prefix=f".{os.path.basename(out_dir)}.partial.", dir=parent)
   os.chmod(partial, 0o755)
   try:
@@ -183,6 +186,21 @@ def check_flags(formats: list[str], checkpoint: str, kaggle_id: str, title: str)
   if kaggle_id and not 6 <= len(title) <= 50:
     raise InputError(
       f"Kaggle wants a title of 6 to 50 characters, {title!r} has {len(title)}; pass --title"
+    )
+
+
+def check_adapter(config: dict, checkpoint: str, formats: list[str]):
+  """A PEFT folder exports, too, where its prompt is known; Orbax's parameters it never had."""
+  if config.get("stage") != "peft":
+    return
+  if not config["style"]:
+    raise InputError(
+      f"{checkpoint} is an adapter with another tool's chat template, so the export could not say how to prompt it; "
+      "merge it into its base model with peft"
+    )
+  if {"orbax", "zip"} & set(formats):
+    raise InputError(
+      f"{checkpoint} is a PEFT folder, which has no Orbax parameters; valid --formats: peft, merged"
     )
 
 
@@ -290,7 +308,7 @@ def write_adapter(folder: str, adapter: dict[str, np.ndarray], policy):
     "use_dora": False,
     "base_model_name_or_path": "base"
     if policy.name == "tiny"
-    else model_card.hub_name(policy.name),
+    else model_names.hub_name(policy.name),
     "inference_mode": True,
   }
   jsonl.write_text(f"{folder}/adapter_config.json", json.dumps(settings, indent=1) + "\n")
@@ -311,14 +329,10 @@ def write_model(
     names = hugging_face.hf_names(shape)
     read = lambda name: hugging_face.to_hf(name, np.asarray(base[names[name][0]]), names[name][1])
   else:
-    names = {}
-    for shard in sorted(glob.glob(f"{glob.escape(policy.name)}/*.safetensors")):
-      with safetensors.safe_open(shard, "np") as f:
-        names.update(dict.fromkeys(f.keys(), shard))
+    names = weight_files.tensor_files(policy.name)
 
     def read(name):
-      with safetensors.safe_open(names[name], "np") as f:
-        return f.get_tensor(name)
+      return weight_files.read_tensor(names[name])
 
   used = set()
 

@@ -643,8 +643,9 @@ def load_start(flag, style: str) -> Policy:
   """The policy that --model and --init_from name; it must have learned the style of the data."""
   if flag.init_from:
     config, _ = loading.read_checkpoint(flag.init_from)
-    folders.check_prompt_hash(config, flag.init_from, flag.allow_prompt_mismatch)
-    if config["style"] != style:
+    if config["style"]:  # another tool's adapter does not tell
+      folders.check_prompt_hash(config, flag.init_from, flag.allow_prompt_mismatch)
+    if config["style"] not in (style, None):
       raise InputError(
         f"--init_from={flag.init_from} was trained in style {config['style']}, {flag.data_dir} is in style {style}; "
         f"prepare the data with --style={config['style']}, or start from another folder"

@@ -1,80 +1,32 @@
-"""TODO-DOC gemma."""
+"""The base model: Gemma 3 as Tunix computes it, from a Hugging Face folder, or the tiny one that every example can train.
 
-import glob
+`load_base` gives either, laid out over a mesh; `tiny_config` and `create_tiny` make the tiny one, `read_weights` reads a
+folder; `fingerprint` names a base model, so that an adapter never lands on another. The folder's config.json is read in
+gemma_config.py, its files in weight_files.py.
+"""
+
 import hashlib
-import json
-import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from tunix.models.gemma3 import model as gemma3
-from tunix.models.gemma3 import params_safetensors
 
-from lib import devices, tokenization
+from lib import devices, gemma_config, hugging_face, parameters, tokenization, weight_files
 from lib.errors import InputError
+from lib.gemma_config import ModelConfig
 
-KAGGLE_HANDLES = {
-  name: f"google/gemma-3/transformers/{name}" for name in ("gemma-3-270m-it", "gemma-3-1b-it")
-}
-
-
-# ----------------------------------------------------------------------------------------------------------------- model
-class ModelConfig(gemma3.ModelConfig):
-  """Tunix's, hashable: jax.jit keys its programs on a model's structure, of which the config is part."""
-
-  __hash__ = object.__hash__
-
-
-def gemma_config(folder: str, dtype) -> ModelConfig:
-  """Tunix's config from a Hugging Face config.json, so that any Gemma 3 text size works, our exports included."""
-  path = os.path.join(folder, "config.json")
-  if not os.path.isfile(path):
-    raise InputError(
-      f"{folder} has no config.json; --model must be a Hugging Face folder of a Gemma 3 text model"
-    )
-  with open(path, encoding="utf-8") as f:
-    hf = json.load(f)
-  hf = hf.get("text_config", hf)
-  if hf.get("model_type") != "gemma3_text":
-    raise InputError(
-      f"{folder} holds model_type {hf.get('model_type')!r}; expected 'gemma3_text' (Gemma 3 270M, 1B, or the "
-      "text part of 4B and up)"
-    )
-  if missing := [
-    key
-    for key in ("vocab_size", "num_attention_heads", "num_key_value_heads", "head_dim")
-    if key not in hf
-  ]:
-    raise InputError(
-      f"{path} lacks {', '.join(missing)}; add them (Google's 4B and up leave out what transformers takes for "
-      "granted: 262208, 8, 4 and 256 for 4B)"
-    )
-  rope = hf.get("rope_parameters") or {}  # transformers 5 groups what 4 kept flat
-  full, sliding = rope.get("full_attention", {}), rope.get("sliding_attention", {})
-  scaling = hf.get("rope_scaling") or full
-  return ModelConfig(
-    num_layers=hf["num_hidden_layers"],
-    num_embed=hf["vocab_size"],
-    embed_dim=hf["hidden_size"],
-    hidden_dim=hf["intermediate_size"],
-    num_heads=hf["num_attention_heads"],
-    head_dim=hf["head_dim"],
-    num_kv_heads=hf["num_key_value_heads"],
-    sliding_window_size=hf["sliding_window"],
-    global_base_frequency=int(full.get("rope_theta") or hf.get("rope_theta", 1_000_000)),
-    local_base_frequency=int(sliding.get("rope_theta") or hf.get("rope_local_base_freq", 10_000)),
-    global_scale_factor=float(scaling.get("factor", 1.0)),
-    param_dtype=dtype,
-  )
+TINY_STD = (
+  0.06  # of the tiny model's random weights: trains in minutes, where 0.02 takes far longer
+)
 
 
 def tiny_config(vocab_size: int) -> ModelConfig:
   """0.9M parameters of the real architecture: learns the built-in pool in minutes on two cores."""
   return ModelConfig(
     num_layers=4,
-    num_embed=-(-vocab_size // 64) * 64,
+    num_embed=-(-vocab_size // 64) * 64,  # rounded up: meshes divide it
     embed_dim=128,
     hidden_dim=384,
     num_heads=4,
@@ -88,63 +40,100 @@ def tiny_config(vocab_size: int) -> ModelConfig:
 
 
 def create_tiny(config: ModelConfig) -> nnx.Module:
-  """Random weights that can train: Tunix starts MLP kernels at zero, where every gradient is zero, so all matrices are
-  drawn. The draw ignores --seed: the base model must be the same for SFT, GRPO and evaluation."""
+  """Random weights that can train: Tunix starts MLP kernels at zero, where every gradient is zero.
+
+  So all matrices are drawn; the norms' scales, the vectors, stay zero, which is a factor of one (Gemma scales by 1 + w).
+  The draw ignores --seed: the base model must be the same for SFT, GRPO and evaluation.
+  """
   model = gemma3.Gemma3(config, rngs=nnx.Rngs(0))
   leaves, tree = jax.tree.flatten(nnx.state(model))
-  draw = lambda i, x: (
-    0.06 * jax.random.normal(jax.random.fold_in(jax.random.key(0), i), x.shape, x.dtype)
-  )
-  nnx.update(
-    model,
-    jax.tree.unflatten(tree, [x if x.ndim == 1 else draw(i, x) for i, x in enumerate(leaves)]),
-  )
+  drawn = []
+  for number, leaf in enumerate(leaves):
+    if leaf.ndim > 1:
+      key = jax.random.fold_in(jax.random.key(0), number)
+      leaf = TINY_STD * jax.random.normal(key, leaf.shape, leaf.dtype)
+    drawn.append(leaf)
+  nnx.update(model, jax.tree.unflatten(tree, drawn))
   return model
 
 
 def load_base(model: str, tokenizer, mesh, dtype: str = "auto") -> nnx.Module:
-  """The pretrained (or tiny) model, sharded over `mesh`; the tiny one is float32 always."""
+  """The pretrained (or tiny) model, sharded over `mesh`; the tiny one is float32 always.
+
+  model: "tiny" or a folder, as `model_names.resolve_model` gives it.
+  """
   dtype = devices.compute_dtype(dtype)
-  config = tiny_config(tokenizer.GetPieceSize()) if model == "tiny" else gemma_config(model, dtype)
-  for axis, what, size in (("fsdp", "width", config.embed_dim), ("tp", "heads", config.num_heads)):
+  if model == "tiny":
+    config = tiny_config(tokenizer.GetPieceSize())
+    check_mesh(config, mesh)
+    with mesh:
+      return shard(nnx.jit(lambda: create_tiny(config))())
+  config = gemma_config.gemma_config(model, dtype)
+  check_mesh(config, mesh)
+  check_vocabulary(model, tokenizer, config)
+  return read_weights(model, config, mesh)
+
+
+def check_mesh(config: ModelConfig, mesh):
+  """Tunix cuts weights along the width over fsdp and along the heads over tp."""
+  cuts = (("fsdp", "width", config.embed_dim), ("tp", "heads", config.num_heads))
+  for axis, what, size in cuts:
     if size % mesh.shape[axis]:
       raise InputError(
         f"--mesh has {mesh.shape[axis]} devices on {axis}, which do not divide the model's {what}, {size}; "
         "choose another, such as 1x1"
       )
-  if model == "tiny":
-    with mesh:
-      return shard(nnx.jit(lambda: create_tiny(config))())
-  if not glob.glob(os.path.join(model, "*.safetensors")):
-    raise InputError(
-      f"{model} has no *.safetensors; --model must be a Hugging Face folder of a Gemma 3 text model"
-    )
+
+
+def check_vocabulary(model: str, tokenizer, config: ModelConfig):
+  """A tokenizer of another model family gives ids that mean other words here, without an error."""
   turn = tokenizer.PieceToId("<end_of_turn>")
   if tokenizer.GetPieceSize() > config.num_embed or turn != tokenization.END_OF_TURN_ID:
     raise InputError(
       f"the tokenizer in {model} has {tokenizer.GetPieceSize()} pieces, <end_of_turn> is number {turn}; the model "
       f"has {config.num_embed} and {tokenization.END_OF_TURN_ID}; they do not belong together"
     )
-  return params_safetensors.create_model_from_safe_tensors(
-    model, config, mesh=mesh, dtype=config.param_dtype
-  )
+
+
+def read_weights(folder: str, config: ModelConfig, mesh) -> nnx.Module:
+  """The model of a Hugging Face folder in config.param_dtype, one parameter in host memory at a time."""
+  tensors = weight_files.text_tensors(folder)
+  weight_files.check_tensors(tensors, hugging_face.hf_shapes(config), folder)
+  sources = {}  # Tunix parameter → the Hugging Face tensors it is made of, keys before values
+  for name, (parameter, _) in hugging_face.hf_names(config).items():
+    sources.setdefault(parameter, []).append(name)
+
+  def read(parameter: str) -> np.ndarray:
+    parts = []
+    for name in sources[parameter]:
+      stored = weight_files.read_tensor(tensors[name])
+      part = hugging_face.from_hf(name, stored, config)
+      parts.append(part.astype(config.param_dtype))
+    if "kv_einsum" in parameter:
+      return np.stack(parts)  # two of (K, D, H) → (2, K, D, H)
+    return parts[0]
+
+  with mesh:
+    model = nnx.eval_shape(lambda: gemma3.Gemma3(config, rngs=nnx.Rngs(0)))  # shapes, no numbers
+  layout = nnx.to_flat_state(nnx.get_named_sharding(nnx.state(model), mesh))
+  values = {}
+  for path, leaf in layout:
+    parameter = parameters.dotted(path)
+    values[parameter] = jax.device_put(read(parameter), leaf.get_value())
+  return parameters.with_params(model, values)
 
 
 def shard(model: nnx.Module) -> nnx.Module:
   """Lays a model's parameters out as their partition specs say; call inside `with mesh:`."""
   state = nnx.state(model)
-  nnx.update(model, jax.lax.with_sharding_constraint(state, nnx.get_partition_spec(state)))
+  specs = nnx.get_partition_spec(state)
+  nnx.update(model, jax.lax.with_sharding_constraint(state, specs))
   return model
 
 
 def fingerprint(model: nnx.Module) -> str:
   """16 hex digits of a base model: its shape and some of its weights in bfloat16 (equal for either --dtype)."""
-  config, embedding = model.config, model.embedder.input_embedding.get_value()
-  some = [
-    embedding[:8],
-    model.layers[0].attn.kv_einsum.w.get_value(),
-    model.final_norm.scale.get_value(),
-  ]
+  config = model.config
   shape = (
     config.num_layers,
     config.num_embed,
@@ -153,6 +142,11 @@ def fingerprint(model: nnx.Module) -> str:
     config.num_heads,
     config.head_dim,
   )
+  some = [
+    model.embedder.input_embedding.get_value()[:8],  # (8, D): fine-tuning changes some of these
+    model.layers[0].attn.kv_einsum.w.get_value(),  # (2, K, D, H)
+    model.final_norm.scale.get_value(),  # (D,)
+  ]
   digest = hashlib.sha256(repr(shape).encode())
   for x in some:
     digest.update(np.asarray(x.astype(jnp.bfloat16)).tobytes())

@@ -1,17 +1,17 @@
-"""TODO-DOC hugging_face."""
+"""Gemma 3's parameters under the names and in the layouts of Tunix, of Hugging Face and of PEFT.
 
-import json
-import math
-import pathlib
+Tunix keeps a projection as an einsum's tensor, Hugging Face as a matrix (out, in), PEFT as two factors of that matrix.
+`hf_names` and `hf_shapes` list the model's tensors; `to_hf` and `from_hf` turn one into the other; `to_peft` and `from_peft`
+do the same for LoRA. Letters: D width, F MLP width, N heads, K key-value heads, H head size, V vocabulary, r LoRA rank.
+"""
+
 import re
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from lib.errors import InputError
 
-# ------------------------------------------------------------------------------------- names: Tunix, Hugging Face, PEFT
-# A projection of a Hugging Face layer -> the Tunix parameter that holds it and, where keys and values share one, the slice.
+# A projection of a Hugging Face layer → the Tunix parameter that holds it and, where keys and values share one, the slice.
 PROJECTIONS = {
   "self_attn.q_proj": ("attn.q_einsum.w", None),  # (N, D, H)
   "self_attn.k_proj": ("attn.kv_einsum.w", 0),  # (2, K, D, H)
@@ -29,13 +29,18 @@ NORMS = {
   "self_attn.q_norm": "attn._query_norm.scale",
   "self_attn.k_norm": "attn._key_norm.scale",
 }
+IN_HEADS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")  # their output is heads
+
+# PEFT's name of a factor in the text model; 4B and up have "language_model" in it, before or after "model".
 PEFT_NAME = re.compile(
-  r"(?:.*\.)?layers\.(\d+)\.((?:self_attn|mlp)\.\w+)\.lora_([AB])(?:\.default)?\.weight"
+  r"(?:base_model\.model\.)?(?:model\.|language_model\.)*"
+  r"layers\.(\d+)\.((?:self_attn|mlp)\.\w+)\.lora_([AB])(?:\.default)?\.weight"
 )
+PEFT_OF_IMAGES = re.compile(r"(?:.*\.)?(?:vision_tower|multi_modal_projector)\..*")
 
 
 def hf_names(config) -> dict[str, tuple[str, int | None]]:
-  """Every tensor of Hugging Face's Gemma3ForCausalLM -> (Tunix parameter, slice of it or None)."""
+  """Every tensor of Hugging Face's Gemma3ForCausalLM → (Tunix parameter, slice of it or None)."""
   names = {
     "model.embed_tokens.weight": ("embedder.input_embedding", None),
     "model.norm.weight": ("final_norm.scale", None),
@@ -48,16 +53,69 @@ def hf_names(config) -> dict[str, tuple[str, int | None]]:
   return names
 
 
+def hf_shapes(config) -> dict[str, tuple[int, ...]]:
+  """The shape of every tensor that `hf_names` lists."""
+  width = config.embed_dim
+  shapes = {"model.embed_tokens.weight": (config.num_embed, width), "model.norm.weight": (width,)}
+  for layer in range(config.num_layers):
+    for module, shape in projection_shapes(config).items():
+      shapes[f"model.layers.{layer}.{module}.weight"] = shape
+    for module in NORMS:
+      size = config.head_dim if module.startswith("self_attn.") else width
+      shapes[f"model.layers.{layer}.{module}.weight"] = (size,)
+  return shapes
+
+
+def projection_shapes(config) -> dict[str, tuple[int, int]]:
+  """{projection: (out, in)} of one layer, as Hugging Face stores it."""
+  width = config.embed_dim
+  queries = config.num_heads * config.head_dim
+  keys = config.num_kv_heads * config.head_dim
+  return {
+    "self_attn.q_proj": (queries, width),
+    "self_attn.k_proj": (keys, width),
+    "self_attn.v_proj": (keys, width),
+    "self_attn.o_proj": (width, queries),
+    "mlp.gate_proj": (config.hidden_dim, width),
+    "mlp.up_proj": (config.hidden_dim, width),
+    "mlp.down_proj": (width, config.hidden_dim),
+  }
+
+
 def to_hf(name: str, value: np.ndarray, part: int | None) -> np.ndarray:
-  """A Tunix parameter as the Hugging Face tensor `name`: a matrix is (out, in), norms and embedding stay as they are."""
-  if name.endswith((".q_proj.weight", ".k_proj.weight", ".v_proj.weight")):
-    value = value if part is None else value[part]  # (N, D, H)
-    return value.swapaxes(1, 2).reshape(-1, value.shape[1])  # (N·H, D)
-  return value.reshape(-1, value.shape[-1]).T if "_proj." in name else value
+  """A Tunix parameter as the Hugging Face tensor `name`: matrices become (out, in), norms and embedding stay as they are."""
+  module = module_of(name)
+  if module not in PROJECTIONS:
+    return value
+  if module in IN_HEADS:
+    heads = value if part is None else value[part]  # (N, D, H)
+    return heads.swapaxes(1, 2).reshape(-1, heads.shape[1])  # (N·H, D)
+  return value.reshape(
+    -1, value.shape[-1]
+  ).T  # o_proj: (N, H, D) → (D, N·H); MLP: (in, out) → (out, in)
+
+
+def from_hf(name: str, value: np.ndarray, config) -> np.ndarray:
+  """Inverse of `to_hf`; of keys and values the slice that Tunix stacks."""
+  module = module_of(name)
+  if module not in PROJECTIONS:
+    return value
+  if module in IN_HEADS:
+    heads = value.reshape(-1, config.head_dim, config.embed_dim)  # (N·H, D) → (N, H, D)
+    return heads.swapaxes(1, 2)  # (N, D, H)
+  if module == "self_attn.o_proj":
+    return value.T.reshape(-1, config.head_dim, config.embed_dim)  # (D, N·H) → (N, H, D)
+  return value.T
+
+
+def module_of(name: str) -> str:
+  """ "model.layers.3.mlp.up_proj.weight" → "mlp.up_proj"; "" outside the layers."""
+  match = re.fullmatch(r"model\.layers\.\d+\.(.+)\.weight", name)
+  return match[1] if match else ""
 
 
 def to_peft(lora: dict[str, np.ndarray], config) -> dict[str, np.ndarray]:
-  """qwix LoRA factors by dotted name ("layers.0.attn.q_einsum.w_lora_a") -> PEFT's lora_A (r, in) and lora_B (out, r).
+  """qwix LoRA factors by dotted name ("layers.0.attn.q_einsum.w_lora_a") → PEFT's lora_A (r, in) and lora_B (out, r).
 
   Both libraries scale the product by alpha / rank, so the factors pass unscaled. qwix splits a weight into its contracted
   axes (A) and the rest (B): the fused key-value einsum has one A (D, r) and one B (r, 2, K, H), which is exactly two PEFT
@@ -69,96 +127,101 @@ def to_peft(lora: dict[str, np.ndarray], config) -> dict[str, np.ndarray]:
       path = f"layers.{layer}.{parameter}"
       if f"{path}_lora_a" not in lora:
         continue
-      a, b = (
-        np.asarray(lora[f"{path}_lora_a"]),
-        np.asarray(lora[f"{path}_lora_b"]),
-      )  # (in..., r), (r, out...)
-      b = b if part is None else b[:, part]
+      a = np.asarray(lora[f"{path}_lora_a"])  # (in axes…, r)
+      b = np.asarray(lora[f"{path}_lora_b"])  # (r, out axes…)
+      if part is not None:
+        b = b[:, part]  # (r, 2, K, H) → (r, K, H)
+      down = a.reshape(-1, a.shape[-1]).T  # (r, in)
+      up = b.reshape(b.shape[0], -1).T  # (out, r)
       name = f"base_model.model.model.layers.{layer}.{module}"
-      tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(a.reshape(-1, a.shape[-1]).T)
-      tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(b.reshape(b.shape[0], -1).T)
+      tensors[f"{name}.lora_A.weight"] = np.ascontiguousarray(down)
+      tensors[f"{name}.lora_B.weight"] = np.ascontiguousarray(up)
   return tensors
 
 
 def from_peft(tensors: dict[str, np.ndarray], config) -> dict[str, np.ndarray]:
   """Inverse of `to_peft`. Projections that the adapter lacks are left out: qwix's own zero B makes them do nothing.
 
-  An adapter trained elsewhere has different A for keys and values; two rank-r pairs are then one of rank 2r, exactly: A side
-  by side, B block-diagonal. Every other factor is padded with zeros to that rank, so read the rank off the result and give
-  qwix alpha = lora_alpha / r * rank. Raises InputError for a tensor that is no LoRA factor of a Gemma 3 text projection.
+  An adapter trained elsewhere has its own A for keys and its own for values, where Tunix has one for both. Two pairs of rank r
+  are then one of rank 2r, exactly: A side by side, B block-diagonal. Every other factor is padded with zeros to that rank, so
+  read the rank off the result and give qwix alpha = lora_alpha / r · rank.
   """
-  pairs = {}
+  pairs = read_pairs(tensors, config)
+  split = any(
+    module == "self_attn.v_proj" and not shares_factor(pairs, layer) for layer, module in pairs
+  )
+  lora = {}
+  for (layer, module), (down, up) in pairs.items():
+    add_pair(lora, layer, module, down, up, split, config)
+  return lora
+
+
+def read_pairs(tensors, config) -> dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]:
+  """{(layer, projection): (A (r, in), B (out, r))}; refuses what is no such factor of this model. Images' are left out."""
+  found = {}
   for name, value in tensors.items():
+    if PEFT_OF_IMAGES.fullmatch(name):
+      continue
     match = PEFT_NAME.fullmatch(name)
     if not match or match[2] not in PROJECTIONS or int(match[1]) >= config.num_layers:
       raise InputError(
         f"adapter tensor {name} {value.shape} is no LoRA factor of this Gemma 3 text model's attention "
         "or MLP projections; train the adapter on those layers only"
       )
-    pairs.setdefault((int(match[1]), match[2]), {})[match[3]] = np.asarray(value)
-  keys = {
-    layer: pair["A"] for (layer, module), pair in pairs.items() if module == "self_attn.k_proj"
-  }
-  split = any(
-    module == "self_attn.v_proj" and layer in keys and not np.array_equal(pair["A"], keys[layer])
-    for (layer, module), pair in pairs.items()
-  )
-  lora = {}
-  for (layer, module), pair in pairs.items():
-    parameter, part = PROJECTIONS[module]
-    a, b = pair["A"].T, pair["B"].T  # (in, r), (r, out)
-    path, rank = f"layers.{layer}.{parameter}", a.shape[1]
-    mine = (
-      slice(rank, 2 * rank) if split and part == 1 else slice(rank)
-    )  # this pair's columns among the r or 2r
-    heads = {
-      "attn.q_einsum.w": (config.num_heads, config.head_dim),
-      "attn.kv_einsum.w": (2, config.num_kv_heads, config.head_dim),
-    }.get(parameter, (b.shape[1],))
-    full_a = lora.setdefault(f"{path}_lora_a", np.zeros((a.shape[0], rank * (1 + split)), a.dtype))
-    full_b = lora.setdefault(f"{path}_lora_b", np.zeros((rank * (1 + split), *heads), b.dtype))
-    full_a[:, mine] = a
-    if part is None:
-      full_b[mine] = b.reshape(rank, *heads)
-    else:
-      full_b[mine, part] = b.reshape(rank, *heads[1:])
-  for name in [n for n in lora if n.endswith("attn_vec_einsum.w_lora_a")]:
-    lora[name] = lora[name].reshape(config.num_heads, config.head_dim, -1)
-  return lora
+    found.setdefault((int(match[1]), match[2]), {})[match[3]] = np.asarray(value)
+  if not found:
+    raise InputError("the adapter changes nothing in the text model; expected its attention or MLP")
+  ranks = {pair["A"].shape[0] for pair in found.values() if "A" in pair}
+  for (layer, module), pair in found.items():
+    name = f"adapter of layers.{layer}.{module}"
+    if pair.keys() != {"A", "B"}:
+      raise InputError(f"{name} lacks lora_{'B' if 'A' in pair else 'A'}; save it again with peft")
+    shapes = (pair["A"].shape, pair["B"].shape)
+    out, inner = projection_shapes(config)[module]
+    rank = min(ranks)
+    if shapes != ((rank, inner), (out, rank)):
+      raise InputError(
+        f"{name} has lora_A {shapes[0]} and lora_B {shapes[1]}, the model expects {(rank, inner)} and "
+        f"{(out, rank)}; pass the --model it was trained on"
+      )
+  return {place: (pair["A"], pair["B"]) for place, pair in found.items()}
 
 
-def read_peft(folder) -> tuple[dict[str, np.ndarray], int, float]:
-  """(tensors, r, lora_alpha) of a PEFT LoRA folder; rank-stabilised scaling is turned into the plain alpha / r.
+def shares_factor(pairs, layer: int) -> bool:
+  """Whether a layer's values have the same A as its keys, or its keys none: then one fused A (D, r) holds it."""
+  if (layer, "self_attn.k_proj") not in pairs:
+    return True
+  keys, _ = pairs[layer, "self_attn.k_proj"]
+  values, _ = pairs[layer, "self_attn.v_proj"]
+  return np.array_equal(keys, values)
 
-  What plain LoRA cannot express is refused: the model would silently differ.
-  """
-  folder = pathlib.Path(folder)
-  config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-  weights = folder / "adapter_model.safetensors"
-  if not weights.is_file():
-    raise InputError(
-      f"{folder} has adapter_config.json but no adapter_model.safetensors; save it again with peft"
-    )
-  unset = {
-    "use_dora": False,
-    "bias": "none",
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "fan_in_fan_out": False,
-    "modules_to_save": None,
-    "layer_replication": None,
-    "lora_bias": False,
-    "alora_invocation_tokens": None,
-  }
-  found = [
-    f"{key}={config[key]!r}"
-    for key, plain in unset.items()
-    if config.get(key, plain) not in (plain, None)
-  ]
-  if config.get("peft_type") != "LORA" or found:
-    raise InputError(
-      f"{folder} is a {config.get('peft_type')} adapter with {', '.join(found) or 'no LoRA'}, expected "
-      "plain LoRA; merge it into its base model with peft and pass the result as --model"
-    )
-  rank, alpha = config["r"], float(config["lora_alpha"])
-  return load_file(weights), rank, alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
+
+def add_pair(lora: dict, layer: int, module: str, down, up, split: bool, config):
+  """Writes one PEFT pair, A (r, in) and B (out, r), into qwix's factors; split: keys and values take a half of 2r each."""
+  parameter, part = PROJECTIONS[module]
+  path = f"layers.{layer}.{parameter}"
+  r = down.shape[0]
+  rank = 2 * r if split else r
+  mine = slice(r, 2 * r) if split and part == 1 else slice(r)  # this pair's share of the rank
+  into, out = factor_shapes(parameter, rank, config)
+  a = lora.setdefault(f"{path}_lora_a", np.zeros(into, down.dtype))  # (in axes…, rank)
+  b = lora.setdefault(f"{path}_lora_b", np.zeros(out, up.dtype))  # (rank, out axes…)
+  a[..., mine] = down.T.reshape(*into[:-1], r)
+  if part is None:
+    b[mine] = up.T.reshape(r, *out[1:])
+  else:
+    b[mine, part] = up.T.reshape(r, *out[2:])  # (r, K, H) of (rank, 2, K, H)
+
+
+def factor_shapes(parameter: str, rank: int, config) -> tuple[tuple, tuple]:
+  """qwix's shapes of A and B for a Tunix parameter."""
+  width = config.embed_dim
+  head = config.head_dim
+  return {
+    "attn.q_einsum.w": ((width, rank), (rank, config.num_heads, head)),
+    "attn.kv_einsum.w": ((width, rank), (rank, 2, config.num_kv_heads, head)),
+    "attn.attn_vec_einsum.w": ((config.num_heads, head, rank), (rank, width)),
+    "mlp.gate_proj.kernel": ((width, rank), (rank, config.hidden_dim)),
+    "mlp.up_proj.kernel": ((width, rank), (rank, config.hidden_dim)),
+    "mlp.down_proj.kernel": ((config.hidden_dim, rank), (rank, width)),
+  }[parameter]

@@ -1,6 +1,9 @@
-"""TODO-DOC loading."""
+"""A policy: the base model and what an SFT or GRPO run, or a PEFT adapter, changed in it.
 
-import glob
+Every stage starts with `load_policy`; `read_checkpoint` tells what a checkpoint is before any weight is read, and
+`load_peft_adapter` brings PEFT's factors into qwix's.
+"""
+
 import os
 from typing import NamedTuple
 
@@ -9,8 +12,22 @@ import numpy as np
 import sentencepiece as spm
 from flax import nnx
 
-from lib import checkpoints, devices, folders, gemma, hugging_face, parameters, tokenization
+from lib import (
+  checkpoints,
+  command_line,
+  devices,
+  folders,
+  gemma,
+  hugging_face,
+  model_names,
+  parameters,
+  peft_folder,
+  tokenization,
+  tokenizer_check,
+)
 from lib.errors import InputError
+
+MADE_BY = "train_sft.py or train_grpo.py"
 
 
 class Policy(NamedTuple):
@@ -24,40 +41,24 @@ class Policy(NamedTuple):
 
 
 def resolve_model(model: str) -> str:
-  """--model to "tiny" or a local folder; known names come from /kaggle/input or kagglehub."""
-  if model == "tiny" or os.path.isdir(model):
-    return model
-  if model not in gemma.KAGGLE_HANDLES:
-    raise InputError(
-      f"{model} is neither a folder nor one of: tiny, {', '.join(gemma.KAGGLE_HANDLES)}"
-    )
-  attached = sorted(glob.glob(f"/kaggle/input/**/{model}/**/config.json", recursive=True))
-  if attached:
-    return os.path.dirname(attached[-1])
-  import kagglehub  # only here: everything else works without a network
-
-  try:
-    return kagglehub.model_download(gemma.KAGGLE_HANDLES[model])
-  except Exception as error:  # kagglehub raises its own, requests' and the OS's errors
-    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    raise InputError(
-      f"could not fetch {gemma.KAGGLE_HANDLES[model]} from Kaggle ({first_line}); accept the licence on the model's page, set "
-      "KAGGLE_USERNAME and KAGGLE_KEY (kaggle.com, Settings, API) or attach the model to the notebook; "
-      "MODEL=tiny ./run.sh needs no account"
-    ) from error
+  """--model to "tiny" or a local folder; see `model_names`."""
+  return model_names.resolve_model(model)
 
 
 def load_policy(
   model: str, checkpoint: str = "", data_dir: str = "", mesh: str = "auto", dtype: str = "auto"
 ) -> Policy:
   """The base model and, where `checkpoint` is given, what an SFT or GRPO run (or a PEFT adapter) changed in it."""
-  folder, on = resolve_model(model), devices.make_mesh(mesh)
+  folder = resolve_model(model)
+  on = devices.make_mesh(mesh)
+  if folder != "tiny":
+    tokenizer_check.check_tokenizer_files(folder)
   tokenizer = tokenization.load_tokenizer(folder, data_dir, checkpoint)
   base = gemma.load_base(folder, tokenizer, on, dtype)
   mark = gemma.fingerprint(base)
   if not checkpoint:
-    return Policy(base, tokenizer, on, folder, mark, 0, 0.0)
-  if os.path.isfile(os.path.join(checkpoint, "adapter_config.json")):
+    return Policy(base, tokenizer, on, folder, mark, lora_rank=0, lora_alpha=0.0)
+  if peft_folder.is_adapter(checkpoint):
     tuned, rank, alpha = load_peft_adapter(base, checkpoint, on)
     return Policy(tuned, tokenizer, on, folder, mark, rank, alpha)
   config, params = read_checkpoint(checkpoint)
@@ -66,43 +67,75 @@ def load_policy(
       f"{checkpoint} was trained on {config['model']} ({config['model_fingerprint']}), --model={model} is "
       f"{mark}; pass the --model it was trained on"
     )
-  rank, alpha = config["lora_rank"], config["lora_alpha"]
+  rank = config["lora_rank"]
+  alpha = config["lora_alpha"]
   tuned = parameters.apply_lora(base, on, rank, alpha) if rank else base
-  return Policy(checkpoints.load_params(params, tuned), tokenizer, on, folder, mark, rank, alpha)
+  tuned = checkpoints.load_params(params, tuned)
+  return Policy(tuned, tokenizer, on, folder, mark, rank, alpha)
 
 
 def read_checkpoint(folder: str) -> tuple[dict, str]:
-  """(config.json, parameter folder) of a finished SFT or GRPO folder, or of a best/ or params/ in one, finished or not."""
+  """(what is known of a checkpoint, folder of its parameters), before anything large is read.
+
+  A finished SFT or GRPO folder gives its config.json; its best/ or params/ works, too, and then the run may be unfinished.
+  A PEFT folder gives the same keys, None for what a foreign adapter does not tell: style, prompt_hash, model_fingerprint.
+  """
   folder = folder.rstrip("/")
-  inner = os.path.basename(folder) in ("best", "params")
-  params, run = (
-    folder if inner else os.path.join(folder, "params"),
-    os.path.dirname(folder) if inner else folder,
-  )
-  broken_off = inner and not os.path.isfile(os.path.join(run, "config.json"))
-  config = (
-    broken_off
-    and folders.read_run(run).get("made")
-    or folders.read_config(run, "train_sft.py or train_grpo.py")
-  )
+  if peft_folder.is_adapter(folder):
+    return describe_adapter(folder), folder
+  config, params = read_run_config(folder)
   if "model_fingerprint" not in config or not os.path.isdir(params):
+    hint = "pass it as --model" if "model_type" in config else f"make one with {MADE_BY}"
     raise InputError(
-      f"{folder} is no SFT or GRPO folder (no params/ inside, stage {config.get('stage')!r}); "
-      "make one with train_sft.py or train_grpo.py"
+      f"{folder} is no SFT or GRPO folder (no params/ inside, stage {config.get('stage')!r}); {hint}"
     )
   return config, params
 
 
+def read_run_config(folder: str) -> tuple[dict, str]:
+  """(config.json, parameter folder) of a run's folder, or of the best/ or params/ in it."""
+  if os.path.basename(folder) not in ("best", "params"):
+    return folders.read_config(folder, MADE_BY), os.path.join(folder, "params")
+  run = os.path.dirname(folder)
+  unfinished = not os.path.isfile(os.path.join(run, "config.json"))
+  made = folders.read_run(run).get("made") if unfinished else None
+  return made or folders.read_config(run, MADE_BY), folder
+
+
+def describe_adapter(folder: str) -> dict:
+  """`read_checkpoint`'s facts of a PEFT folder. Our exports carry the prompt's style in their chat template."""
+  settings = peft_folder.read_settings(folder)
+  style, prompt_hash = tokenizer_check.trained_style(folder)
+  return {
+    "stage": "peft",
+    "model": settings.get("base_model_name_or_path"),
+    "model_fingerprint": None,
+    "lora_rank": settings["r"],
+    "lora_alpha": settings["lora_alpha"],
+    "style": style,
+    "prompt_hash": prompt_hash,
+    "flags": {},
+  }
+
+
 def load_peft_adapter(base: nnx.Module, folder: str, mesh) -> tuple[nnx.Module, int, float]:
   """`base` with a PEFT LoRA adapter (ours or another tool's) as qwix LoRA, its rank and alpha."""
-  tensors, trained_rank, alpha = hugging_face.read_peft(folder)
-  adapters = hugging_face.from_peft(tensors, base.config)
-  rank = next(value.shape[-1] for name, value in adapters.items() if name.endswith("_lora_a"))
-  alpha = alpha / trained_rank * rank
+  adapter = peft_folder.read_peft(folder)
+  factors = hugging_face.from_peft(adapter.tensors, base.config)
+  images = [name for name in adapter.tensors if hugging_face.PEFT_OF_IMAGES.fullmatch(name)]
+  if images:
+    command_line.say(
+      f"note: {folder} also changes how images are seen ({len(images)} tensors); that part is left out"
+    )
+  rank = next(value.shape[-1] for name, value in factors.items() if name.endswith("_lora_a"))
+  if rank not in (adapter.rank, 2 * adapter.rank):  # twice: see `from_peft`
+    raise InputError(
+      f"{folder} says r = {adapter.rank}, its factors have rank {rank}; save it again with peft"
+    )
+  alpha = adapter.alpha / adapter.rank * rank
   model = parameters.apply_lora(base, mesh, rank, alpha)
   places = parameters.flat_params(model, nnx.LoRAParam)
-  values = {
-    name: jax.device_put(value.astype(np.float32), places[name].sharding)
-    for name, value in adapters.items()
-  }
+  values = {}
+  for name, factor in factors.items():
+    values[name] = jax.device_put(factor.astype(np.float32), places[name].sharding)
   return parameters.with_params(model, values), rank, alpha

@@ -3,9 +3,9 @@
 import json
 import os
 import pathlib
-import re
 
-from lib import contract, gemma, tokenization
+from lib import contract, tokenization
+from lib.model_names import hub_name
 
 LICENCES = {
   "gsm8k": "MIT",
@@ -17,12 +17,6 @@ LICENCES = {
   "dolly": "CC BY-SA 3.0",
   "no_robots": "CC BY-NC 4.0",
 }
-
-
-def hub_name(model: str) -> str:
-  """Hugging Face's name of a known model, wherever its folder lies (Kaggle adds a version); any other folder keeps its own."""
-  known = re.search(rf"(?:^|/)({'|'.join(gemma.KAGGLE_HANDLES)})(?:/\d+)?/?$", model)
-  return f"google/{known[1]}" if known else model
 
 
 # ------------------------------------------------------------------------------------------------------------ model card

@@ -1,4 +1,9 @@
-"""TODO-DOC lora."""
+"""A model's parameters: LoRA on it, LoRA merged into it, and all of them under stable names.
+
+`apply_lora` and `merge_lora` go there and back, `float32_masters` is a model to train in full, `flat_params` and `with_params`
+are how everything else reads and replaces weights. LoRA is that of Hu et al. 2021 (arXiv 2106.09685), §4.1: W + (alpha / r)·A·B,
+with B zero at first.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -6,26 +11,35 @@ import qwix
 from flax import nnx
 from tunix.models.gemma3 import model as gemma3
 
-LORA_MODULES = ".*q_einsum|.*kv_einsum|.*gate_proj|.*down_proj|.*up_proj|.*attn_vec_einsum"  # the seeds' choice: all of them
+# All projections: LoRA on fewer learns less for the same rank (Dettmers et al. 2023, arXiv 2305.14314, §4).
+LORA_MODULES = ".*q_einsum|.*kv_einsum|.*gate_proj|.*down_proj|.*up_proj|.*attn_vec_einsum"
 
 
 @jax.custom_vjp
 def settled(x):
-  """x, whose cotangent is computed once. LoRA's gradients need it transposed, and XLA on a CPU would work out the MLP's backward
-  pass again inside that strided copy, at 0.2 s of processor time a layer. It fuses nothing through a branch: here is one."""
+  """x, whose cotangent is computed once.
+
+  LoRA's gradients need it transposed, and XLA on a CPU would work out the MLP's backward pass again inside that strided copy,
+  at 0.2 s of processor time a layer. It fuses nothing through a branch: here is one.
+  """
   return x
 
 
-def settle(_, slope):
-  first = slope[(0,) * slope.ndim]
-  return (
-    jax.lax.cond(
-      jnp.isnan(first) | (jnp.abs(first) <= jnp.inf), lambda x: x, jnp.zeros_like, slope
-    ),
-  )  # always the first
+def settled_forward(x):
+  return x, None  # nothing to keep for the backward pass
 
 
-settled.defvjp(lambda x: (x, None), settle)
+def settled_backward(_, cotangent):
+  first = cotangent[(0,) * cotangent.ndim]
+  always = jnp.isnan(first) | (jnp.abs(first) <= jnp.inf)  # true for every number; XLA cannot know
+  return (jax.lax.cond(always, keep, jnp.zeros_like, cotangent),)
+
+
+def keep(x):
+  return x
+
+
+settled.defvjp(settled_forward, settled_backward)
 
 
 class SettledLora(qwix.LoraProvider):
@@ -41,69 +55,85 @@ class SettledLora(qwix.LoraProvider):
 def apply_lora(base: nnx.Module, mesh, rank: int, alpha: float, seed: int = 0) -> nnx.Module:
   """`base` with LoRA on every projection (A random, B zero); `base` itself stays as it is and serves as the reference.
 
-  The adapters are float32 whatever the base: at the seeds' learning rate of 3e-6 a bfloat16 weight does not move.
+  The adapters are float32 whatever the base: at a learning rate of 3e-6 a bfloat16 weight does not move.
   """
-  kind = SettledLora if jax.default_backend() == "cpu" and mesh.size == 1 else qwix.LoraProvider
+  on_one_cpu = jax.default_backend() == "cpu" and mesh.size == 1
+  kind = SettledLora if on_one_cpu else qwix.LoraProvider
   provider = kind(module_path=LORA_MODULES, rank=rank, alpha=alpha)
   model = qwix.apply_lora_to_model(base, provider, **base.get_model_input(), rngs=nnx.Rngs(seed))
-  model = with_params(
-    model, flat_params(base)
-  )  # qwix returns copies of the base weights: share them again
-  adapters = jax.tree.map(lambda x: x.astype(jnp.float32), nnx.state(model, nnx.LoRAParam))
+  model = with_params(model, flat_params(base))  # qwix copies the base weights: share them again
+  adapters = jax.tree.map(to_float32, nnx.state(model, nnx.LoRAParam))
   with mesh:
-    nnx.update(model, jax.lax.with_sharding_constraint(adapters, nnx.get_partition_spec(adapters)))
+    specs = nnx.get_partition_spec(adapters)
+    nnx.update(model, jax.lax.with_sharding_constraint(adapters, specs))
   return model
+
+
+def to_float32(x):
+  return x.astype(jnp.float32)
 
 
 def float32_masters(base: nnx.Module) -> nnx.Module:
   """A model of its own to train in full: float32 parameters, arithmetic still in the base's dtype (see `compute_view`)."""
-  return with_params(
-    base, {name: jnp.array(x, jnp.float32) for name, x in flat_params(base).items()}
-  )
+  masters = {name: jnp.array(x, jnp.float32) for name, x in flat_params(base).items()}
+  return with_params(base, masters)
 
 
 def merge_lora(model: nnx.Module, base: nnx.Module, alpha: float) -> nnx.Module:
   """A float32 model without adapters: the weights of `base` plus those of `model`'s, W + (alpha / rank) · A·B per projection."""
-  flat, adapters = flat_params(base, nnx.Param), flat_params(model, nnx.LoRAParam)
-  merged = {name: x.astype(jnp.float32) for name, x in flat.items() if "_lora_" not in name}
-  for name in [n.removesuffix("_lora_a") for n in adapters if n.endswith("_lora_a")]:
-    a, b = adapters[name + "_lora_a"], adapters[name + "_lora_b"]
-    with jax.default_matmul_precision("highest"):  # a TPU would multiply float32 in bfloat16
-      merged[name] = merged[name] + lora_delta(name, a, b) * (alpha / a.shape[-1])
-  return with_params(nnx.eval_shape(lambda: gemma3.Gemma3(base.config, rngs=nnx.Rngs(0))), merged)
+  adapters = flat_params(model, nnx.LoRAParam)
+  merged = {}
+  for name, weight in flat_params(base, nnx.Param).items():
+    if "_lora_" in name:  # where `base` is the model itself: an adapter is a Param, too
+      continue
+    merged[name] = weight.astype(jnp.float32)
+    if f"{name}_lora_a" in adapters:
+      a = adapters[f"{name}_lora_a"]
+      b = adapters[f"{name}_lora_b"]
+      with jax.default_matmul_precision("highest"):  # a TPU would multiply float32 in bfloat16
+        merged[name] = merged[name] + lora_delta(name, a, b) * (alpha / a.shape[-1])
+  plain = nnx.eval_shape(lambda: gemma3.Gemma3(base.config, rngs=nnx.Rngs(0)))  # shapes, no numbers
+  return with_params(plain, merged)
 
 
 def lora_delta(name: str, a, b):
   """A·B in the weight's own layout; qwix factors each einsum at the axes it contracts."""
-  if "kv_einsum" in name:  # a (D, r), b (r, 2, K, H) -> (2, K, D, H)
+  if "kv_einsum" in name:  # a (D, r), b (r, 2, K, H) → (2, K, D, H)
     return jnp.einsum("dr,rckh->ckdh", a, b)
-  if "q_einsum" in name:  # a (D, r), b (r, N, H) -> (N, D, H)
+  if "q_einsum" in name:  # a (D, r), b (r, N, H) → (N, D, H)
     return jnp.einsum("dr,rnh->ndh", a, b)
-  if "attn_vec_einsum" in name:  # a (N, H, r), b (r, D) -> (N, H, D)
+  if "attn_vec_einsum" in name:  # a (N, H, r), b (r, D) → (N, H, D)
     return jnp.einsum("nhr,rd->nhd", a, b)
   return a @ b  # MLP kernels: a (in, r), b (r, out)
 
 
 def flat_params(model: nnx.Module, kind=nnx.Param) -> dict[str, jax.Array]:
   """{"layers.0.attn.q_einsum.w": array, …}: the stable names under which parameters are saved and exported."""
-  return {
-    ".".join(map(str, path)): leaf.get_value()
-    for path, leaf in nnx.to_flat_state(nnx.state(model, kind))
-  }
+  flat = nnx.to_flat_state(nnx.state(model, kind))
+  return {dotted(path): leaf.get_value() for path, leaf in flat}
 
 
 def with_params(model: nnx.Module, flat: dict[str, jax.Array]) -> nnx.Module:
   """A new model with the structure of `model` and the values of `flat` (names missing from it keep theirs)."""
   graph, state = nnx.split(model)
-  value = lambda path, leaf: flat.get(".".join(map(str, path)), leaf.get_value())
-  copies = [(path, leaf.replace(value(path, leaf))) for path, leaf in nnx.to_flat_state(state)]
-  return nnx.merge(graph, nnx.from_flat_state(copies))
+  replaced = []
+  for path, leaf in nnx.to_flat_state(state):
+    value = flat.get(dotted(path), leaf.get_value())
+    replaced.append((path, leaf.replace(value)))
+  return nnx.merge(graph, nnx.from_flat_state(replaced))
+
+
+def dotted(path: tuple) -> str:
+  """("layers", 0, "attn", "q_einsum", "w") → "layers.0.attn.q_einsum.w"."""
+  return ".".join(map(str, path))
 
 
 def trainable(model: nnx.Module):
   """The variable type that training changes: the adapters where there are any, else everything."""
-  return nnx.LoRAParam if jax.tree.leaves(nnx.state(model, nnx.LoRAParam)) else nnx.Param
+  has_adapters = jax.tree.leaves(nnx.state(model, nnx.LoRAParam))
+  return nnx.LoRAParam if has_adapters else nnx.Param
 
 
 def count_parameters(model, kind=nnx.Param) -> int:
+  """How many numbers a model's variables of one kind hold."""
   return sum(x.size for x in jax.tree.leaves(nnx.state(model, kind)))

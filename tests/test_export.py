@@ -472,18 +472,6 @@ def test_overwrite_replaces_its_own_files_and_keeps_what_others_put_there(lora_r
   assert [p.name for p in tmp_path.iterdir()] == ["run[1]"]
 
 
-@pytest.mark.parametrize(
-  "model,name",
-  [
-    ("gemma-3-1b-it", "google/gemma-3-1b-it"),
-    ("/kaggle/input/gemma-3/transformers/gemma-3-1b-it/1", "google/gemma-3-1b-it"),
-    ("runs/gemma-3-1b-it/export/merged", "runs/gemma-3-1b-it/export/merged"),
-  ],
-)  # what was trained here is another base
-def test_hub_name(model, name):
-  assert model_card.hub_name(model) == name
-
-
 def test_another_prompt_than_the_trained_one_is_not_exported(lora_run, tmp_path, capsys):
   old = shutil.copytree(lora_run, tmp_path / "old")
   config = json.loads((old / "config.json").read_text())

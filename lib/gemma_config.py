@@ -1,0 +1,280 @@
+"""A Hugging Face config.json of Gemma 3 → Tunix's ModelConfig, or one line that says why not.
+
+A key that is read wrongly changes the arithmetic without an error, so no key goes unseen: each one is used, checked to have
+the value that Tunix's model has built in, or known to change no logit. Numbers that a file leaves out are transformers'
+defaults, as Google's own files of 4B and up expect. `read_config`, `text_settings` and `tunix_config` follow that order.
+"""
+
+import json
+import os
+
+from tunix.models.gemma3 import model as gemma3
+
+from lib.errors import InputError
+
+# transformers' Gemma3TextConfig: what a missing key means.
+DEFAULTS = {
+  "vocab_size": 262_208,
+  "hidden_size": 2304,
+  "intermediate_size": 9216,
+  "num_hidden_layers": 26,
+  "num_attention_heads": 8,
+  "num_key_value_heads": 4,
+  "head_dim": 256,
+  "sliding_window": 4096,
+  "query_pre_attn_scalar": 256,
+  "rope_theta": 1_000_000.0,
+  "rope_local_base_freq": 10_000.0,
+}
+WHOLE_NUMBERS = (
+  "vocab_size",
+  "hidden_size",
+  "intermediate_size",
+  "num_hidden_layers",
+  "num_attention_heads",
+  "num_key_value_heads",
+  "head_dim",
+  "sliding_window",
+)
+
+# What tunix.models.gemma3.model has built in: the only value of these keys that it computes.
+BUILT_IN = {
+  "tie_word_embeddings": True,
+  "hidden_activation": "gelu_pytorch_tanh",
+  "hidden_act": "gelu_pytorch_tanh",
+  "rms_norm_eps": 1e-6,
+  "attention_bias": False,
+  "use_bidirectional_attention": False,
+  "final_logit_softcapping": None,
+  "attn_logit_softcapping": None,
+  "sliding_window_pattern": 6,
+  "_sliding_window_pattern": 6,
+  "partial_rotary_factor": 1.0,
+  "quantization_config": None,
+}
+ADVICE = {
+  "tie_word_embeddings": "; with a head of its own the logits would differ",
+  "quantization_config": "; pass the unquantized model (bfloat16 or float32 weights)",
+  "use_bidirectional_attention": "; this is an embedding model, not a generator",
+}
+READ = {*DEFAULTS, *BUILT_IN, "layer_types", "rope_scaling", "rope_parameters"}
+
+# Labels, ids, generation and training settings: they change no logit of a given sequence.
+HARMLESS = set(
+  """
+  architectures attention_dropout attn_implementation auto_map bos_token_id cache_implementation
+  chunk_size_feed_forward dtype eos_token_id id2label initializer_range label2id
+  max_position_embeddings model_type name_or_path pad_token_id problem_type return_dict
+  tokenizer_class torch_dtype transformers_version unsloth_fixed unsloth_version use_cache
+  boi_token_id boi_token_index eoi_token_id eoi_token_index image_token_id image_token_index
+  mm_tokens_per_image text_config vision_config
+  begin_suppress_tokens diversity_penalty do_sample early_stopping length_penalty max_length
+  max_new_tokens min_length no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
+  repetition_penalty temperature top_k top_p typical_p
+  """.split()  # noqa: SIM905 - one a line would fill a page
+)
+UNSET = (None, False, "", [], {})
+ROPE_KEYS = {"rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings"}
+NOT_A_MODEL = "--model must be a Hugging Face folder of a Gemma 3 text model"
+
+
+class ModelConfig(gemma3.ModelConfig):
+  """Tunix's, hashable: jax.jit keys its programs on a model's structure, of which the config is part."""
+
+  __hash__ = object.__hash__
+
+
+def read_json(path: str) -> dict:
+  """A JSON object from a model's folder."""
+  try:
+    with open(path, encoding="utf-8") as file:
+      found = json.load(file)
+  except ValueError as error:  # not JSON, not UTF-8
+    raise InputError(f"{path} is not JSON ({error}); download it again") from error
+  if not isinstance(found, dict):
+    raise InputError(f"{path} holds a {type(found).__name__}, expected a JSON object")
+  return found
+
+
+def read_config(folder: str) -> dict:
+  """config.json of a model's folder; says what the folder is where it is no model."""
+  path = os.path.join(folder, "config.json")
+  if not os.path.isfile(path):
+    if os.path.isfile(os.path.join(folder, "adapter_config.json")):
+      raise InputError(
+        f"{folder} holds a PEFT adapter and no model; pass it as --checkpoint (--init_from for GRPO) "
+        "and its base model as --model"
+      )
+    raise InputError(f"{folder} has no config.json; {NOT_A_MODEL}")
+  config = read_json(path)
+  if "stage" in config and "model_type" not in config:
+    raise InputError(
+      f"{folder} is an output of this project (stage {config['stage']!r}), not a model; pass it as "
+      "--checkpoint, or an export's merged/ folder as --model"
+    )
+  return config
+
+
+def gemma_config(folder: str, dtype) -> ModelConfig:
+  """The config of any Gemma 3 text model, or of the text part of a multimodal one."""
+  path = os.path.join(folder, "config.json")
+  return tunix_config(text_settings(read_config(folder), path), path, dtype)
+
+
+def text_settings(config: dict, path: str) -> dict:
+  """The text model's settings, whether they stand at the top (270M, 1B) or under "text_config" (4B and up)."""
+  kind = config.get("model_type")
+  if kind == "gemma3":
+    check_keys(config, path)
+    config = config.get("text_config") or {}
+    kind = config.get("model_type", "gemma3_text")
+  if kind != "gemma3_text":
+    raise InputError(
+      f"{path} has model_type {kind!r}; expected 'gemma3_text' (Gemma 3 270M, 1B) or 'gemma3' (4B and up)"
+    )
+  check_keys(config, path)
+  return config
+
+
+def check_keys(config: dict, path: str):
+  """Refuses a value that Tunix does not compute, and a key nobody here knows unless it is switched off."""
+  for key, value in config.items():
+    if key in BUILT_IN and value is not None and value != BUILT_IN[key]:
+      raise InputError(
+        f"{path} has {key} = {short(value)}; Tunix's Gemma 3 computes only {BUILT_IN[key]!r}"
+        + ADVICE.get(key, "")
+      )
+    if key in READ or key in HARMLESS or key.startswith("_") or value in UNSET:
+      continue
+    raise InputError(
+      f"{path} has {key} = {short(value)}, which Gemma 3 as computed here does not know; delete it from "
+      "config.json if it changes no logit"
+    )
+
+
+def tunix_config(text: dict, path: str, dtype) -> ModelConfig:
+  """Tunix's config from `text_settings`; dtype: of the arithmetic."""
+  value = {
+    key: default if text.get(key) is None else text[key] for key, default in DEFAULTS.items()
+  }
+  for key in WHOLE_NUMBERS:
+    if type(value[key]) is not int or value[key] < 1:
+      raise InputError(f"{path} has {key} = {short(value[key])}, expected a positive whole number")
+  check_heads(value, path)
+  check_layer_types(text.get("layer_types"), value["num_hidden_layers"], path)
+  local, whole = rope_settings(text, value, path)
+  return ModelConfig(
+    num_layers=value["num_hidden_layers"],
+    num_embed=value["vocab_size"],
+    embed_dim=value["hidden_size"],
+    hidden_dim=value["intermediate_size"],
+    num_heads=value["num_attention_heads"],
+    head_dim=value["head_dim"],
+    num_kv_heads=value["num_key_value_heads"],
+    sliding_window_size=value["sliding_window"],
+    local_base_frequency=local["rope_theta"],
+    global_base_frequency=whole["rope_theta"],
+    local_scale_factor=local["factor"],
+    global_scale_factor=whole["factor"],
+    query_pre_attn_norm=query_scaling(value, path),
+    param_dtype=dtype,
+  )
+
+
+def check_heads(value: dict, path: str):
+  """Tunix fuses q, k and v where each head has its own keys: no Gemma 3 does, and LoRA and exports know no such layer."""
+  heads = value["num_attention_heads"]
+  groups = value["num_key_value_heads"]
+  if heads % groups or heads == groups:
+    raise InputError(
+      f"{path} has {heads} attention heads over {groups} key-value heads; expected a multiple, at least two"
+    )
+  if value["head_dim"] % 2:
+    raise InputError(
+      f"{path} has head_dim = {value['head_dim']}; rotary positions need an even number"
+    )
+
+
+def check_layer_types(found: list | None, layers: int, path: str):
+  """Tunix repeats five sliding layers and a full one (Gemma 3 report, §2: "5:1")."""
+  expected = ["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)]
+  if found is None or found == expected:
+    return
+  if not isinstance(found, list) or len(found) != layers:
+    raise InputError(
+      f"{path} has layer_types for other than its {layers} layers; expected one each"
+    )
+  wrong = next(i for i in range(layers) if found[i] != expected[i])
+  raise InputError(
+    f"{path} has layer_types[{wrong}] = {short(found[wrong])}; Tunix's Gemma 3 computes only five sliding "
+    "layers and a full one in turn"
+  )
+
+
+def query_scaling(value: dict, path: str) -> gemma3.QueryPreAttentionNormalisation:
+  """Queries are divided by √query_pre_attn_scalar: √head_dim in all sizes but 27B, √(width / heads) there."""
+  scalar = value["query_pre_attn_scalar"]
+  choices = gemma3.QueryPreAttentionNormalisation
+  per_head = value["hidden_size"] // value["num_attention_heads"]  # 27B: 5376 / 32 = 168
+  if scalar == value["head_dim"]:
+    return choices.BY_ONE_OVER_SQRT_HEAD_DIM
+  if scalar == per_head:
+    return choices.BY_ONE_OVER_SQRT_EMBED_DIM_DIV_NUM_HEADS
+  raise InputError(
+    f"{path} has query_pre_attn_scalar = {short(scalar)}; Tunix's Gemma 3 computes only head_dim "
+    f"({value['head_dim']}) or hidden_size / num_attention_heads ({per_head})"
+  )
+
+
+def rope_settings(text: dict, value: dict, path: str) -> tuple[dict, dict]:
+  """(sliding, full): {"rope_theta", "factor"} of the two kinds of layer, however transformers 4 or 5 spells them.
+
+  4: rope_theta, rope_local_base_freq, and rope_scaling of the full layers, all flat.
+  5: rope_parameters = {"full_attention": {"rope_theta", "rope_type", "factor"}, "sliding_attention": {…}}.
+  """
+  grouped = text.get("rope_parameters") or {}
+  if strange := set(grouped) - {"full_attention", "sliding_attention"}:
+    raise InputError(
+      f"{path} has rope_parameters with {', '.join(sorted(strange))}; expected full_attention and "
+      "sliding_attention"
+    )
+  scaling = text.get("rope_scaling") or {}
+  if "type" in scaling and "rope_type" not in scaling:
+    raise InputError(
+      f"{path} has rope_scaling with the old key type, which transformers 4 obeys and 5 ignores; call it rope_type"
+    )
+  sliding = grouped.get("sliding_attention") or {}
+  full = {**(grouped.get("full_attention") or {}), **scaling}
+  return (
+    one_rope(sliding, value["rope_local_base_freq"], f"{path}, sliding layers"),
+    one_rope(full, value["rope_theta"], f"{path}, full layers"),
+  )
+
+
+def one_rope(rope: dict, theta: float, where: str) -> dict:
+  """One kind of layer: positions are divided by `factor` (linear scaling), and only that is computed."""
+  kind = rope.get("rope_type", rope.get("type", "default"))
+  unknown = [key for key in rope if key not in ROPE_KEYS and rope[key] not in (*UNSET, 1.0)]
+  if kind not in ("default", "linear") or unknown:
+    raise InputError(
+      f"{where}: rotary positions of type {kind!r}{' with ' + ', '.join(unknown) if unknown else ''}; "
+      "Tunix's Gemma 3 computes only 'default' and 'linear'"
+    )
+  theta = rope.get("rope_theta", theta)
+  factor = rope.get("factor") if kind == "linear" else 1.0  # "default" ignores a factor
+  if not is_number(theta) or theta <= 1 or not is_number(factor) or factor < 1:
+    raise InputError(
+      f"{where}: rope_theta {short(theta)}, factor {short(factor)}; expected numbers, at least 1"
+    )
+  whole = int(theta) if theta == int(theta) else theta
+  return {"rope_theta": whole, "factor": float(factor)}
+
+
+def is_number(value) -> bool:
+  return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def short(value) -> str:
+  """A value in an error: {"load_in_4bit": …} of bitsandbytes has a dozen keys."""
+  text = json.dumps(value)
+  return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,69 @@
+"""What a model's folder says about its tokens beside tokenizer.model, which is the one file that is computed with.
+
+transformers reads tokenizer.json instead. Where the two disagree, the model was trained on other ids than it would get here,
+and nothing would fail: `check_tokenizer_files` refuses it. `trained_style` reads our exports' chat template.
+"""
+
+import os
+
+import sentencepiece as spm
+
+from lib import contract, gemma_config, tokenizer_files
+from lib.errors import InputError
+
+SPACE = "\u2581"  # how sentencepiece spells one
+# The first stands behind the vocabulary, in Google's files of every size; text holds none of them.
+IMAGE_TOKENS = ("<image_soft_token>", "<start_of_image>", "<end_of_image>")
+
+
+def check_tokenizer_files(folder: str):
+  """Refuses a folder without a sound tokenizer.model, or whose other files give the same text other ids."""
+  path = os.path.join(folder, "tokenizer.model")
+  if not os.path.isfile(path):
+    if os.path.isfile(os.path.join(folder, "tokenizer.json")):
+      raise InputError(
+        f"{folder} has tokenizer.json and no tokenizer.model, which transformers 5 leaves out; copy "
+        "tokenizer.model from the base model it was made of"
+      )
+    raise InputError(f"{folder} has no tokenizer.model; {gemma_config.NOT_A_MODEL}")
+  try:
+    tokenizer = spm.SentencePieceProcessor(model_file=path)
+  except (RuntimeError, OSError) as error:
+    raise InputError(
+      f"{path} is not a sentencepiece model (a git-lfs pointer, or cut short); download it again"
+    ) from error
+  for token, number in added_tokens(folder).items():
+    if token not in IMAGE_TOKENS and not is_piece(tokenizer, token, number):
+      raise InputError(
+        f"{folder} has the added token {token!r} (number {number}), which tokenizer.model lacks: the model would get "
+        "other ids than it was trained on; pass one whose tokens are Gemma's own"
+      )
+
+
+def added_tokens(folder: str) -> dict[str, int]:
+  """{token: id} of the tokens that tokenizer.json and added_tokens.json match before all others."""
+  found = {}
+  fast = os.path.join(folder, "tokenizer.json")
+  if os.path.isfile(fast):
+    for token in gemma_config.read_json(fast).get("added_tokens") or []:
+      found[token["content"]] = token["id"]
+  slow = os.path.join(folder, "added_tokens.json")
+  if os.path.isfile(slow):
+    found.update(gemma_config.read_json(slow))
+  return found
+
+
+def is_piece(tokenizer: spm.SentencePieceProcessor, token: str, number: int) -> bool:
+  if not 0 <= number < tokenizer.GetPieceSize():
+    return False
+  return tokenizer.IdToPiece(number).replace(SPACE, " ") == token.replace(SPACE, " ")
+
+
+def trained_style(folder: str) -> tuple[str | None, str | None]:
+  """(style, prompt hash) of the prompt that a folder's chat template renders; (None, None) for a template not ours."""
+  path = os.path.join(folder, "tokenizer_config.json")
+  template = gemma_config.read_json(path).get("chat_template") if os.path.isfile(path) else None
+  for style in contract.STYLES:
+    if template == tokenizer_files.chat_template(style):
+      return style, contract.prompt_hash(style)
+  return None, None
