@@ -33,7 +33,6 @@ from lib import (
   hugging_face,
   jsonl,
   loading,
-  model_card,
   parameters,
   parity,
   tokenization,
