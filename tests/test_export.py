@@ -140,61 +140,6 @@ def logits_of(policy, text: str = "What is 7 * 8?") -> np.ndarray:
   return parity.jax_logits(policy.model, [ids], [0])[0]
 
 
-# ------------------------------------------------------------------------------------------------------ names and scaling
-def test_peft_factors_are_the_policys_delta_in_hugging_face_layout(lora_run):
-  policy = loading.load_policy("tiny", str(lora_run))
-  lora = {
-    name: np.asarray(x) for name, x in parameters.flat_params(policy.model, nnx.LoRAParam).items()
-  }
-  adapter, names = (
-    hugging_face.to_peft(lora, policy.model.config),
-    hugging_face.hf_names(policy.model.config),
-  )
-  assert len(adapter) == 2 * 7 * policy.model.config.num_layers
-  for name in (n for n in names if "_proj." in n):
-    path, part = names[name]
-    delta = np.asarray(parameters.lora_delta(path, lora[f"{path}_lora_a"], lora[f"{path}_lora_b"]))
-    key = "base_model.model." + name.removesuffix(".weight")
-    found = adapter[f"{key}.lora_B.weight"] @ adapter[f"{key}.lora_A.weight"]
-    np.testing.assert_allclose(found, hugging_face.to_hf(name, delta, part), atol=1e-6)
-
-
-def test_adapters_go_there_and_back(lora_run):
-  policy = loading.load_policy("tiny", str(lora_run))
-  lora = {
-    name: np.asarray(x) for name, x in parameters.flat_params(policy.model, nnx.LoRAParam).items()
-  }
-  back = hugging_face.from_peft(
-    hugging_face.to_peft(lora, policy.model.config), policy.model.config
-  )
-  assert back.keys() == lora.keys()
-  for name in lora:
-    np.testing.assert_array_equal(back[name], lora[name])
-
-
-def test_a_foreign_adapter_with_its_own_key_and_value_factors_loads_exactly(
-  exported, lora_run, tmp_path
-):
-  folder = tmp_path / "foreign"
-  shutil.copytree(exported / "peft", folder)
-  tensors, rng = (
-    safetensors.numpy.load_file(folder / "adapter_model.safetensors"),
-    np.random.default_rng(1),
-  )
-  name = "base_model.model.model.layers.2.self_attn.v_proj.lora_A.weight"
-  tensors[name] = rng.normal(size=tensors[name].shape).astype(np.float32)
-  safetensors.numpy.save_file(tensors, folder / "adapter_model.safetensors")
-  policy = loading.load_policy("tiny", str(folder))
-  again = hugging_face.to_peft(
-    {k: np.asarray(x) for k, x in parameters.flat_params(policy.model, nnx.LoRAParam).items()},
-    policy.model.config,
-  )
-  assert policy.lora_rank == 8 and policy.lora_alpha / policy.lora_rank == 2.0
-  for a in (n for n in tensors if ".lora_A." in n):
-    b = a.replace("lora_A", "lora_B")
-    np.testing.assert_allclose(again[b] @ again[a], tensors[b] @ tensors[a], atol=1e-5)
-
-
 # --------------------------------------------------------------------------------------------------- folders and tensors
 def test_every_file_is_there_and_listed(exported):
   config = json.loads((exported / "config.json").read_text())

@@ -25,6 +25,7 @@ from lib import (
   loading,
   parity,
   tokenization,
+  tokenizer_files,
   weight_files,
 )
 from lib.errors import InputError
@@ -511,3 +512,155 @@ def test_weights_of_any_float_are_read(folder, dtype):
   assert found.dtype == np.float32
   name = "model.layers.3.mlp.up_proj.weight"
   np.testing.assert_array_equal(found, stored[name].astype(np.float32).T)
+
+
+# --------------------------------------------------------------------------------------------------------- PEFT adapters
+ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+ADAPTERS = {  # name: (layout, peft's LoraConfig)
+  "all": ("1b", {"target_modules": ALL}),
+  "scale": ("1b", {"target_modules": ALL, "lora_alpha": 10, "r": 6}),
+  "rank_stabilised": ("1b", {"target_modules": ["k_proj", "up_proj"], "use_rslora": True}),
+  "some_layers": ("1b", {"target_modules": ["q_proj", "v_proj"], "layers_to_transform": [1, 5]}),
+  "gaussian": ("1b", {"target_modules": ALL, "init_lora_weights": "gaussian"}),
+  "text_of_4b": ("4b", {"target_modules": r".*language_model.*\.(q|k|v|o|up)_proj"}),
+  "images_too": ("4b", {"target_modules": ["q_proj", "v_proj"]}),
+  "pissa": ("1b", {"target_modules": ["q_proj"], "init_lora_weights": "pissa"}),
+  "olora": ("1b", {"target_modules": ["q_proj"], "init_lora_weights": "olora"}),
+  "dora": ("1b", {"target_modules": ["q_proj"], "use_dora": True}),
+  "ranks": ("1b", {"target_modules": ["q_proj", "v_proj"], "rank_pattern": {"q_proj": 8}}),
+  "alphas": ("1b", {"target_modules": ["q_proj", "v_proj"], "alpha_pattern": {"q_proj": 8}}),
+  "bias": ("1b", {"target_modules": ["q_proj"], "lora_bias": True}),
+  "head": ("1b", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}),
+  "embedding": ("1b", {"target_modules": ["q_proj", "embed_tokens"]}),
+  "tokens": ("1b", {"target_modules": ["q_proj"], "trainable_token_indices": [300]}),
+}
+REFUSED = {
+  "pissa": "init_lora_weights = 'pissa', which changes the base weights",
+  "olora": "init_lora_weights = 'olora', which changes the base weights",
+  "dora": "use_dora = true, which plain LoRA cannot express",
+  "ranks": 'rank_pattern = {"q_proj": 8}',
+  "alphas": 'alpha_pattern = {"q_proj": 8}',
+  "bias": "lora_bias = true",
+  "head": "modules_to_save = [",
+  "embedding": "embed_tokens.lora_embedding",
+  "tokens": "trainable_token_indices = [300]",
+}
+
+
+def torch_adapters(folder):
+  """Makes the adapters that {folder}/adapters.json asks for, random, on the models saved there; NAME.npy: their logits."""
+  import json
+  import pathlib
+
+  import numpy as np
+  import peft
+  import torch
+  import transformers
+
+  torch.manual_seed(0)
+  tokens = torch.tensor([json.loads(pathlib.Path(folder, "tokens.json").read_text())])
+  for name, (layout, settings) in json.loads(
+    pathlib.Path(folder, "adapters.json").read_text()
+  ).items():
+    base = transformers.AutoModelForCausalLM.from_pretrained(f"{folder}/{layout}_5")
+    config = peft.LoraConfig(**{"r": 4, "lora_alpha": 8, "task_type": "CAUSAL_LM", **settings})
+    model = peft.get_peft_model(base, config)
+    for key, weight in model.named_parameters():
+      if "lora_" in key:
+        weight.data = weight.data + 0.1 * torch.randn_like(weight)
+    with torch.no_grad():
+      np.save(f"{folder}/adapter_{name}.npy", model.eval()(tokens).logits[0].numpy())
+    model.save_pretrained(f"{folder}/adapter_{name}")
+
+
+@pytest.fixture(scope="session")
+def adapters(published) -> pathlib.Path:
+  (published / "adapters.json").write_text(json.dumps(ADAPTERS))
+  run_torch(torch_adapters, str(published))
+  return published
+
+
+@pytest.mark.parametrize("name", sorted(ADAPTERS.keys() - REFUSED.keys()))
+def test_an_adapter_made_elsewhere_gives_the_logits_of_peft(adapters, name, capsys):
+  layout, _ = ADAPTERS[name]
+  expected = np.load(adapters / f"adapter_{name}.npy")  # (T, V)
+  folder = str(adapters / f"adapter_{name}")
+  policy = loading.load_policy(str(adapters / f"{layout}_5"), folder, dtype="float32")
+  found = parity.jax_logits(policy.model, [TOKENS], [0])[0]
+  np.testing.assert_allclose(found, expected, atol=2e-3 * np.std(expected))
+  assert np.abs(expected - np.load(adapters / f"{layout}.npy")).max() > 0.1  # it does something
+  assert ("that part is left out" in capsys.readouterr().out) == (name == "images_too")
+  config, params = loading.read_checkpoint(folder)
+  assert (config["stage"], config["style"], params) == ("peft", None, folder)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_adapter_that_plain_lora_cannot_express_is_refused(adapters, name):
+  layout, _ = ADAPTERS[name]
+  message = refusal(
+    loading.load_policy, str(adapters / f"{layout}_5"), str(adapters / f"adapter_{name}")
+  )
+  assert REFUSED[name] in message
+
+
+@pytest.fixture
+def adapter(small_folder, tmp_path) -> pathlib.Path:
+  """A PEFT folder of one projection, written without peft."""
+  folder = tmp_path / "adapter"
+  folder.mkdir()
+  settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4}
+  (folder / "adapter_config.json").write_text(json.dumps(settings))
+  draw = np.random.default_rng(0)
+  name = "base_model.model.model.layers.0.mlp.up_proj"
+  tensors = {
+    f"{name}.lora_A.weight": draw.normal(size=(2, 72)).astype(np.float32),
+    f"{name}.lora_B.weight": draw.normal(size=(48, 2)).astype(np.float32),
+  }
+  write_tensors(folder, tensors, "adapter_model.safetensors")
+  return folder
+
+
+def change_settings(adapter, **settings):
+  path = adapter / "adapter_config.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+BROKEN_ADAPTERS = [
+  ({"peft_type": "IA3"}, "is a IA3 adapter, expected LORA"),
+  ({"init_lora_weights": "pissa_niter_4"}, "which changes the base weights"),
+  ({"init_lora_weights": "loftq"}, "which changes the base weights"),
+  ({"some_new_variant": True}, "some_new_variant = true, which plain LoRA cannot express"),
+  ({"target_parameters": ["mlp.weight"]}, "target_parameters"),
+  ({"bias": "all"}, 'bias = "all"'),
+  ({"r": None}, "r = None"),
+  ({"r": 3}, "says r = 3, its factors have rank 2"),
+]
+
+
+@pytest.mark.parametrize("settings,message", BROKEN_ADAPTERS)
+def test_settings_of_an_adapter_are_all_looked_at(small_folder, adapter, settings, message):
+  change_settings(adapter, **settings)
+  assert message in refusal(loading.load_policy, str(small_folder), str(adapter))
+
+
+def test_a_damaged_adapter_is_one_line(small_folder, adapter):
+  path = adapter / "adapter_model.safetensors"
+  whole = path.read_bytes()
+  path.write_bytes(whole[:-8])
+  assert "damaged or cut short" in refusal(loading.load_policy, str(small_folder), str(adapter))
+  path.unlink()
+  assert "no adapter_model.safetensors" in refusal(
+    loading.load_policy, str(small_folder), str(adapter)
+  )
+
+
+@pytest.mark.parametrize("style", contract.STYLES)
+def test_an_exported_adapter_tells_its_prompt(adapter, style):
+  template = {"chat_template": tokenizer_files.chat_template(style)}
+  (adapter / "tokenizer_config.json").write_text(json.dumps(template))
+  config, _ = loading.read_checkpoint(str(adapter))
+  assert (config["style"], config["prompt_hash"]) == (style, contract.prompt_hash(style))
+
+
+def test_a_model_given_as_checkpoint_is_sent_to_the_right_flag(small_folder):
+  assert "pass it as --model" in refusal(loading.read_checkpoint, str(small_folder))
