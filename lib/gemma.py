@@ -1,8 +1,9 @@
-"""The base model: Gemma 3 as Tunix computes it, from a Hugging Face folder, or the tiny one that every example can train.
+"""The base model: Gemma 3 as Tunix computes it, from a Hugging Face folder, or the tiny one that
+every example can train.
 
-`load_base` gives either, laid out over a mesh; `tiny_config` and `create_tiny` make the tiny one, `read_weights` reads a
-folder; `fingerprint` names a base model, so that an adapter never lands on another. The folder's config.json is read in
-gemma_config.py, its files in weight_files.py.
+`load_base` gives either, laid out over a mesh; `tiny_config` and `create_tiny` make the tiny one,
+`read_weights` reads a folder; `fingerprint` names a base model, so that an adapter never lands on
+another. The folder's config.json is read in gemma_config.py, its files in weight_files.py.
 """
 
 import hashlib
@@ -42,8 +43,9 @@ def tiny_config(vocab_size: int) -> ModelConfig:
 def create_tiny(config: ModelConfig) -> nnx.Module:
   """Random weights that can train: Tunix starts MLP kernels at zero, where every gradient is zero.
 
-  So all matrices are drawn; the norms' scales, the vectors, stay zero, which is a factor of one (Gemma scales by 1 + w).
-  The draw ignores --seed: the base model must be the same for SFT, GRPO and evaluation.
+  So all matrices are drawn; the norms' scales, the vectors, stay zero, which is a factor of one
+  (Gemma scales by 1 + w). The draw ignores --seed: the base model must be the same for SFT, GRPO
+  and evaluation.
   """
   model = gemma3.Gemma3(config, rngs=nnx.Rngs(0))
   leaves, tree = jax.tree.flatten(nnx.state(model))
@@ -80,8 +82,8 @@ def check_mesh(config: ModelConfig, mesh):
   for axis, what, size in cuts:
     if size % mesh.shape[axis]:
       raise InputError(
-        f"--mesh has {mesh.shape[axis]} devices on {axis}, which do not divide the model's {what}, {size}; "
-        "choose another, such as 1x1"
+        f"--mesh has {mesh.shape[axis]} devices on {axis}, which do not divide the model's "
+        f"{what}, {size}; choose another, such as 1x1"
       )
 
 
@@ -90,13 +92,14 @@ def check_vocabulary(model: str, tokenizer, config: ModelConfig):
   turn = tokenizer.PieceToId("<end_of_turn>")
   if tokenizer.GetPieceSize() > config.num_embed or turn != tokenization.END_OF_TURN_ID:
     raise InputError(
-      f"the tokenizer in {model} has {tokenizer.GetPieceSize()} pieces, <end_of_turn> is number {turn}; the model "
-      f"has {config.num_embed} and {tokenization.END_OF_TURN_ID}; they do not belong together"
+      f"the tokenizer in {model} has {tokenizer.GetPieceSize()} pieces, <end_of_turn> is number "
+      f"{turn}; the model has {config.num_embed} and {tokenization.END_OF_TURN_ID}; they do not "
+      "belong together"
     )
 
 
 def read_weights(folder: str, config: ModelConfig, mesh) -> nnx.Module:
-  """The model of a Hugging Face folder in config.param_dtype, one parameter in host memory at a time."""
+  """A folder's model in config.param_dtype; one parameter at a time in host memory."""
   tensors = weight_files.text_tensors(folder)
   weight_files.check_tensors(tensors, hugging_face.hf_shapes(config), folder)
   sources = {}  # Tunix parameter → the Hugging Face tensors it is made of, keys before values
@@ -132,7 +135,7 @@ def shard(model: nnx.Module) -> nnx.Module:
 
 
 def fingerprint(model: nnx.Module) -> str:
-  """16 hex digits of a base model: its shape and some of its weights in bfloat16 (equal for either --dtype)."""
+  """16 hex digits of a base model: its shape and some weights, in bfloat16 for any --dtype."""
   config = model.config
   shape = (
     config.num_layers,

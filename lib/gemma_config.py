@@ -1,8 +1,9 @@
 """A Hugging Face config.json of Gemma 3 → Tunix's ModelConfig, or one line that says why not.
 
-A key that is read wrongly changes the arithmetic without an error, so no key goes unseen: each one is used, checked to have
-the value that Tunix's model has built in, or known to change no logit. Numbers that a file leaves out are transformers'
-defaults, as Google's own files of 4B and up expect. `read_config`, `text_settings` and `tunix_config` follow that order.
+A key that is read wrongly changes the arithmetic without an error, so no key goes unseen: each one
+is used, checked to have the value that Tunix's model has built in, or known to change no logit.
+Numbers that a file leaves out are transformers' defaults, as Google's own files of 4B and up
+expect. `read_config`, `text_settings` and `tunix_config` follow that order.
 """
 
 import json
@@ -79,7 +80,7 @@ NOT_A_MODEL = "--model must be a Hugging Face folder of a Gemma 3 text model"
 
 
 class ModelConfig(gemma3.ModelConfig):
-  """Tunix's, hashable: jax.jit keys its programs on a model's structure, of which the config is part."""
+  """Tunix's, hashable: jax.jit keys programs on a model's structure, the config included."""
 
   __hash__ = object.__hash__
 
@@ -102,8 +103,8 @@ def read_config(folder: str) -> dict:
   if not os.path.isfile(path):
     if os.path.isfile(os.path.join(folder, "adapter_config.json")):
       raise InputError(
-        f"{folder} holds a PEFT adapter and no model; pass it as --checkpoint (--init_from for GRPO) "
-        "and its base model as --model"
+        f"{folder} holds a PEFT adapter and no model; pass it as --checkpoint (--init_from for "
+        "GRPO) and its base model as --model"
       )
     raise InputError(f"{folder} has no config.json; {NOT_A_MODEL}")
   config = read_json(path)
@@ -122,41 +123,42 @@ def gemma_config(folder: str, dtype) -> ModelConfig:
 
 
 def text_settings(config: dict, path: str) -> dict:
-  """The text model's settings, whether they stand at the top (270M, 1B) or under "text_config" (4B and up)."""
+  """The text model's settings: at the top in 270M and 1B, under "text_config" in 4B and up."""
   kind = config.get("model_type")
   if kind == "gemma3":
-    check_keys(config, path)
+    check_keys(config, path)  # a quantized or untied model says so up here
     config = config.get("text_config") or {}
     kind = config.get("model_type", "gemma3_text")
   if kind != "gemma3_text":
     raise InputError(
-      f"{path} has model_type {kind!r}; expected 'gemma3_text' (Gemma 3 270M, 1B) or 'gemma3' (4B and up)"
+      f"{path} has model_type {kind!r}; expected 'gemma3_text' (Gemma 3 270M, 1B) or 'gemma3' (4B "
+      "and up)"
     )
   check_keys(config, path)
   return config
 
 
 def check_keys(config: dict, path: str):
-  """Refuses a value that Tunix does not compute, and a key nobody here knows unless it is switched off."""
+  """Refuses a value that Tunix does not compute, and an unknown key unless it is switched off."""
   for key, value in config.items():
     if key in BUILT_IN and value is not None and value != BUILT_IN[key]:
       raise InputError(
         f"{path} has {key} = {short(value)}; Tunix's Gemma 3 computes only {BUILT_IN[key]!r}"
         + ADVICE.get(key, "")
       )
+    # transformers keeps its own notes under "_…": where it loaded from, which attention it chose.
     if key in READ or key in HARMLESS or key.startswith("_") or value in UNSET:
       continue
     raise InputError(
-      f"{path} has {key} = {short(value)}, which Gemma 3 as computed here does not know; delete it from "
-      "config.json if it changes no logit"
+      f"{path} has {key} = {short(value)}, which Gemma 3 as computed here does not know; delete "
+      "it from config.json if it changes no logit"
     )
 
 
 def tunix_config(text: dict, path: str, dtype) -> ModelConfig:
   """Tunix's config from `text_settings`; dtype: of the arithmetic."""
-  value = {
-    key: default if text.get(key) is None else text[key] for key, default in DEFAULTS.items()
-  }
+  given = {key: text[key] for key in DEFAULTS if text.get(key) is not None}
+  value = DEFAULTS | given
   for key in WHOLE_NUMBERS:
     if type(value[key]) is not int or value[key] < 1:
       raise InputError(f"{path} has {key} = {short(value[key])}, expected a positive whole number")
@@ -182,12 +184,13 @@ def tunix_config(text: dict, path: str, dtype) -> ModelConfig:
 
 
 def check_heads(value: dict, path: str):
-  """Tunix fuses q, k and v where each head has its own keys: no Gemma 3 does, and LoRA and exports know no such layer."""
+  """Where each head has its own keys, Tunix fuses q, k and v: no LoRA or export here does."""
   heads = value["num_attention_heads"]
   groups = value["num_key_value_heads"]
   if heads % groups or heads == groups:
     raise InputError(
-      f"{path} has {heads} attention heads over {groups} key-value heads; expected a multiple, at least two"
+      f"{path} has {heads} attention heads over {groups} key-value heads; expected a multiple, at "
+      "least two"
     )
   if value["head_dim"] % 2:
     raise InputError(
@@ -206,13 +209,13 @@ def check_layer_types(found: list | None, layers: int, path: str):
     )
   wrong = next(i for i in range(layers) if found[i] != expected[i])
   raise InputError(
-    f"{path} has layer_types[{wrong}] = {short(found[wrong])}; Tunix's Gemma 3 computes only five sliding "
-    "layers and a full one in turn"
+    f"{path} has layer_types[{wrong}] = {short(found[wrong])}; Tunix's Gemma 3 computes only five "
+    "sliding layers and a full one in turn"
   )
 
 
 def query_scaling(value: dict, path: str) -> gemma3.QueryPreAttentionNormalisation:
-  """Queries are divided by √query_pre_attn_scalar: √head_dim in all sizes but 27B, √(width / heads) there."""
+  """Queries are divided by √query_pre_attn_scalar: √head_dim, but √(width / heads) in 27B."""
   scalar = value["query_pre_attn_scalar"]
   choices = gemma3.QueryPreAttentionNormalisation
   per_head = value["hidden_size"] // value["num_attention_heads"]  # 27B: 5376 / 32 = 168
@@ -227,10 +230,11 @@ def query_scaling(value: dict, path: str) -> gemma3.QueryPreAttentionNormalisati
 
 
 def rope_settings(text: dict, value: dict, path: str) -> tuple[dict, dict]:
-  """(sliding, full): {"rope_theta", "factor"} of the two kinds of layer, however transformers 4 or 5 spells them.
+  """(sliding, full): {"rope_theta", "factor"} of each kind of layer, in either spelling.
 
-  4: rope_theta, rope_local_base_freq, and rope_scaling of the full layers, all flat.
-  5: rope_parameters = {"full_attention": {"rope_theta", "rope_type", "factor"}, "sliding_attention": {…}}.
+  transformers 4: rope_theta, rope_local_base_freq, and rope_scaling of the full layers, all flat
+  transformers 5: rope_parameters = {"full_attention": {"rope_theta": …, "rope_type": …,
+    "factor": …}, "sliding_attention": {…}}
   """
   grouped = text.get("rope_parameters") or {}
   if strange := set(grouped) - {"full_attention", "sliding_attention"}:
@@ -241,7 +245,8 @@ def rope_settings(text: dict, value: dict, path: str) -> tuple[dict, dict]:
   scaling = text.get("rope_scaling") or {}
   if "type" in scaling and "rope_type" not in scaling:
     raise InputError(
-      f"{path} has rope_scaling with the old key type, which transformers 4 obeys and 5 ignores; call it rope_type"
+      f"{path} has rope_scaling with the old key type, which transformers 4 obeys and 5 ignores; "
+      "call it rope_type"
     )
   sliding = grouped.get("sliding_attention") or {}
   full = {**(grouped.get("full_attention") or {}), **scaling}
@@ -252,13 +257,15 @@ def rope_settings(text: dict, value: dict, path: str) -> tuple[dict, dict]:
 
 
 def one_rope(rope: dict, theta: float, where: str) -> dict:
-  """One kind of layer: positions are divided by `factor` (linear scaling), and only that is computed."""
+  """One kind of layer. Of all scalings, Tunix has the linear one: positions divided by `factor`."""
   kind = rope.get("rope_type", rope.get("type", "default"))
   unknown = [key for key in rope if key not in ROPE_KEYS and rope[key] not in (*UNSET, 1.0)]
+  # yarn, llama3 and the like change each frequency in its own way.
   if kind not in ("default", "linear") or unknown:
     raise InputError(
-      f"{where}: rotary positions of type {kind!r}{' with ' + ', '.join(unknown) if unknown else ''}; "
-      "Tunix's Gemma 3 computes only 'default' and 'linear'"
+      f"{where}: rotary positions of type "
+      f"{kind!r}{' with ' + ', '.join(unknown) if unknown else ''}; Tunix's Gemma 3 computes only "
+      "'default' and 'linear'"
     )
   theta = rope.get("rope_theta", theta)
   factor = rope.get("factor") if kind == "linear" else 1.0  # "default" ignores a factor
@@ -266,6 +273,8 @@ def one_rope(rope: dict, theta: float, where: str) -> dict:
     raise InputError(
       f"{where}: rope_theta {short(theta)}, factor {short(factor)}; expected numbers, at least 1"
     )
+  # Tunix raises it to a power: an int and the float of the same value compile to one program only
+  # as ints.
   whole = int(theta) if theta == int(theta) else theta
   return {"rope_theta": whole, "factor": float(factor)}
 

@@ -1,8 +1,9 @@
 """Gemma 3's parameters under the names and in the layouts of Tunix, of Hugging Face and of PEFT.
 
-Tunix keeps a projection as an einsum's tensor, Hugging Face as a matrix (out, in), PEFT as two factors of that matrix.
-`hf_names` and `hf_shapes` list the model's tensors; `to_hf` and `from_hf` turn one into the other; `to_peft` and `from_peft`
-do the same for LoRA. Letters: D width, F MLP width, N heads, K key-value heads, H head size, V vocabulary, r LoRA rank.
+Tunix keeps a projection as an einsum's tensor, Hugging Face as a matrix (out, in), PEFT as two
+factors of that matrix. `hf_names` and `hf_shapes` list the model's tensors; `to_hf` and `from_hf`
+turn one into the other; `to_peft` and `from_peft` do the same for LoRA. Letters: D width, F MLP
+width, N heads, K key-value heads, H head size, V vocabulary, r LoRA rank.
 """
 
 import re
@@ -11,7 +12,8 @@ import numpy as np
 
 from lib.errors import InputError
 
-# A projection of a Hugging Face layer → the Tunix parameter that holds it and, where keys and values share one, the slice.
+# A projection of a Hugging Face layer → the Tunix parameter that holds it and, where keys and
+# values share one, the slice.
 PROJECTIONS = {
   "self_attn.q_proj": ("attn.q_einsum.w", None),  # (N, D, H)
   "self_attn.k_proj": ("attn.kv_einsum.w", 0),  # (2, K, D, H)
@@ -31,7 +33,8 @@ NORMS = {
 }
 IN_HEADS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")  # their output is heads
 
-# PEFT's name of a factor in the text model; 4B and up have "language_model" in it, before or after "model".
+# PEFT's name of a factor in the text model; 4B and up have "language_model" in it, before or after
+# "model".
 PEFT_NAME = re.compile(
   r"(?:base_model\.model\.)?(?:model\.|language_model\.)*"
   r"layers\.(\d+)\.((?:self_attn|mlp)\.\w+)\.lora_([AB])(?:\.default)?\.weight"
@@ -83,7 +86,7 @@ def projection_shapes(config) -> dict[str, tuple[int, int]]:
 
 
 def to_hf(name: str, value: np.ndarray, part: int | None) -> np.ndarray:
-  """A Tunix parameter as the Hugging Face tensor `name`: matrices become (out, in), norms and embedding stay as they are."""
+  """A Tunix parameter as the Hugging Face tensor `name`; part: the slice of it, see PROJECTIONS."""
   module = module_of(name)
   if module not in PROJECTIONS:
     return value
@@ -115,11 +118,11 @@ def module_of(name: str) -> str:
 
 
 def to_peft(lora: dict[str, np.ndarray], config) -> dict[str, np.ndarray]:
-  """qwix LoRA factors by dotted name ("layers.0.attn.q_einsum.w_lora_a") → PEFT's lora_A (r, in) and lora_B (out, r).
+  """qwix's factors ("layers.0.attn.q_einsum.w_lora_a") → PEFT's lora_A (r, in) and lora_B (out, r).
 
-  Both libraries scale the product by alpha / rank, so the factors pass unscaled. qwix splits a weight into its contracted
-  axes (A) and the rest (B): the fused key-value einsum has one A (D, r) and one B (r, 2, K, H), which is exactly two PEFT
-  pairs that share A.
+  Both libraries scale the product by alpha / rank, so the factors pass unscaled. qwix splits a
+  weight into its contracted axes (A) and the rest (B): the fused key-value einsum has one A (D, r)
+  and one B (r, 2, K, H), which is exactly two PEFT pairs that share A.
   """
   tensors = {}
   for layer in range(config.num_layers):
@@ -140,11 +143,13 @@ def to_peft(lora: dict[str, np.ndarray], config) -> dict[str, np.ndarray]:
 
 
 def from_peft(tensors: dict[str, np.ndarray], config) -> dict[str, np.ndarray]:
-  """Inverse of `to_peft`. Projections that the adapter lacks are left out: qwix's own zero B makes them do nothing.
+  """Inverse of `to_peft`. Projections that the adapter lacks are left out: qwix's own zero B makes
+  them do nothing.
 
-  An adapter trained elsewhere has its own A for keys and its own for values, where Tunix has one for both. Two pairs of rank r
-  are then one of rank 2r, exactly: A side by side, B block-diagonal. Every other factor is padded with zeros to that rank, so
-  read the rank off the result and give qwix alpha = lora_alpha / r · rank.
+  An adapter trained elsewhere has its own A for keys and its own for values, where Tunix has one
+  for both. Two pairs of rank r are then one of rank 2r, exactly: A side by side, B block-diagonal.
+  Every other factor is padded with zeros to that rank, so read the rank off the result and give
+  qwix alpha = lora_alpha / r · rank.
   """
   pairs = read_pairs(tensors, config)
   split = any(
@@ -157,16 +162,16 @@ def from_peft(tensors: dict[str, np.ndarray], config) -> dict[str, np.ndarray]:
 
 
 def read_pairs(tensors, config) -> dict[tuple[int, str], tuple[np.ndarray, np.ndarray]]:
-  """{(layer, projection): (A (r, in), B (out, r))}; refuses what is no such factor of this model. Images' are left out."""
+  """{(layer, projection): (A (r, in), B (out, r))}; what is no factor of the model is refused."""
   found = {}
   for name, value in tensors.items():
-    if PEFT_OF_IMAGES.fullmatch(name):
+    if PEFT_OF_IMAGES.fullmatch(name):  # text never passes through there
       continue
     match = PEFT_NAME.fullmatch(name)
     if not match or match[2] not in PROJECTIONS or int(match[1]) >= config.num_layers:
       raise InputError(
-        f"adapter tensor {name} {value.shape} is no LoRA factor of this Gemma 3 text model's attention "
-        "or MLP projections; train the adapter on those layers only"
+        f"adapter tensor {name} {value.shape} is no LoRA factor of this Gemma 3 text model's "
+        "attention or MLP projections; train the adapter on those layers only"
       )
     found.setdefault((int(match[1]), match[2]), {})[match[3]] = np.asarray(value)
   if not found:
@@ -181,14 +186,14 @@ def read_pairs(tensors, config) -> dict[tuple[int, str], tuple[np.ndarray, np.nd
     rank = min(ranks)
     if shapes != ((rank, inner), (out, rank)):
       raise InputError(
-        f"{name} has lora_A {shapes[0]} and lora_B {shapes[1]}, the model expects {(rank, inner)} and "
-        f"{(out, rank)}; pass the --model it was trained on"
+        f"{name} has lora_A {shapes[0]} and lora_B {shapes[1]}, the model expects {(rank, inner)} "
+        f"and {(out, rank)}; pass the --model it was trained on"
       )
   return {place: (pair["A"], pair["B"]) for place, pair in found.items()}
 
 
 def shares_factor(pairs, layer: int) -> bool:
-  """Whether a layer's values have the same A as its keys, or its keys none: then one fused A (D, r) holds it."""
+  """Whether one A (D, r) holds for a layer's keys and values: equal, or one has none."""
   if (layer, "self_attn.k_proj") not in pairs:
     return True
   keys, _ = pairs[layer, "self_attn.k_proj"]
@@ -197,7 +202,7 @@ def shares_factor(pairs, layer: int) -> bool:
 
 
 def add_pair(lora: dict, layer: int, module: str, down, up, split: bool, config):
-  """Writes one PEFT pair, A (r, in) and B (out, r), into qwix's factors; split: keys and values take a half of 2r each."""
+  """Writes a PEFT pair, A (r, in) and B (out, r), into qwix's factors; split: into rank 2r."""
   parameter, part = PROJECTIONS[module]
   path = f"layers.{layer}.{parameter}"
   r = down.shape[0]

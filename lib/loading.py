@@ -1,7 +1,7 @@
 """A policy: the base model and what an SFT or GRPO run, or a PEFT adapter, changed in it.
 
-Every stage starts with `load_policy`; `read_checkpoint` tells what a checkpoint is before any weight is read, and
-`load_peft_adapter` brings PEFT's factors into qwix's.
+Every stage starts with `load_policy`; `read_checkpoint` tells what a checkpoint is before any
+weight is read, and `load_peft_adapter` brings PEFT's factors into qwix's.
 """
 
 import os
@@ -48,7 +48,7 @@ def resolve_model(model: str) -> str:
 def load_policy(
   model: str, checkpoint: str = "", data_dir: str = "", mesh: str = "auto", dtype: str = "auto"
 ) -> Policy:
-  """The base model and, where `checkpoint` is given, what an SFT or GRPO run (or a PEFT adapter) changed in it."""
+  """The base model, with what the run or the PEFT adapter in `checkpoint` changed in it."""
   folder = resolve_model(model)
   on = devices.make_mesh(mesh)
   if folder != "tiny":
@@ -62,10 +62,11 @@ def load_policy(
     tuned, rank, alpha = load_peft_adapter(base, checkpoint, on)
     return Policy(tuned, tokenizer, on, folder, mark, rank, alpha)
   config, params = read_checkpoint(checkpoint)
+  # On another base an adapter would load without an error and answer nonsense.
   if config["model_fingerprint"] != mark:
     raise InputError(
-      f"{checkpoint} was trained on {config['model']} ({config['model_fingerprint']}), --model={model} is "
-      f"{mark}; pass the --model it was trained on"
+      f"{checkpoint} was trained on {config['model']} ({config['model_fingerprint']}), "
+      f"--model={model} is {mark}; pass the --model it was trained on"
     )
   rank = config["lora_rank"]
   alpha = config["lora_alpha"]
@@ -77,8 +78,9 @@ def load_policy(
 def read_checkpoint(folder: str) -> tuple[dict, str]:
   """(what is known of a checkpoint, folder of its parameters), before anything large is read.
 
-  A finished SFT or GRPO folder gives its config.json; its best/ or params/ works, too, and then the run may be unfinished.
-  A PEFT folder gives the same keys, None for what a foreign adapter does not tell: style, prompt_hash, model_fingerprint.
+  A finished SFT or GRPO folder gives its config.json; its best/ or params/ works, too, and then the
+  run may be unfinished. A PEFT folder gives the same keys, None for what a foreign adapter does not
+  tell: style, prompt_hash, model_fingerprint.
   """
   folder = folder.rstrip("/")
   if peft_folder.is_adapter(folder):
@@ -87,7 +89,8 @@ def read_checkpoint(folder: str) -> tuple[dict, str]:
   if "model_fingerprint" not in config or not os.path.isdir(params):
     hint = "pass it as --model" if "model_type" in config else f"make one with {MADE_BY}"
     raise InputError(
-      f"{folder} is no SFT or GRPO folder (no params/ inside, stage {config.get('stage')!r}); {hint}"
+      f"{folder} is no SFT or GRPO folder (no params/ inside, stage {config.get('stage')!r}); "
+      f"{hint}"
     )
   return config, params
 
@@ -103,7 +106,7 @@ def read_run_config(folder: str) -> tuple[dict, str]:
 
 
 def describe_adapter(folder: str) -> dict:
-  """`read_checkpoint`'s facts of a PEFT folder. Our exports carry the prompt's style in their chat template."""
+  """`read_checkpoint`'s facts of a PEFT folder; our exports' chat template tells their style."""
   settings = peft_folder.read_settings(folder)
   style, prompt_hash = tokenizer_check.trained_style(folder)
   return {
@@ -125,7 +128,8 @@ def load_peft_adapter(base: nnx.Module, folder: str, mesh) -> tuple[nnx.Module, 
   images = [name for name in adapter.tensors if hugging_face.PEFT_OF_IMAGES.fullmatch(name)]
   if images:
     command_line.say(
-      f"note: {folder} also changes how images are seen ({len(images)} tensors); that part is left out"
+      f"note: {folder} also changes how images are seen ({len(images)} tensors); that part is "
+      "left out"
     )
   rank = next(value.shape[-1] for name, value in factors.items() if name.endswith("_lora_a"))
   if rank not in (adapter.rank, 2 * adapter.rank):  # twice: see `from_peft`

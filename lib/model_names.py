@@ -1,11 +1,13 @@
-"""What --model names → a folder: tiny, a folder, a model of Hugging Face or of Kaggle, attached or downloaded.
+"""What --model names → a folder: tiny, a folder, a model of Hugging Face or of Kaggle, attached or
+downloaded.
 
-  gemma-3-1b-it                                attached to the notebook, else fetched with the account that is there
-  google/gemma-3-1b-it, hf:somebody/their-fine-tune
-  google/gemma-3/transformers/gemma-3-1b-it, kaggle:somebody/model/transformers/variation/3
+  gemma-3-1b-it: attached to the notebook, else fetched with the account that is there
+  google/gemma-3-1b-it, hf:somebody/their-fine-tune: on Hugging Face
+  google/gemma-3/transformers/gemma-3-1b-it, kaggle:somebody/model/jax/variation/3: on Kaggle
 
-Google's weights are given to whoever accepts the licence on either site. `resolve_model` decides, `find_attached`,
-`from_hugging_face` and `from_kaggle` look, `hub_name` goes back from a folder to a name that others can load.
+Google's weights are given to whoever accepts the licence on either site. `resolve_model` decides,
+`find_attached`, `from_hugging_face` and `from_kaggle` look, `hub_name` goes back from a folder to a
+name that others can load.
 """
 
 import glob
@@ -25,9 +27,9 @@ KAGGLE_DEPTH = 6  # models/OWNER/MODEL/FRAMEWORK/VARIATION/VERSION
 NEEDED = ("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json")
 NEEDED += ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "adapter_config.json")
 LICENCE = (
-  "two ways to Google's weights: accept the licence at huggingface.co/google and set HF_TOKEN, or accept it at "
-  "kaggle.com/models/google/gemma-3 and set KAGGLE_USERNAME and KAGGLE_KEY, or attach the model to the notebook; "
-  "MODEL=tiny ./run.sh needs no account"
+  "two ways to Google's weights: accept the licence at huggingface.co/google and set HF_TOKEN, "
+  "or accept it at kaggle.com/models/google/gemma-3 and set KAGGLE_USERNAME and KAGGLE_KEY, or "
+  "attach the model to the notebook; MODEL=tiny ./run.sh needs no account"
 )
 HF_NAME = re.compile(r"(?:hf:)?([\w.-]+/[\w.-]+)")
 KAGGLE_NAME = re.compile(r"(?:kaggle:)?([\w-]+/[\w.-]+/[\w-]+/[\w.-]+(?:/\d+)?)")
@@ -42,7 +44,7 @@ def resolve_model(model: str) -> str:
     attached = find_attached(model)
     if attached:
       return attached
-    if has_hugging_face_token():
+    if has_hugging_face_token():  # without one Hugging Face gives no Gemma
       return from_hugging_face(f"google/{model}")
     return from_kaggle(f"google/gemma-3/transformers/{model}")
   if not model.startswith("kaggle:") and (name := HF_NAME.fullmatch(model)):
@@ -50,19 +52,21 @@ def resolve_model(model: str) -> str:
   if not model.startswith("hf:") and (name := KAGGLE_NAME.fullmatch(model)):
     return from_kaggle(name[1])
   raise InputError(
-    f"{model} is neither a folder nor one of: tiny, {', '.join(GOOGLES)}, OWNER/NAME on Hugging Face, "
-    "OWNER/MODEL/FRAMEWORK/VARIATION on Kaggle"
+    f"{model} is neither a folder nor one of: tiny, {', '.join(GOOGLES)}, OWNER/NAME on Hugging "
+    "Face, OWNER/MODEL/FRAMEWORK/VARIATION on Kaggle"
   )
 
 
 def find_attached(model: str) -> str | None:
   """The folder of a model that is attached to a Kaggle notebook, its newest version.
 
-  It lies in /kaggle/input/gemma-3/transformers/NAME/VERSION, newer images put models/OWNER in front, and a data set may be
-  named so, too. An output of this project that bears the name has another config.json and is passed over.
+  It lies in /kaggle/input/gemma-3/transformers/NAME/VERSION, newer images put models/OWNER in
+  front, and a data set may be named so, too. An output of this project that bears the name has
+  another config.json and is passed over.
   """
   found = []
   for depth in range(KAGGLE_DEPTH):
+    # Not "**": an attached data set may hold a hundred thousand files.
     pattern = os.path.join(KAGGLE_INPUT, *["*"] * depth, glob.escape(model))
     for folder in glob.glob(pattern):
       found += [(version, path) for version, path in versions_in(folder) if is_gemma(path)]
@@ -70,7 +74,7 @@ def find_attached(model: str) -> str | None:
 
 
 def versions_in(folder: str) -> list[tuple[int, str]]:
-  """A model's folder itself, as version 0, and those of its versions in it: ".../gemma-3-1b-it/10" is 10."""
+  """A model's folder, as version 0, and those of its versions: ".../gemma-3-1b-it/10" is 10."""
   numbers = (
     [int(name) for name in os.listdir(folder) if name.isdigit()] if os.path.isdir(folder) else []
   )
@@ -93,7 +97,7 @@ def has_hugging_face_token() -> bool:
 
 
 def from_hugging_face(name: str) -> str:
-  """The folder of OWNER/NAME in Hugging Face's cache; downloads what loading needs, not .bin, .gguf or original/."""
+  """OWNER/NAME in Hugging Face's cache; downloads what loading needs, no .bin, .gguf, original/."""
   import huggingface_hub
   from huggingface_hub import errors
 
@@ -110,7 +114,8 @@ def from_hugging_face(name: str) -> str:
     ) from error
   except Exception as error:  # its own, httpx's and the OS's errors
     raise InputError(
-      f"could not fetch {name} from Hugging Face ({first_line(error)}); is there a network? {LICENCE}"
+      f"could not fetch {name} from Hugging Face ({first_line(error)}); is there a network? "
+      f"{LICENCE}"
     ) from error
 
 
@@ -127,7 +132,8 @@ def from_kaggle(handle: str) -> str:
 
 
 def hub_name(model: str) -> str:
-  """Hugging Face's name of a model, by its name or wherever its folder lies; another folder keeps its own.
+  """Hugging Face's name of a model, by its name or wherever its folder lies; another folder keeps
+  its own.
 
   "…/transformers/gemma-3-1b-it/1" → "google/gemma-3-1b-it";
   "…/models--google--gemma-3-4b-it/snapshots/093f9f" → "google/gemma-3-4b-it"

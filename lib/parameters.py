@@ -1,8 +1,8 @@
 """A model's parameters: LoRA on it, LoRA merged into it, and all of them under stable names.
 
-`apply_lora` and `merge_lora` go there and back, `float32_masters` is a model to train in full, `flat_params` and `with_params`
-are how everything else reads and replaces weights. LoRA is that of Hu et al. 2021 (arXiv 2106.09685), §4.1: W + (alpha / r)·A·B,
-with B zero at first.
+`apply_lora` and `merge_lora` go there and back, `float32_masters` is a model to train in full,
+`flat_params` and `with_params` are how everything else reads and replaces weights. LoRA is that of
+Hu et al. 2021 (arXiv 2106.09685), §4.1: W + (alpha / r)·A·B, with B zero at first.
 """
 
 import jax
@@ -11,7 +11,8 @@ import qwix
 from flax import nnx
 from tunix.models.gemma3 import model as gemma3
 
-# All projections: LoRA on fewer learns less for the same rank (Dettmers et al. 2023, arXiv 2305.14314, §4).
+# All projections: LoRA on fewer learns less for the same rank (Dettmers et al. 2023, arXiv
+# 2305.14314, §4).
 LORA_MODULES = ".*q_einsum|.*kv_einsum|.*gate_proj|.*down_proj|.*up_proj|.*attn_vec_einsum"
 
 
@@ -19,8 +20,9 @@ LORA_MODULES = ".*q_einsum|.*kv_einsum|.*gate_proj|.*down_proj|.*up_proj|.*attn_
 def settled(x):
   """x, whose cotangent is computed once.
 
-  LoRA's gradients need it transposed, and XLA on a CPU would work out the MLP's backward pass again inside that strided copy,
-  at 0.2 s of processor time a layer. It fuses nothing through a branch: here is one.
+  LoRA's gradients need it transposed, and XLA on a CPU would work out the MLP's backward pass again
+  inside that strided copy, at 0.2 s of processor time a layer. It fuses nothing through a branch:
+  here is one.
   """
   return x
 
@@ -53,9 +55,11 @@ class SettledLora(qwix.LoraProvider):
 
 
 def apply_lora(base: nnx.Module, mesh, rank: int, alpha: float, seed: int = 0) -> nnx.Module:
-  """`base` with LoRA on every projection (A random, B zero); `base` itself stays as it is and serves as the reference.
+  """`base` with LoRA on every projection (A random, B zero); `base` itself stays as it is and
+  serves as the reference.
 
-  The adapters are float32 whatever the base: at a learning rate of 3e-6 a bfloat16 weight does not move.
+  The adapters are float32 whatever the base: at a learning rate of 3e-6 a bfloat16 weight does not
+  move.
   """
   on_one_cpu = jax.default_backend() == "cpu" and mesh.size == 1
   kind = SettledLora if on_one_cpu else qwix.LoraProvider
@@ -74,13 +78,13 @@ def to_float32(x):
 
 
 def float32_masters(base: nnx.Module) -> nnx.Module:
-  """A model of its own to train in full: float32 parameters, arithmetic still in the base's dtype (see `compute_view`)."""
+  """A copy to train in full: float32 parameters; `compute_view` casts them for the arithmetic."""
   masters = {name: jnp.array(x, jnp.float32) for name, x in flat_params(base).items()}
   return with_params(base, masters)
 
 
 def merge_lora(model: nnx.Module, base: nnx.Module, alpha: float) -> nnx.Module:
-  """A float32 model without adapters: the weights of `base` plus those of `model`'s, W + (alpha / rank) · A·B per projection."""
+  """A float32 model without adapters: W of `base` + (alpha / rank) · A·B of `model`."""
   adapters = flat_params(model, nnx.LoRAParam)
   merged = {}
   for name, weight in flat_params(base, nnx.Param).items():
@@ -108,13 +112,13 @@ def lora_delta(name: str, a, b):
 
 
 def flat_params(model: nnx.Module, kind=nnx.Param) -> dict[str, jax.Array]:
-  """{"layers.0.attn.q_einsum.w": array, …}: the stable names under which parameters are saved and exported."""
+  """{"layers.0.attn.q_einsum.w": array, …}: the names under which parameters are saved."""
   flat = nnx.to_flat_state(nnx.state(model, kind))
   return {dotted(path): leaf.get_value() for path, leaf in flat}
 
 
 def with_params(model: nnx.Module, flat: dict[str, jax.Array]) -> nnx.Module:
-  """A new model with the structure of `model` and the values of `flat` (names missing from it keep theirs)."""
+  """A new model like `model` with the values of `flat`; names missing from it keep theirs."""
   graph, state = nnx.split(model)
   replaced = []
   for path, leaf in nnx.to_flat_state(state):

@@ -1,7 +1,8 @@
 """A PEFT LoRA folder (adapter_config.json, adapter_model.safetensors), ours or another tool's.
 
-PEFT's LoRA has some thirty settings, most of which plain LoRA cannot express: with one of them overlooked the model would
-silently differ. Each is therefore used, checked to be off, or known to matter in training only; anything else is refused.
+PEFT's LoRA has some thirty settings, most of which plain LoRA cannot express: with one of them
+overlooked the model would silently differ. Each is therefore used, checked to be off, or known to
+matter in training only; anything else is refused.
 """
 
 import math
@@ -17,15 +18,18 @@ CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 OFF = (None, False, {}, [], "", "none")
 USED = {"r", "lora_alpha", "use_rslora", "init_lora_weights", "peft_type"}
-# Where the factors are, how they were trained, and by which version: the tensors themselves tell what is needed.
+# Where the factors are, how they were trained, and by which version: the tensors themselves tell
+# what is needed.
 HARMLESS = set(
   """
   auto_mapping base_model_name_or_path corda_config ensure_weight_tying eva_config exclude_modules
-  inference_mode layers_pattern layers_to_transform loftq_config lora_dropout lora_ga_config megatron_core
+  inference_mode layers_pattern layers_to_transform loftq_config lora_dropout lora_ga_config
+  megatron_core
   peft_version qalora_group_size revision runtime_config target_modules task_type
   """.split()  # noqa: SIM905 - one a line would fill a page
 )
-# PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA start by changing the base weights; these leave them as they are.
+# PiSSA, OLoRA, CorDA, LoftQ and LoRA-GA start by changing the base weights; these leave them as
+# they are.
 KEEPS_BASE = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 
 
@@ -40,25 +44,26 @@ def is_adapter(folder: str) -> bool:
 
 
 def read_settings(folder: str) -> dict:
-  """adapter_config.json of plain LoRA; its r and lora_alpha as numbers, rank-stabilised scaling turned into the plain one."""
+  """adapter_config.json of plain LoRA; lora_alpha such that the product is scaled by alpha / r."""
   path = os.path.join(folder, CONFIG)
   config = gemma_config.read_json(path)
   if config.get("peft_type") != "LORA":
     raise InputError(
-      f"{path} is a {config.get('peft_type')} adapter, expected LORA; merge it into its base model with peft and "
-      "pass the result as --model"
+      f"{path} is a {config.get('peft_type')} adapter, expected LORA; merge it into its base "
+      "model with peft and pass the result as --model"
     )
   start = config.get("init_lora_weights")
   if start not in KEEPS_BASE:
     raise InputError(
-      f"{path} has init_lora_weights = {start!r}, which changes the base weights; save it with peft's "
-      "path_initial_model_for_weight_conversion, or merge it and pass the result as --model"
+      f"{path} has init_lora_weights = {start!r}, which changes the base weights; save it with "
+      "peft's path_initial_model_for_weight_conversion, or merge it and pass the result as "
+      "--model"
     )
   for key, value in config.items():
     if key not in USED and key not in HARMLESS and value not in OFF:
       raise InputError(
-        f"{path} has {key} = {gemma_config.short(value)}, which plain LoRA cannot express; merge it into its base "
-        "model with peft and pass the result as --model"
+        f"{path} has {key} = {gemma_config.short(value)}, which plain LoRA cannot express; merge "
+        "it into its base model with peft and pass the result as --model"
       )
   rank = config.get("r")
   alpha = config.get("lora_alpha")

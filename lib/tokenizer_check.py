@@ -1,7 +1,9 @@
-"""What a model's folder says about its tokens beside tokenizer.model, which is the one file that is computed with.
+"""What a model's folder says about its tokens beside tokenizer.model, which is the one file that is
+computed with.
 
-transformers reads tokenizer.json instead. Where the two disagree, the model was trained on other ids than it would get here,
-and nothing would fail: `check_tokenizer_files` refuses it. `trained_style` reads our exports' chat template.
+transformers reads tokenizer.json instead. Where the two disagree, the model was trained on other
+ids than it would get here, and nothing would fail: `check_tokenizer_files` refuses it.
+`trained_style` reads our exports' chat template.
 """
 
 import os
@@ -17,13 +19,13 @@ IMAGE_TOKENS = ("<image_soft_token>", "<start_of_image>", "<end_of_image>")
 
 
 def check_tokenizer_files(folder: str):
-  """Refuses a folder without a sound tokenizer.model, or whose other files give the same text other ids."""
+  """Refuses a folder without a sound tokenizer.model, or with tokens that it lacks."""
   path = os.path.join(folder, "tokenizer.model")
   if not os.path.isfile(path):
     if os.path.isfile(os.path.join(folder, "tokenizer.json")):
       raise InputError(
-        f"{folder} has tokenizer.json and no tokenizer.model, which transformers 5 leaves out; copy "
-        "tokenizer.model from the base model it was made of"
+        f"{folder} has tokenizer.json and no tokenizer.model, which transformers 5 leaves out; "
+        "copy tokenizer.model from the base model it was made of"
       )
     raise InputError(f"{folder} has no tokenizer.model; {gemma_config.NOT_A_MODEL}")
   try:
@@ -35,8 +37,9 @@ def check_tokenizer_files(folder: str):
   for token, number in added_tokens(folder).items():
     if token not in IMAGE_TOKENS and not is_piece(tokenizer, token, number):
       raise InputError(
-        f"{folder} has the added token {token!r} (number {number}), which tokenizer.model lacks: the model would get "
-        "other ids than it was trained on; pass one whose tokens are Gemma's own"
+        f"{folder} has the added token {token!r} (number {number}), which tokenizer.model lacks: "
+        "the model would get other ids than it was trained on; pass one whose tokens are Gemma's "
+        "own"
       )
 
 
@@ -60,7 +63,7 @@ def is_piece(tokenizer: spm.SentencePieceProcessor, token: str, number: int) -> 
 
 
 def trained_style(folder: str) -> tuple[str | None, str | None]:
-  """(style, prompt hash) of the prompt that a folder's chat template renders; (None, None) for a template not ours."""
+  """(style, prompt hash) of a folder's chat template; (None, None) for one that is not ours."""
   path = os.path.join(folder, "tokenizer_config.json")
   template = gemma_config.read_json(path).get("chat_template") if os.path.isfile(path) else None
   for style in contract.STYLES:

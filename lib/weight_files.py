@@ -1,8 +1,10 @@
-"""The weights of a Hugging Face folder: which files hold them, and one line for each way in which they are not what they seem.
+"""The weights of a Hugging Face folder: which files hold them, and one line for each way in which
+they are not what they seem.
 
-As transformers does, the index decides (model.safetensors.index.json), else model.safetensors alone: a second model beside it,
-an adapter or an optimizer's state is never mixed in. `tensor_files` finds every tensor, `text_tensors` gives those of the text
-model their plain names, `check_tensors` compares them with what the model expects, `read_tensor` reads one.
+As transformers does, model.safetensors decides, else the index of its shards: a second model beside
+it, an adapter or an optimizer's state is never mixed in. `tensor_files` finds every tensor,
+`text_tensors` gives those of the text model their plain names, `check_tensors` compares them with
+what the model expects, `read_tensor` reads one.
 """
 
 import os
@@ -19,7 +21,8 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 FLOATS = ("BF16", "F16", "F32", "F64")
 LFS_POINTER = b"version https://git-lfs"
-# What 4B and up put in front of the text model's names: transformers' first releases, then later ones.
+# What 4B and up put in front of the text model's names: transformers' first releases, then later
+# ones.
 PREFIXES = ("language_model.model.", "model.language_model.", "model.")
 NOT_TEXT = re.compile(
   r"(?:model\.)?(?:vision_tower|multi_modal_projector)\..*"  # images, which no stage here sees
@@ -51,11 +54,11 @@ def weight_files(folder: str) -> list[str]:
     found.remove("adapter_model.safetensors")
   if not found:
     raise InputError(f"{folder} has no *.safetensors; {gemma_config.NOT_A_MODEL}")
-  if len(found) == 1:
+  if len(found) == 1:  # a model under another name
     return [os.path.join(folder, found[0])]
   raise InputError(
-    f"{folder} has {len(found)} safetensors files ({found[0]}, …) and neither {SINGLE} nor {INDEX}, which "
-    "says what they hold; download it"
+    f"{folder} has {len(found)} safetensors files ({found[0]}, …) and neither {SINGLE} nor "
+    f"{INDEX}, which says what they hold; download it"
   )
 
 
@@ -78,7 +81,8 @@ def read_header(path: str) -> dict[str, Tensor]:
   with open(path, "rb") as file:
     if file.read(len(LFS_POINTER)) == LFS_POINTER:
       raise InputError(
-        f"{path} is a git-lfs pointer, not the weights; run `git lfs pull` there, or download the file itself"
+        f"{path} is a git-lfs pointer, not the weights; run `git lfs pull` there, or download the "
+        "file itself"
       )
   tensors = {}
   try:
@@ -99,7 +103,7 @@ def read_tensor(tensor: Tensor) -> np.ndarray:
 
 
 def text_tensors(folder: str) -> dict[str, Tensor]:
-  """{name in Gemma3ForCausalLM: Tensor}; images' tensors are left out, any other stranger is refused by name."""
+  """{name in Gemma3ForCausalLM: Tensor} of a folder, without the tensors that see images."""
   found = {}
   for name, tensor in tensor_files(folder).items():
     if NOT_TEXT.fullmatch(name):
@@ -118,31 +122,34 @@ def plain_name(name: str) -> str:
 
 
 def check_tensors(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...]], folder: str):
-  """Refuses weights other than those `expected` by the config, {name: shape}; a tied copy of the embedding may be there."""
+  """Refuses weights other than those that config.json means, `expected`: {name: shape}."""
   config = os.path.join(folder, "config.json")
+  # bitsandbytes and GPTQ keep packed integers under the same names, with further tensors beside
+  # them.
   compressed = sorted(t.name for t in tensors.values() if t.dtype not in FLOATS)
   if compressed:
     tensor = next(t for t in tensors.values() if t.name == compressed[0])
     raise InputError(
-      f"{folder} is quantized ({compressed[0]} is {tensor.dtype}); pass the model with bfloat16 or float32 weights"
+      f"{folder} is quantized ({compressed[0]} is {tensor.dtype}); pass the model with bfloat16 "
+      "or float32 weights"
     )
   strange = sorted(tensors.keys() - expected.keys() - {"lm_head.weight"})
   if strange:
     raise InputError(
-      f"{folder} holds {len(strange)} tensors that no Gemma 3 text model of its config.json has, such as "
-      f"{strange[0]}; expected names such as model.layers.0.self_attn.q_proj.weight"
+      f"{folder} holds {len(strange)} tensors that no Gemma 3 text model of its config.json has, "
+      f"such as {strange[0]}; expected names such as model.layers.0.self_attn.q_proj.weight"
     )
   missing = sorted(expected.keys() - tensors.keys())
   if missing:
     raise InputError(
-      f"{folder} lacks {len(missing)} of {len(expected)} tensors, such as {missing[0]}; finish its download, "
-      f"or correct {config}"
+      f"{folder} lacks {len(missing)} of {len(expected)} tensors, such as {missing[0]}; finish "
+      f"its download, or correct {config}"
     )
   for name, shape in expected.items():
     if tensors[name].shape != shape:
       raise InputError(
-        f"{folder} has {name} of shape {tensors[name].shape}, its config.json means {shape}; they do not "
-        "belong together"
+        f"{folder} has {name} of shape {tensors[name].shape}, its config.json means {shape}; they "
+        "do not belong together"
       )
   if "lm_head.weight" in tensors:
     check_tied_head(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"], folder)
@@ -153,7 +160,8 @@ def check_tied_head(head: Tensor, embedding: Tensor, folder: str):
   same = head.shape == embedding.shape and np.array_equal(read_tensor(head), read_tensor(embedding))
   if not same:
     raise InputError(
-      f"{folder} has an lm_head.weight that is not its embedding; Tunix's Gemma 3 computes only tied ones"
+      f"{folder} has an lm_head.weight that is not its embedding; Tunix's Gemma 3 computes only "
+      "tied ones"
     )
 
 

@@ -241,6 +241,41 @@ def test_merged_goes_back_in_as_model(exported, lora_run):
   )
 
 
+def test_a_peft_folder_exports_and_trains_on(exported, lora_run, data_dir, tmp_path, capsys):
+  """What evaluate.py takes as --checkpoint, export_lora.py and GRPO's --init_from take, too."""
+  peft = exported / "peft"
+  assert run(f"--checkpoint={peft}", f"--out_dir={tmp_path / 'again'}") == 0
+  for name in ("merged/model.safetensors", "peft/adapter_model.safetensors"):
+    wanted = safetensors.numpy.load_file(exported / name)
+    found = safetensors.numpy.load_file(tmp_path / "again" / name)
+    assert all(np.array_equal(found[key], wanted[key]) for key in wanted)
+  assert run(f"--checkpoint={peft}", f"--out_dir={tmp_path / 'zip'}", "--formats=zip") == 2
+  assert "has no Orbax parameters" in capsys.readouterr().err
+  foreign = shutil.copytree(peft, tmp_path / "foreign")
+  (foreign / "tokenizer_config.json").unlink()
+  assert run(f"--checkpoint={foreign}", f"--out_dir={tmp_path / 'no'}") == 2
+  assert "could not say how to prompt it" in capsys.readouterr().err
+  for start in (peft, foreign):
+    out = conftest.run_well(
+      train_grpo,
+      init_from=start,
+      data_dir=data_dir,
+      out_dir=tmp_path / f"grpo_{start.name}",
+      lora_rank=4,
+      lora_alpha=8,
+      max_steps=1,
+      batch_size=2,
+      max_new_tokens=16,
+      overlong_buffer=16,
+      eval_rows=0,
+      force=True,
+    )
+    assert f"starts from {start}" in out
+  before = loading.load_policy("tiny", str(lora_run))
+  after = loading.load_policy("tiny", str(tmp_path / "grpo_peft"))
+  assert np.abs(logits_of(after) - logits_of(before)).max() < 0.1  # one small step from there
+
+
 def test_a_base_in_several_shards_merges_the_same(exported, tokenizer, tmp_path):
   """Keys and values of one layer stand in different shards; an adapter trained on the folder merges to the same tensors."""
   single, sharded = tmp_path / "single", tmp_path / "sharded"

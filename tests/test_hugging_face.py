@@ -1,4 +1,4 @@
-"""Names and layouts: every tensor goes to Hugging Face's and PEFT's form and back without a change."""
+"""Names and layouts: every tensor goes to Hugging Face's and PEFT's form and back unchanged."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,9 @@ def test_peft_factors_are_the_policys_delta(config, lora):
 
 @pytest.mark.parametrize("place", ["model.", "model.language_model.", "language_model.model."])
 def test_adapters_go_there_and_back(config, lora, place):
-  """Under the names of the text model and of the multimodal ones, with PEFT's adapter name or without."""
+  """Under the names of the text model and of the multimodal ones, with PEFT's adapter name or
+  without.
+  """
   adapter = hugging_face.to_peft(lora, config)
   named = {}
   for name, value in adapter.items():

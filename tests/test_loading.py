@@ -1,7 +1,8 @@
 """A model's folder is read as transformers reads it, or refused in one line.
 
-The layouts of every published Gemma 3, at a small random size, give the logits of transformers; then each way in which a
-config.json, the weights or the tokenizer can say something that Tunix would compute wrongly.
+The layouts of every published Gemma 3, at a small random size, give the logits of transformers;
+then each way in which a config.json, the weights or the tokenizer can say something that Tunix
+would compute wrongly.
 """
 
 import dataclasses
@@ -32,7 +33,8 @@ from lib.errors import InputError
 
 TOKENS = [2, 105, *range(200, 222)]  # three times the small sliding window
 
-# Of the published models the ratios, in small: heads, key-value heads, width / heads, scaling, and where 4B's text part lies.
+# Of the published models the ratios, in small: heads, key-value heads, width / heads, scaling, and
+# where 4B's text part lies.
 SMALL = {
   "vocab_size": 600,
   "intermediate_size": 48,
@@ -65,7 +67,9 @@ ONLY_TEXT = ("270m", "1b", "scaled_sliding")
 
 
 def transformers_4(layout: str) -> dict:
-  """config.json of a layout as transformers 4 wrote it: rotary settings flat, the layers' pattern a number."""
+  """config.json of a layout as transformers 4 wrote it: rotary settings flat, the layers' pattern a
+  number.
+  """
   text = {"model_type": "gemma3_text", **SMALL, **LAYOUTS[layout], "sliding_window_pattern": 6}
   text["rope_theta"] = 1_000_000.0
   text["rope_local_base_freq"] = 10_000.0
@@ -91,7 +95,8 @@ def transformers_4(layout: str) -> dict:
 
 
 def torch_models(folder):
-  """Writes a random model for each {folder}/NAME/config.json, as transformers saves it, and {folder}/NAME.npy, its logits.
+  """Writes a random model for each {folder}/NAME/config.json, as transformers saves it, and
+  {folder}/NAME.npy, its logits.
 
   Its source runs in the Python that has torch, so it uses nothing of this file but its argument.
   """
@@ -136,7 +141,9 @@ def words() -> bytes:
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory, words) -> pathlib.Path:
-  """Folders NAME_4 and NAME_5, one model in both spellings, and NAME.npy, what transformers computes."""
+  """Folders NAME_4 and NAME_5, one model in both spellings, and NAME.npy, what transformers
+  computes.
+  """
   root = tmp_path_factory.mktemp("published")
   for layout in LAYOUTS:
     config = transformers_4(layout)
@@ -173,7 +180,9 @@ def test_every_published_layout_gives_the_logits_of_transformers(published, layo
 
 
 def test_names_of_every_release_of_the_multimodal_folder(published, tmp_path):
-  """language_model.model.…, model.language_model.… and the text model's own names hold the same tensors."""
+  """language_model.model.…, model.language_model.… and the text model's own names hold the same
+  tensors.
+  """
   stored = safetensors.numpy.load_file(published / "4b_5/model.safetensors")
   plain = {weight_files.plain_name(name): x for name, x in stored.items() if "layers.0.mlp" in name}
   assert "model.layers.0.mlp.up_proj.weight" in plain
@@ -189,8 +198,9 @@ def test_names_of_every_release_of_the_multimodal_folder(published, tmp_path):
     np.testing.assert_allclose(logits_of(folder), expected, atol=0.01)
 
 
-# ------------------------------------------------------------------------------------------------------------ config.json
-# What config.json of google/gemma-3-4b-it, 12b and 27b says of the text model; the rest is transformers' defaults.
+# --------------------------------------------------------------------------------------------------
+# ---------- config.json What config.json of google/gemma-3-4b-it, 12b and 27b says of the text
+# model; the rest is transformers' defaults.
 GOOGLES_TEXT = {
   "4b": {
     "hidden_size": 2560,
@@ -227,7 +237,9 @@ GOOGLES_TEXT = {
 
 @pytest.mark.parametrize("size", GOOGLES_TEXT)
 def test_googles_own_config_is_tunix_own(tmp_path, size):
-  """The files leave out what transformers takes for granted; Tunix knows the sizes by heart, but for 64 more words."""
+  """The files leave out what transformers takes for granted; Tunix knows the sizes by heart, but
+  for 64 more words.
+  """
   config = {
     "architectures": ["Gemma3ForConditionalGeneration"],
     "boi_token_index": 255999,
@@ -321,7 +333,8 @@ def test_what_changes_no_logit_is_taken(tmp_path):
   assert gemma_config.gemma_config(str(tmp_path), jnp.float32) == before
 
 
-# ---------------------------------------------------------------------------------------------------------- weights, files
+# --------------------------------------------------------------------------------------------------
+# -------- weights, files
 @pytest.fixture(scope="session")
 def small_folder(tmp_path_factory, words) -> pathlib.Path:
   """A text model of random weights, written without torch."""
@@ -514,7 +527,8 @@ def test_weights_of_any_float_are_read(folder, dtype):
   np.testing.assert_array_equal(found, stored[name].astype(np.float32).T)
 
 
-# --------------------------------------------------------------------------------------------------------- PEFT adapters
+# --------------------------------------------------------------------------------------------------
+# ------- PEFT adapters
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ADAPTERS = {  # name: (layout, peft's LoraConfig)
   "all": ("1b", {"target_modules": ALL}),
@@ -542,13 +556,15 @@ REFUSED = {
   "alphas": 'alpha_pattern = {"q_proj": 8}',
   "bias": "lora_bias = true",
   "head": "modules_to_save = [",
-  "embedding": "embed_tokens.lora_embedding",
+  "embedding": "adapter tensor base_model.model.model.embed_tokens",
   "tokens": "trainable_token_indices = [300]",
 }
 
 
 def torch_adapters(folder):
-  """Makes the adapters that {folder}/adapters.json asks for, random, on the models saved there; NAME.npy: their logits."""
+  """Makes the adapters that {folder}/adapters.json asks for, random, on the models saved there;
+  NAME.npy: their logits.
+  """
   import json
   import pathlib
 

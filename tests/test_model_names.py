@@ -1,4 +1,6 @@
-"""--model: a folder, a name on Hugging Face (a server on the loopback address stands for it), on Kaggle, or attached to a notebook."""
+"""--model: a folder, a name on Hugging Face (a server on the loopback address stands for it), on
+Kaggle, or attached to a notebook.
+"""
 
 import http.server
 import json
@@ -24,7 +26,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
-  """As much of Hugging Face's API as a snapshot needs: google/… wants a token, closed/… a licence, nobody/… is not there."""
+  """As much of Hugging Face's API as a snapshot needs: google/… wants a token, closed/… a licence,
+  nobody/… is not there.
+  """
 
   protocol_version = "HTTP/1.1"
 
@@ -165,7 +169,8 @@ def test_a_name_of_no_model_lists_what_is_taken(model):
   assert "\n" not in str(error.value)
 
 
-# ------------------------------------------------------------------------------------------------------ attached on Kaggle
+# --------------------------------------------------------------------------------------------------
+# ---- attached on Kaggle
 def put_model(folder, config=None):
   folder.mkdir(parents=True)
   (folder / "config.json").write_text(json.dumps(config or {"model_type": "gemma3_text"}))
@@ -190,7 +195,9 @@ def test_an_attached_model_is_found_in_every_layout(tmp_path, monkeypatch, layou
 
 
 def test_the_newest_version_is_taken_and_no_output_of_ours(tmp_path, monkeypatch):
-  """Version 10 is newer than 9; a run that was saved under the model's name is no model, nor is the export inside it."""
+  """Version 10 is newer than 9; a run that was saved under the model's name is no model, nor is the
+  export inside it.
+  """
   monkeypatch.setattr(model_names, "KAGGLE_INPUT", str(tmp_path))
   output = tmp_path / "notebooks/me/gemma-3-1b-it"
   put_model(output, {"stage": "grpo", "model": "gemma-3-1b-it"})
