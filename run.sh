@@ -8,7 +8,7 @@
 #   SMOKE=1 ./run.sh                            all of it with a few steps each: minutes before a run of hours
 #   ./run.sh test                               installs what tests need and runs them; test quick: under three minutes
 #
-# MODEL    tiny | gemma-3-270m-it | gemma-3-1b-it | a Hugging Face folder of a Gemma 3 text model
+# MODEL    tiny | gemma-3-{270m,1b,4b,12b,27b}-it or -pt | OWNER/NAME on Hugging Face | a Kaggle handle | a folder of Gemma 3
 # RECIPE   multi_domain | curriculum | dual_stream | four_component (the four lists below)
 # POOL     JSONL files in the unified schema, comma-separated; EVAL_POOL: the same for val and test; empty: the built-in pool
 # OUT      where the stages write, one folder a run; SEED; MAX_HOURS: one time budget for all stages, 0 for none

@@ -65,7 +65,7 @@ flags.DEFINE_string(
 flags.DEFINE_string(
   "model",
   "tiny",
-  "tiny, gemma-3-270m-it, gemma-3-1b-it, or a Hugging Face folder of a Gemma 3 text model.",
+  "tiny, a name (gemma-3-1b-it, google/gemma-3-4b-it, hf:…, kaggle:…) or a folder of Gemma 3.",
   flag_values=FLAGS,
 )
 flags.DEFINE_string(

@@ -18,9 +18,7 @@ from lib import devices, gemma_config, hugging_face, parameters, tokenization, w
 from lib.errors import InputError
 from lib.gemma_config import ModelConfig
 
-TINY_STD = (
-  0.06  # of the tiny model's random weights: trains in minutes, where 0.02 takes far longer
-)
+TINY_STD = 0.06  # of the tiny model's random matrices
 
 
 def tiny_config(vocab_size: int) -> ModelConfig:
