@@ -38,6 +38,7 @@ from lib import (
   references,
   sft_targets,
   tokenization,
+  tokenizer_check,
 )
 from lib.errors import InputError
 
@@ -135,17 +136,9 @@ def open_tokenizer(folder: str):
   """The SentencePieceProcessor of a folder, or of a model by its name."""
   import sentencepiece
 
-  if not pathlib.Path(folder).is_dir():
-    folder = loading.resolve_model(folder)
-  path = pathlib.Path(folder) / "tokenizer.model"
-  if not path.is_file():
-    raise InputError(
-      f"{path} does not exist; --tokenizer takes tiny, nothing, or a folder that holds tokenizer.model"
-    )
-  try:
-    return sentencepiece.SentencePieceProcessor(model_file=str(path))
-  except RuntimeError as error:
-    raise InputError(f"{path} is not a sentencepiece model ({error}); download it again") from error
+  folder = loading.resolve_model(folder)
+  tokenizer_check.check_tokenizer_files(folder)
+  return sentencepiece.SentencePieceProcessor(model_file=f"{folder}/tokenizer.model")
 
 
 def train_tokenizer(rows: list[dict], style: str):

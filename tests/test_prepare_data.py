@@ -1085,7 +1085,7 @@ def test_a_record_that_is_not_as_published_is_named(tmp_path):
       {"mixing": "weights", "domain_weights": "coding=1", "train_size": 90},
       "lower the sizes or add rows",
     ),
-    ({"tokenizer": "{folder}"}, "tokenizer.model does not exist"),
+    ({"tokenizer": "{folder}"}, "has no tokenizer.model"),
     ({"out_dir": "{file}"}, "is a file; expected a folder"),
     ({"sources": "gsm9k"}, "names 'gsm9k'; valid: gsm8k"),
     ({"sources": "gsm8k", "raw_dir": "{folder}/none"}, "is not a folder"),
