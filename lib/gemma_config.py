@@ -13,8 +13,8 @@ from tunix.models.gemma3 import model as gemma3
 
 from lib.errors import InputError
 
-# transformers' Gemma3TextConfig: what a missing key means.
-DEFAULTS = {
+# transformers' Gemma3TextConfig: what a missing key means. Google's 4B leaves out four of the sizes.
+SIZES = {
   "vocab_size": 262_208,
   "hidden_size": 2304,
   "intermediate_size": 9216,
@@ -23,20 +23,12 @@ DEFAULTS = {
   "num_key_value_heads": 4,
   "head_dim": 256,
   "sliding_window": 4096,
-  "query_pre_attn_scalar": 256,
-  "rope_theta": 1_000_000.0,
-  "rope_local_base_freq": 10_000.0,
 }
-WHOLE_NUMBERS = (
-  "vocab_size",
-  "hidden_size",
-  "intermediate_size",
-  "num_hidden_layers",
-  "num_attention_heads",
-  "num_key_value_heads",
-  "head_dim",
-  "sliding_window",
-)
+DEFAULTS = SIZES | {
+  "query_pre_attn_scalar": 256,
+  "rope_theta": 1_000_000.0,  # of the full layers
+  "rope_local_base_freq": 10_000.0,  # of the sliding ones
+}
 
 # What tunix.models.gemma3.model has built in: the only value of these keys that it computes.
 BUILT_IN = {
@@ -44,11 +36,11 @@ BUILT_IN = {
   "hidden_activation": "gelu_pytorch_tanh",
   "hidden_act": "gelu_pytorch_tanh",
   "rms_norm_eps": 1e-6,
-  "attention_bias": False,
-  "use_bidirectional_attention": False,
-  "final_logit_softcapping": None,
+  "attention_bias": False,  # Tunix's projections have none, and its own loader would drop them
+  "use_bidirectional_attention": False,  # EmbeddingGemma has it
+  "final_logit_softcapping": None,  # Gemma 2 had both caps; norms of q and k took their place
   "attn_logit_softcapping": None,
-  "sliding_window_pattern": 6,
+  "sliding_window_pattern": 6,  # every sixth layer is a full one
   "_sliding_window_pattern": 6,
   "partial_rotary_factor": 1.0,
   "quantization_config": None,
@@ -159,7 +151,7 @@ def tunix_config(text: dict, path: str, dtype) -> ModelConfig:
   """Tunix's config from `text_settings`; dtype: of the arithmetic."""
   given = {key: text[key] for key in DEFAULTS if text.get(key) is not None}
   value = DEFAULTS | given
-  for key in WHOLE_NUMBERS:
+  for key in SIZES:
     if type(value[key]) is not int or value[key] < 1:
       raise InputError(f"{path} has {key} = {short(value[key])}, expected a positive whole number")
   check_heads(value, path)

@@ -112,7 +112,7 @@ def from_hf(name: str, value: np.ndarray, config) -> np.ndarray:
 
 
 def module_of(name: str) -> str:
-  """ "model.layers.3.mlp.up_proj.weight" → "mlp.up_proj"; "" outside the layers."""
+  """The projection in model.layers.3.mlp.up_proj.weight is mlp.up_proj; "" outside the layers."""
   match = re.fullmatch(r"model\.layers\.\d+\.(.+)\.weight", name)
   return match[1] if match else ""
 

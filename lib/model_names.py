@@ -36,7 +36,7 @@ KAGGLE_NAME = re.compile(r"(?:kaggle:)?([\w-]+/[\w.-]+/[\w-]+/[\w.-]+(?:/\d+)?)"
 
 
 def resolve_model(model: str) -> str:
-  """ "tiny", or the local folder of the model that --model names; downloads it where it must."""
+  """The folder of the model that --model names, downloaded where it must be; "tiny" stays."""
   folder = os.path.expanduser(model)
   if model == "tiny" or os.path.isdir(folder):
     return folder
@@ -75,10 +75,11 @@ def find_attached(model: str) -> str | None:
 
 def versions_in(folder: str) -> list[tuple[int, str]]:
   """A model's folder, as version 0, and those of its versions: ".../gemma-3-1b-it/10" is 10."""
-  numbers = (
-    [int(name) for name in os.listdir(folder) if name.isdigit()] if os.path.isdir(folder) else []
-  )
-  return [(0, folder), *((n, os.path.join(folder, str(n))) for n in numbers)]
+  found = [(0, folder)]
+  for name in os.listdir(folder) if os.path.isdir(folder) else ():
+    if name.isdigit():
+      found.append((int(name), os.path.join(folder, name)))
+  return found
 
 
 def is_gemma(folder: str) -> bool:

@@ -116,7 +116,7 @@ def text_tensors(folder: str) -> dict[str, Tensor]:
 
 
 def plain_name(name: str) -> str:
-  """ "language_model.model.norm.weight" → "model.norm.weight"."""
+  """A text tensor without its prefix: language_model.model.norm.weight → model.norm.weight."""
   prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
   return f"model.{name.removeprefix(prefix)}" if prefix else name
 
