@@ -31,8 +31,13 @@ LICENCE = (
   "or accept it at kaggle.com/models/google/gemma-3 and set KAGGLE_USERNAME and KAGGLE_KEY, or "
   "attach the model to the notebook; MODEL=tiny ./run.sh needs no account"
 )
-HF_NAME = re.compile(r"(?:hf:)?([\w.-]+/[\w.-]+)")
-KAGGLE_NAME = re.compile(r"(?:kaggle:)?([\w-]+/[\w.-]+/[\w-]+/[\w.-]+(?:/\d+)?)")
+# Not "../x": that is a folder, and not there. Without "kaggle:" a handle must look like one for the
+# same reason: artifacts/run/export/merged has four parts, too.
+HF_NAME = re.compile(r"(?:hf:)?(\w[\w.-]*/[\w.-]+)")
+KAGGLE_NAME = re.compile(
+  r"([\w-]+/[\w.-]+/transformers/[\w.-]+(?:/\d+)?)"
+  r"|kaggle:([\w-]+/[\w.-]+/[\w-]+/[\w.-]+(?:/\d+)?)"
+)
 
 
 def resolve_model(model: str) -> str:
@@ -40,17 +45,17 @@ def resolve_model(model: str) -> str:
   folder = os.path.expanduser(model)
   if model == "tiny" or os.path.isdir(folder):
     return folder
+  short = model.removeprefix("hf:").removeprefix("google/")
+  if short in GOOGLES and (attached := find_attached(short)):
+    return attached
   if model in GOOGLES:
-    attached = find_attached(model)
-    if attached:
-      return attached
     if has_hugging_face_token():  # without one Hugging Face gives no Gemma
       return from_hugging_face(f"google/{model}")
     return from_kaggle(f"google/gemma-3/transformers/{model}")
-  if not model.startswith("kaggle:") and (name := HF_NAME.fullmatch(model)):
+  if name := HF_NAME.fullmatch(model):
     return from_hugging_face(name[1])
-  if not model.startswith("hf:") and (name := KAGGLE_NAME.fullmatch(model)):
-    return from_kaggle(name[1])
+  if handle := KAGGLE_NAME.fullmatch(model):
+    return from_kaggle(handle[1] or handle[2])
   raise InputError(
     f"{model} is neither a folder nor one of: tiny, {', '.join(GOOGLES)}, OWNER/NAME on Hugging "
     "Face, OWNER/MODEL/FRAMEWORK/VARIATION on Kaggle"
@@ -115,8 +120,8 @@ def from_hugging_face(name: str) -> str:
     ) from error
   except Exception as error:  # its own, httpx's and the OS's errors
     raise InputError(
-      f"could not fetch {name} from Hugging Face ({first_line(error)}); is there a network? "
-      f"{LICENCE}"
+      f"{name} is no folder here, and could not be fetched from Hugging Face "
+      f"({first_line(error)}); is there a network? {LICENCE}"
     ) from error
 
 

@@ -148,7 +148,7 @@ def test_a_model_that_is_not_given_names_both_ways_to_it(hub, tmp_path, model, t
     ("gemma-3-4b-pt", "could not fetch google/gemma-3/transformers/gemma-3-4b-pt from Kaggle"),
     ("kaggle:me/mine/jax/one/3", "could not fetch me/mine/jax/one/3 from Kaggle"),
     ("google/gemma-3/transformers/gemma-3-1b-it", "could not fetch google/gemma-3/transformers"),
-    ("google/gemma-3-1b-it", "could not fetch google/gemma-3-1b-it from Hugging Face"),
+    ("google/gemma-3-1b-it", "google/gemma-3-1b-it is no folder here, and could not be fetched"),
   ],
 )
 def test_without_network_and_account_the_reason_and_the_ways_are_one_line(tmp_path, model, words):
@@ -160,7 +160,18 @@ def test_without_network_and_account_the_reason_and_the_ways_are_one_line(tmp_pa
   assert "HF_TOKEN" in line and "KAGGLE_KEY" in line
 
 
-@pytest.mark.parametrize("model", ["gemma-9", "a/b/c", "hf:a/b/c/d", "kaggle:a/b", "not a model"])
+@pytest.mark.parametrize(
+  "model",
+  [
+    "gemma-9",
+    "a/b/c",
+    "hf:a/b/c/d",
+    "kaggle:a/b",
+    "../model",
+    "run/export/tags/merged",
+    "not a model",
+  ],
+)
 def test_a_name_of_no_model_lists_what_is_taken(model):
   with pytest.raises(
     InputError, match="neither a folder nor one of: tiny, gemma-3-270m, "
@@ -190,7 +201,8 @@ def test_an_attached_model_is_found_in_every_layout(tmp_path, monkeypatch, layou
   monkeypatch.setattr(model_names, "KAGGLE_INPUT", str(tmp_path))
   put_model(tmp_path / layout)
   put_model(tmp_path / "gemma-3/transformers/gemma-3-4b-it/1", {"model_type": "gemma3"})
-  assert model_names.resolve_model("gemma-3-1b-it") == str(tmp_path / layout)
+  for name in ("gemma-3-1b-it", "google/gemma-3-1b-it"):
+    assert model_names.resolve_model(name) == str(tmp_path / layout)
   assert model_names.find_attached("gemma-3-270m-it") is None
 
 
