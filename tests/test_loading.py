@@ -680,3 +680,44 @@ def test_an_exported_adapter_tells_its_prompt(adapter, style):
 
 def test_a_model_given_as_checkpoint_is_sent_to_the_right_flag(small_folder):
   assert "pass it as --model" in refusal(loading.read_checkpoint, str(small_folder))
+
+
+# ------------------------------------------------------------------------------------------------------------ checkpoints
+def without_config(run):
+  (run / "config.json").unlink()
+
+
+def on_another_base(run):
+  config = json.loads((run / "config.json").read_text())
+  (run / "config.json").write_text(json.dumps(config | {"model_fingerprint": "0" * 16}))
+
+
+def without_parameters(run):
+  shutil.rmtree(run / "params")
+
+
+def gone(run):
+  shutil.rmtree(run)
+
+
+BROKEN_RUNS = [
+  (without_config, "is incomplete: it has no config.json"),
+  (on_another_base, "pass the --model it was trained on"),
+  (without_parameters, "is no SFT or GRPO folder (no params/ inside, stage 'sft')"),
+  (gone, "does not exist; make it with train_sft.py or train_grpo.py"),
+]
+
+
+@pytest.mark.parametrize("damage,message", BROKEN_RUNS)
+def test_a_checkpoint_that_does_not_fit_is_one_line(sft_dir, data_dir, tmp_path, damage, message):
+  run = shutil.copytree(sft_dir, tmp_path / "sft")
+  damage(run)
+  assert message in refusal(loading.load_policy, "tiny", str(run), data_dir)
+
+
+def test_what_is_no_model_at_all_is_one_line(tmp_path, words):
+  assert "neither a folder nor one of: tiny" in refusal(loading.load_policy, "gemma-9")
+  assert "no tokenizer.model in any folder" in refusal(loading.load_policy, "tiny")
+  assert "has no tokenizer.model" in refusal(loading.load_policy, str(tmp_path))
+  (tmp_path / "tokenizer.model").write_bytes(words)
+  assert "has no config.json" in refusal(loading.load_policy, str(tmp_path))
