@@ -49,7 +49,7 @@ def create_tiny(config: ModelConfig) -> nnx.Module:
   leaves, tree = jax.tree.flatten(nnx.state(model))
   drawn = []
   for number, leaf in enumerate(leaves):
-    if leaf.ndim > 1:
+    if leaf.ndim > 1:  # (in, out), (N, D, H), …: a matrix
       key = jax.random.fold_in(jax.random.key(0), number)
       leaf = TINY_STD * jax.random.normal(key, leaf.shape, leaf.dtype)
     drawn.append(leaf)
@@ -66,7 +66,7 @@ def load_base(model: str, tokenizer, mesh, dtype: str = "auto") -> nnx.Module:
   if model == "tiny":
     config = tiny_config(tokenizer.GetPieceSize())
     check_mesh(config, mesh)
-    with mesh:
+    with mesh:  # Tunix reads the devices from this context
       return shard(nnx.jit(lambda: create_tiny(config))())
   config = gemma_config.gemma_config(model, dtype)
   check_mesh(config, mesh)
@@ -108,7 +108,7 @@ def read_weights(folder: str, config: ModelConfig, mesh) -> nnx.Module:
     parts = []
     for name in sources[parameter]:
       stored = weight_files.read_tensor(tensors[name])
-      part = hugging_face.from_hf(name, stored, config)
+      part = hugging_face.from_hf(name, stored, config)  # a view: nothing is moved yet
       parts.append(part.astype(config.param_dtype))
     if "kv_einsum" in parameter:
       return np.stack(parts)  # two of (K, D, H) → (2, K, D, H)
@@ -117,6 +117,7 @@ def read_weights(folder: str, config: ModelConfig, mesh) -> nnx.Module:
   with mesh:
     model = nnx.eval_shape(lambda: gemma3.Gemma3(config, rngs=nnx.Rngs(0)))  # shapes, no numbers
   layout = nnx.to_flat_state(nnx.get_named_sharding(nnx.state(model), mesh))
+  # One at a time: of 27B no host need hold two copies, and many hold not even one.
   values = {}
   for path, leaf in layout:
     parameter = parameters.dotted(path)
@@ -148,6 +149,7 @@ def fingerprint(model: nnx.Module) -> str:
     model.layers[0].attn.kv_einsum.w.get_value(),  # (2, K, D, H)
     model.final_norm.scale.get_value(),  # (D,)
   ]
+  # In bfloat16: float32 masters of a base, and the base in either dtype, are the same model.
   digest = hashlib.sha256(repr(shape).encode())
   for x in some:
     digest.update(np.asarray(x.astype(jnp.bfloat16)).tobytes())

@@ -13,7 +13,7 @@ from tunix.models.gemma3 import model as gemma3
 
 from lib.errors import InputError
 
-# transformers' Gemma3TextConfig: what a missing key means. Google's 4B leaves out four of the sizes.
+# transformers' Gemma3TextConfig: what a missing key means. Google's 4B leaves out four sizes.
 SIZES = {
   "vocab_size": 262_208,
   "hidden_size": 2304,
@@ -277,5 +277,5 @@ def is_number(value) -> bool:
 
 def short(value) -> str:
   """A value in an error: {"load_in_4bit": …} of bitsandbytes has a dozen keys."""
-  text = json.dumps(value)
+  text = json.dumps(value)  # as the file spells it: true, null
   return text if len(text) <= 60 else text[:57] + "…"

@@ -61,9 +61,10 @@ def hf_shapes(config) -> dict[str, tuple[int, ...]]:
   width = config.embed_dim
   shapes = {"model.embed_tokens.weight": (config.num_embed, width), "model.norm.weight": (width,)}
   for layer in range(config.num_layers):
-    for module, shape in projection_shapes(config).items():
+    for module, shape in projection_shapes(config).items():  # (out, in)
       shapes[f"model.layers.{layer}.{module}.weight"] = shape
     for module in NORMS:
+      # Norms of queries and keys act on each head, the others on the whole width.
       size = config.head_dim if module.startswith("self_attn.") else width
       shapes[f"model.layers.{layer}.{module}.weight"] = (size,)
   return shapes
@@ -176,6 +177,7 @@ def read_pairs(tensors, config) -> dict[tuple[int, str], tuple[np.ndarray, np.nd
     found.setdefault((int(match[1]), match[2]), {})[match[3]] = np.asarray(value)
   if not found:
     raise InputError("the adapter changes nothing in the text model; expected its attention or MLP")
+  # With one rank for all: PEFT's rank_pattern is refused before.
   ranks = {pair["A"].shape[0] for pair in found.values() if "A" in pair}
   for (layer, module), pair in found.items():
     name = f"adapter of layers.{layer}.{module}"
@@ -211,6 +213,7 @@ def add_pair(lora: dict, layer: int, module: str, down, up, split: bool, config)
   into, out = factor_shapes(parameter, rank, config)
   a = lora.setdefault(f"{path}_lora_a", np.zeros(into, down.dtype))  # (in axes…, rank)
   b = lora.setdefault(f"{path}_lora_b", np.zeros(out, up.dtype))  # (rank, out axes…)
+  # Zeros elsewhere: they add nothing to A·B.
   a[..., mine] = down.T.reshape(*into[:-1], r)
   if part is None:
     b[mine] = up.T.reshape(r, *out[1:])

@@ -49,7 +49,8 @@ def load_policy(
   model: str, checkpoint: str = "", data_dir: str = "", mesh: str = "auto", dtype: str = "auto"
 ) -> Policy:
   """The base model, with what the run or the PEFT adapter in `checkpoint` changed in it."""
-  folder = resolve_model(model)
+  folder = resolve_model(model)  # may download
+  checkpoint = os.path.expanduser(checkpoint)
   on = devices.make_mesh(mesh)
   if folder != "tiny":
     tokenizer_check.check_tokenizer_files(folder)
@@ -68,7 +69,7 @@ def load_policy(
       f"{checkpoint} was trained on {config['model']} ({config['model_fingerprint']}), "
       f"--model={model} is {mark}; pass the --model it was trained on"
     )
-  rank = config["lora_rank"]
+  rank = config["lora_rank"]  # 0: the run trained all parameters
   alpha = config["lora_alpha"]
   tuned = parameters.apply_lora(base, on, rank, alpha) if rank else base
   tuned = checkpoints.load_params(params, tuned)
@@ -82,7 +83,7 @@ def read_checkpoint(folder: str) -> tuple[dict, str]:
   run may be unfinished. A PEFT folder gives the same keys, None for what a foreign adapter does not
   tell: style, prompt_hash, model_fingerprint.
   """
-  folder = folder.rstrip("/")
+  folder = os.path.expanduser(folder).rstrip("/")
   if peft_folder.is_adapter(folder):
     return describe_adapter(folder), folder
   config, params = read_run_config(folder)
@@ -100,6 +101,7 @@ def read_run_config(folder: str) -> tuple[dict, str]:
   if os.path.basename(folder) not in ("best", "params"):
     return folders.read_config(folder, MADE_BY), os.path.join(folder, "params")
   run = os.path.dirname(folder)
+  # config.json comes last; run.json has the same facts of a run that was broken off.
   unfinished = not os.path.isfile(os.path.join(run, "config.json"))
   made = folders.read_run(run).get("made") if unfinished else None
   return made or folders.read_config(run, MADE_BY), folder
@@ -136,9 +138,10 @@ def load_peft_adapter(base: nnx.Module, folder: str, mesh) -> tuple[nnx.Module, 
     raise InputError(
       f"{folder} says r = {adapter.rank}, its factors have rank {rank}; save it again with peft"
     )
-  alpha = adapter.alpha / adapter.rank * rank
+  alpha = adapter.alpha / adapter.rank * rank  # the scale, alpha / rank, is the adapter's
   model = parameters.apply_lora(base, mesh, rank, alpha)
   places = parameters.flat_params(model, nnx.LoRAParam)
+  # Projections that the adapter leaves alone keep `apply_lora`'s B of zeros.
   values = {}
   for name, factor in factors.items():
     values[name] = jax.device_put(factor.astype(np.float32), places[name].sharding)

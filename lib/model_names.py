@@ -19,11 +19,13 @@ from lib.errors import InputError
 from lib.weight_files import first_line
 
 SIZES = ("1b", "4b", "12b", "27b")
+# Google's names, the same on both sites; 270M's pretrained model has no "-pt".
 GOOGLES = ("gemma-3-270m", "gemma-3-270m-it") + tuple(
   f"gemma-3-{size}-{kind}" for size in SIZES for kind in ("pt", "it")
 )
 KAGGLE_INPUT = "/kaggle/input"
 KAGGLE_DEPTH = 6  # models/OWNER/MODEL/FRAMEWORK/VARIATION/VERSION
+# Of a repository: beside these there are often the same weights in other formats.
 NEEDED = ("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json")
 NEEDED += ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "adapter_config.json")
 LICENCE = (
@@ -75,7 +77,7 @@ def find_attached(model: str) -> str | None:
     pattern = os.path.join(KAGGLE_INPUT, *["*"] * depth, glob.escape(model))
     for folder in glob.glob(pattern):
       found += [(version, path) for version, path in versions_in(folder) if is_gemma(path)]
-  return max(found)[1] if found else None
+  return max(found)[1] if found else None  # by number: version 10 is newer than 9
 
 
 def versions_in(folder: str) -> list[tuple[int, str]]:

@@ -46,10 +46,12 @@ def check_tokenizer_files(folder: str):
 def added_tokens(folder: str) -> dict[str, int]:
   """{token: id} of the tokens that tokenizer.json and added_tokens.json match before all others."""
   found = {}
+  # transformers' fast tokenizer, which it prefers.
   fast = os.path.join(folder, "tokenizer.json")
   if os.path.isfile(fast):
     for token in gemma_config.read_json(fast).get("added_tokens") or []:
       found[token["content"]] = token["id"]
+  # And its slow one, around sentencepiece.
   slow = os.path.join(folder, "added_tokens.json")
   if os.path.isfile(slow):
     found.update(gemma_config.read_json(slow))
@@ -59,6 +61,7 @@ def added_tokens(folder: str) -> dict[str, int]:
 def is_piece(tokenizer: spm.SentencePieceProcessor, token: str, number: int) -> bool:
   if not 0 <= number < tokenizer.GetPieceSize():
     return False
+  # Runs of spaces are pieces, too: "▁▁" in the one file, two spaces or "▁▁" in the other.
   return tokenizer.IdToPiece(number).replace(SPACE, " ") == token.replace(SPACE, " ")
 
 
