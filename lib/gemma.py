@@ -117,7 +117,7 @@ def read_weights(folder: str, config: ModelConfig, mesh) -> nnx.Module:
   with mesh:
     model = nnx.eval_shape(lambda: gemma3.Gemma3(config, rngs=nnx.Rngs(0)))  # shapes, no numbers
   layout = nnx.to_flat_state(nnx.get_named_sharding(nnx.state(model), mesh))
-  # One at a time: of 27B no host need hold two copies, and many hold not even one.
+  # One at a time: few hosts have room for all of 27B beside what the devices hold.
   values = {}
   for path, leaf in layout:
     parameter = parameters.dotted(path)
