@@ -36,20 +36,10 @@ _bz2 _contextvars _elementtree _json _lsprof _lzma _multiprocessing _opcode
 _posixsubprocess _queue _sqlite3
 _zoneinfo fcntl grp mmap pyexpat termios"""
 ROOM = 64 << 20  # bytes for the bytecode; what stays empty is never allocated
-NOT_KEPT = {
-  *(
-    "test",
-    "tests",
-    "idlelib",
-    "lib2to3",
-    "tkinter",
-    "turtledemo",
-    "ensurepip",
-    "pydoc_data",
-    "venv",
-  ),
-  *("site-packages", "dist-packages", "lib-dynload", "__pycache__", "distutils"),
-}
+# Folders of the library that no answer needs, and those that are not the library's.
+NOT_KEPT = """
+test tests idlelib lib2to3 tkinter turtledemo ensurepip pydoc_data venv distutils site-packages
+dist-packages lib-dynload __pycache__"""
 
 
 def stored_code(path):
@@ -67,8 +57,9 @@ def stored_code(path):
 def library_files():
   """(module, file, whether it is a package) of the standard library's pure Python."""
   root = pathlib.Path(os.__file__).parent
+  left_out = NOT_KEPT.split()
   for folder, inner, files in os.walk(root):
-    inner[:] = [name for name in inner if name not in NOT_KEPT and name.isidentifier()]
+    inner[:] = [name for name in inner if name not in left_out and name.isidentifier()]
     for path in (pathlib.Path(folder, file) for file in files if file.endswith(".py")):
       parts = path.relative_to(root).with_suffix("").parts
       is_package = parts[-1] == "__init__"

@@ -55,6 +55,7 @@ class Judge(wire.Peer):
     self.supplied = {}  # asked name: what stands for it in the tests
     self.space = {"__name__": "tests"}  # where the tests run
     self.errors = data.ERRORS
+    self.plain_values = {}  # number of an answer's object -> the data in it, if that cannot change
 
   def own(self, number):
     value = self.shared[number]

@@ -22,20 +22,9 @@ from lib.sandbox_solver import IMPORTS, definitions, parsed
 
 # Modules whose names tests use without importing them, as the answer's own imports would have
 # covered it. First come first.
-LENT = [
-  "math",
-  "collections",
-  "itertools",
-  "functools",
-  "statistics",
-  "operator",
-  "heapq",
-  "bisect",
-  "copy",
-  "datetime",
-  "decimal",
-  "fractions",
-]
+LENT = """
+math collections itertools functools statistics operator heapq bisect copy datetime decimal
+fractions"""
 # Comparisons of packages that are not here. What an answer defines under these names is no answer.
 NEVER_ASKED = {
   "approx",
@@ -70,7 +59,7 @@ class Plan(NamedTuple):
 def lent_names():
   """{name: module} of what LENT defines."""
   lent = {}
-  for module in LENT:
+  for module in LENT.split():
     for name in vars(importlib.import_module(module)):
       if not name.startswith("_") and not hasattr(builtins, name):
         lent.setdefault(name, module)

@@ -44,21 +44,10 @@ def reflect(operation):
   return reflected
 
 
-ARITHMETIC = [
-  "add",
-  "sub",
-  "mul",
-  "truediv",
-  "floordiv",
-  "mod",
-  "pow",
-  "matmul",
-  "and",
-  "or",
-  "xor",
-  "lshift",
-  "rshift",
-]
+# Python's operators by the names of their methods: "__add__" is asked as operator.__add__(a, b),
+# which also tries the other operand's __radd__, as `a + b` does.
+ARITHMETIC_NAMES = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift"
+ARITHMETIC = ARITHMETIC_NAMES.split()
 BINARY = {f"__{name}__": getattr(operator, f"__{name}__") for name in ARITHMETIC}
 REFLECTED = {f"__r{name}__": reflect(BINARY[f"__{name}__"]) for name in ARITHMETIC}
 IN_PLACE = {f"__i{name}__": getattr(operator, f"__i{name}__") for name in ARITHMETIC}

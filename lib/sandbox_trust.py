@@ -22,64 +22,23 @@ import operator
 import sys
 
 from lib import sandbox_remote as remote
+from lib.sandbox_data import is_mutable
 
 RESULT, OBJECT = "result", "object"
 
-# By these, data answers a question about a value that it is told, or about itself as a whole.
-QUESTIONS = {
-  *(
-    "startswith",
-    "endswith",
-    "find",
-    "rfind",
-    "index",
-    "rindex",
-    "count",
-    "isdisjoint",
-    "issubset",
-    "issuperset",
-  ),
-  *(name for name in dir(str) if name.startswith("is")),
-  *(
-    "is_integer",
-    "all",
-    "any",
-    "equals",
-    "allclose",
-    "isclose",
-    "array_equal",
-    "almost_equal",
-    "samefile",
-    "match",
-  ),
-  *(
-    "is_relative_to",
-    "is_nan",
-    "is_zero",
-    "fullmatch",
-    "compare",
-    "is_signed",
-    "is_finite",
-    "is_infinite",
-  ),
-}
-ANY_OBJECT = {
-  *(
-    "getattr",
-    "setattr",
-    "delattr",
-    "call",
-    "iter",
-    "next",
-    "bool",
-    "str",
-    "repr",
-    "format",
-    "isinstance",
-    "issubclass",
-  ),
-  *("enter", "leave", "copy", "deepcopy", "finish", "plain", "subclass", "super"),
-}
+# By these, data answers a question about a value that it is told, or about itself as a whole. In a
+# test they decide alone: `assert name(3).startswith("Fizz")` compares nothing that came back.
+QUESTION_NAMES = """
+startswith endswith find rfind index rindex count isdisjoint issubset issuperset is_integer all any
+equals allclose isclose array_equal almost_equal samefile match fullmatch is_relative_to is_nan
+is_zero is_signed is_finite is_infinite compare"""
+QUESTIONS = {*QUESTION_NAMES.split(), *(name for name in dir(str) if name.startswith("is"))}
+# What any object may be asked. None of it tells the object what is expected of it, and what it
+# gives back is compared here, unless it is an object again.
+HARMLESS = """
+getattr setattr delattr call iter next bool str repr format isinstance issubclass enter leave copy
+deepcopy finish plain subclass super"""
+ANY_OBJECT = set(HARMLESS.split())
 ARITHMETIC = {**remote.BINARY, **remote.REFLECTED, **remote.IN_PLACE}
 # `abs(f(2) - 4.5) < 1e-6` tells the object what is expected, and asks it how far it is off.
 DIFFERENCE = {"__sub__", "__rsub__", "__isub__"}
@@ -155,12 +114,26 @@ class AnswerObject(remote.Remote):
 
 
 def compared(mine, op, other):
+  # Two objects of the answer: its class decides, as in Python, and is told nothing of the tests'.
   if is_answers(other) and OBJECT in (mine._trust, other._trust):
     return mine._ask(op, other)
   if mine._about == "data" and not is_answers(other):
     # a list with methods of its own: compared is what it holds, by list's own rules
-    return getattr(operator, op)(mine._ask("plain"), other)
+    return getattr(operator, op)(plain(mine), other)
   raise TypeError("an object of the answer can only be compared with objects of its kind")
+
+
+def plain(mine):
+  """The data in an object of a class that inherits from data. What cannot change is asked once: a
+  number that is first high and then low would pass `3 <= f(2) <= 5`.
+  """
+  known = mine._peer.plain_values
+  if mine._number not in known:
+    value = mine._ask("plain")
+    if is_mutable(value):
+      return value
+    known[mine._number] = value
+  return known[mine._number]
 
 
 def comparison(op):
@@ -194,8 +167,10 @@ class Rules:
       return False
     if op in ARITHMETIC:
       other = args[0]
+      # as in `compared`: both are the answer's own
       if is_answers(other) and OBJECT in (mine._trust, other._trust):
         return False
+      # `V(1, 2) * 3` is an object; were it a number, the 3 could have been what is expected
       if trusted and op not in DIFFERENCE:
         return not is_answers(other)
     elif trusted or SPECIAL_METHODS.get(op, op) in defined:
