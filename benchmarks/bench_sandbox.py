@@ -2,7 +2,8 @@
 
   python benchmarks/bench_sandbox.py
 
-Peers: `python -I -S` per job with exit code 0 as verdict, and exec() in this process. All run the same honest jobs in this run.
+Peers: `python -I -S` per job with exit code 0 as verdict, and exec() in this process. All run the
+same honest jobs in this run.
 """
 
 import concurrent.futures
@@ -45,6 +46,13 @@ def process_per_job(job):
   )
 
 
+def in_sandbox(box):
+  def run_batch(jobs):
+    return [verdict.passed for verdict in box.run(jobs)]
+
+  return run_batch
+
+
 def measure(name, run_batch):
   """Median and range of the seconds that one batch of 64 jobs takes, in one printed line."""
   run_batch(JOBS)
@@ -63,12 +71,9 @@ def main():
   for workers in sorted({1, 2, len(os.sched_getaffinity(0))}):
     start = time.perf_counter()
     with sandbox.Sandbox(workers=workers) as box:
-      print(
-        f"sandbox: {workers} workers start in {time.perf_counter() - start:.2f} s, layers {box.layers}"
-      )
-      measure(
-        f"sandbox, {workers} workers", lambda jobs, box=box: [v.passed for v in box.run(jobs)]
-      )
+      seconds = time.perf_counter() - start
+      print(f"sandbox: {workers} workers start in {seconds:.2f} s, layers {box.layers}")
+      measure(f"sandbox, {workers} workers", in_sandbox(box))
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     measure("python -I -S per job, 2 at a time", lambda jobs: list(pool.map(process_per_job, jobs)))
   measure("exec() in the trainer", lambda jobs: [in_process(job) for job in jobs])

@@ -61,6 +61,7 @@ def code_verdicts(answers, truths, metadatas) -> list:
   from lib import sandbox
 
   jobs = [code_job(*row) for row in zip(answers, truths, metadatas, strict=True)]
+  # The key is the whole job: the same answer to other tests is another job.
   keys = [job and hashlib.sha256(json.dumps(job).encode()).digest() for job in jobs]
   new = {key: job for key, job in zip(keys, jobs, strict=True) if key and key not in VERDICTS}
   if new:

@@ -167,9 +167,10 @@ class Sandbox(contextlib.AbstractContextManager):
   layers do not suffice.
 
   What an honest program cannot do here, though it could in plain Python: open files; start
-  processes; import what is not in the standard library; change an argument in place and return
-  another value, visibly; compare what a function returned with objects of its own class, or data
-  with objects; use more than 512 MB or 64 threads.
+  processes; import what is not in the standard library; change an argument in place visibly and
+  return a value (unless the reference does so, too); have what two functions returned compared or
+  added up, unless it is data or one side was built by a class that the tests ask for; have an
+  object compared with data; be asked for type(x); use more than 512 MB or 64 threads.
   """
 
   def __init__(self, workers=None, wall_seconds=3.0):

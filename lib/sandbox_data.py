@@ -146,6 +146,7 @@ def record_type(name, fields):
   return collections.namedtuple(name, fields)
 
 
+# Which containers a call may change in place; `refill` repeats that on the other side's original.
 def is_mutable(value):
   # by type(), as isinstance would ask a Remote for its class
   return issubclass(type(value), MUTABLE)

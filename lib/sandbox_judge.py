@@ -230,6 +230,7 @@ def prepared(fd, job):
   exec("\n".join(plan.imports), space)
   loader = trust.AnswerObject(peer, 0, "")
   given = {name: Given(name) for name in plan.given}
+  # The answer runs now, before the setup: what the setup calls of it must be there.
   load = [job["code"], plan.asked, given, plan.errors]
   values, bases = peer.ask("call", loader, load, trust=trust.RESULT)
   peer.supplied = supplied = supply(peer, plan, values, bases)

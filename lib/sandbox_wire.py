@@ -168,6 +168,8 @@ class Peer:
     while line:
       line = line[os.write(self.fd, line) :]
 
+  # Containers are copied, so a change on one side must be told to the other: with the next message,
+  # as nobody over there can look before it arrives.
   def changed_views(self):
     """The attributes that were read here as a list, dict or set and changed since:
     `bag.items.append(4)` must reach the bag.
