@@ -25,17 +25,24 @@ def mixture(counts: dict, mixing: str, temperature: float, weights: dict) -> dic
   else:
     power = temperature if mixing == "disco" else 1
     raw = {domain: count**power for domain, count in counts.items() if count}
-  total = sum(raw.get(domain, 0) for domain in contract.DOMAINS)
-  return {domain: raw[domain] / total for domain in contract.DOMAINS if raw.get(domain)}
+  order = in_order(raw)
+  total = sum(raw[domain] for domain in order)
+  return {domain: raw[domain] / total for domain in order if raw[domain]}
 
 
-def read_weights(items: list[str]) -> dict[str, float]:
-  """["math=0.35", "coding=0.3"] → {"math": 0.35, "coding": 0.3}."""
+def in_order(domains) -> list[str]:
+  """The project's domains in their order, then those of the user's own, by name."""
+  known = [domain for domain in contract.DOMAINS if domain in domains]
+  return known + sorted(set(domains) - set(known))
+
+
+def read_weights(items: list[str], own=()) -> dict[str, float]:
+  """["math=0.35", "coding=0.3"] → {"math": 0.35, "coding": 0.3}; own: the user's own domains."""
   weights = {}
   for item in items:
     name, _, value = item.partition("=")
     name = name.strip()
-    if name not in contract.DOMAINS:
+    if name not in contract.DOMAINS and name not in own:
       raise InputError(
         f"--domain_weights names {name!r}, which is no domain; valid: {', '.join(contract.DOMAINS)}"
       )
@@ -144,12 +151,17 @@ def pick(rows: list[dict], counts: dict[str, int]) -> dict[str, list[dict]]:
   return chosen
 
 
-def draw(rows: list[dict], words: overlap.Words, sizes: dict, shares: dict) -> tuple[dict, dict]:
+def draw(
+  rows: list[dict], words: overlap.Words, sizes: dict, shares: dict, flexible=frozenset()
+) -> tuple[dict, dict]:
   """(split → rows in final order, the contamination found) from clean, placed rows.
 
   Evaluation rows are drawn first. Training rows are those that share no eight words with them, nor
-  with rows that may only evaluate.
+  with rows that may only evaluate. flexible: the splits that get what there is where that is less
+  than their size; for the others too few rows raise InputError.
   """
+  if {"val", "test"} <= flexible:
+    sizes = sizes | fit_evaluation(sizes, rows, shares)
   chosen = draw_evaluation(rows, sizes, shares)
   taken = {row["index"] for group in chosen.values() for row in group}
 
@@ -162,10 +174,23 @@ def draw(rows: list[dict], words: overlap.Words, sizes: dict, shares: dict) -> t
 
   room = collections.Counter(row["domain"] for row in training)
   chosen["train"] = []
-  for domain, count in quotas(shares, sizes["train"], room, "train").items():
+  train_size = sizes["train"]
+  if "train" in flexible:
+    train_size = min(train_size, sum(room[domain] for domain in shares))
+  for domain, count in quotas(shares, train_size, room, "train").items():
     able = [row for row in training if row["domain"] == domain]
     chosen["train"] += pick(able, {"train": count})["train"]
   return {split: interleave(chosen[split]) for split in contract.SPLITS}, leaks
+
+
+def fit_evaluation(sizes: dict, rows: list[dict], shares: dict) -> dict[str, int]:
+  """The sizes of val and test, in their proportion, where fewer rows may evaluate than they ask."""
+  able = sum(row["side"] != "train" and row["domain"] in shares for row in rows)
+  wanted = sizes["val"] + sizes["test"]
+  if wanted <= able:
+    return {}
+  val = able * sizes["val"] // wanted
+  return {"val": val, "test": able - val}
 
 
 def draw_evaluation(rows: list[dict], sizes: dict, shares: dict) -> dict[str, list[dict]]:
@@ -204,7 +229,7 @@ def interleave(rows: list[dict]) -> list[dict]:
   mixing at sampling time, without blocks and without luck.
   """
   spots = []
-  for domain in contract.DOMAINS:
+  for domain in in_order({row["domain"] for row in rows}):
     group = [row for row in rows if row["domain"] == domain]
     group.sort(key=lambda row: row["rank"])
     if not group:

@@ -4,19 +4,8 @@ import json
 import os
 import pathlib
 
-from lib import contract, tokenization
+from lib import contract, public_sources, tokenization
 from lib.model_names import hub_name
-
-LICENCES = {
-  "gsm8k": "MIT",
-  "mbpp": "CC BY 4.0",
-  "sciq": "CC BY-NC 3.0",
-  "arc_easy": "CC BY-SA 4.0",
-  "arc_challenge": "CC BY-SA 4.0",
-  "strategyqa": "MIT",
-  "dolly": "CC BY-SA 3.0",
-  "no_robots": "CC BY-NC 4.0",
-}
 
 
 # ------------------------------------------------------------------------------------------------------------ model card
@@ -134,8 +123,7 @@ def data_section(data_dir: str) -> str:
   except (OSError, ValueError, KeyError):
     return f"Prepared in `{data_dir}`, which this export could not read."
   sources = [
-    f"{name} ({LICENCES.get(name, 'licence: see its source')})"
-    for name in settings.get("sources") or []
+    f"{name} ({public_sources.SOURCES[name].licence})" for name in settings.get("sources") or []
   ]
   sources += [
     f"{os.path.basename(path)} (licence: see its source)" for path in settings.get("pool") or []

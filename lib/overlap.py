@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib import contract, quantities
+from lib import contract, quantities, splits
 
 # A word, a number, or one symbol that carries meaning in mathematics and code. Other punctuation
 # does not make a new question.
@@ -47,7 +47,7 @@ class Words(NamedTuple):
   start: np.ndarray  # (N + 1,) int32; row i is hashes[start[i]:start[i + 1]]
   owner: np.ndarray  # (W,) int32, the row that a word stands in
   number: np.ndarray  # (W,) bool
-  domain: np.ndarray  # (N,) int8
+  domain: np.ndarray  # (N,) int16
   keys: list  # N times 16 bytes that stand for a row's normalised text
 
 
@@ -94,12 +94,15 @@ def read_words(rows: list[dict]) -> Words:
   keys = []
   for first, end in itertools.pairwise(start):
     keys.append(hashlib.blake2b(hashes[first:end], digest_size=16).digest())
+  # Numbers that tell domains apart; those of the user's own come behind the project's.
+  names = dict.fromkeys((*contract.DOMAINS, *(row["domain"] for row in rows)))
+  number_of = {name: number for number, name in enumerate(names)}
   return Words(
     hashes=hashes,
     start=np.array(start, np.int32),
     owner=np.repeat(np.arange(len(rows), dtype=np.int32), lengths),
     number=is_number[words],
-    domain=np.array([contract.DOMAINS.index(row["domain"]) for row in rows], np.int8),
+    domain=np.array([number_of[row["domain"]] for row in rows], np.int16),
     keys=keys,
   )
 
@@ -144,8 +147,7 @@ def mix(values, salt: int):
 
 def only_evaluates(row: dict) -> bool:
   """Whether its source marks it test, dev, val, valid, validation, eval, …"""
-  split = str(row["metadata"].get("split")).lower()
-  return split.startswith(("test", "dev", "val", "eval"))
+  return splits.evaluates(row["metadata"].get("split"))
 
 
 def is_builtin(row: dict) -> bool:

@@ -1,0 +1,356 @@
+"""A user's own rows, whatever their columns are called → rows of the unified schema.
+
+`to_unified` reads all records of one file. It takes rows of the unified schema as they are, and
+else finds the question, the answer and the worked solution by their columns' common names or by the
+names that the user gives: plain columns, prompt and completion, chat messages, TRL's prompt lists.
+"""
+
+import re
+from typing import NamedTuple
+
+from lib import cells, contract, own_checks, quantities, readers, unified_rows
+from lib.errors import InputError
+
+# Common names, the likeliest first.
+QUESTIONS = ("prompt", "question", "problem", "query", "instruction", "input", "task", "text")
+ANSWERS = (
+  "answer",
+  "final_answer",
+  "expected_answer",
+  "ground_truth",
+  "correct_answer",
+  "gold",
+  "target",
+  "label",
+  "solution",
+  "output",
+  "response",
+  "completion",
+)
+# Beside a conversation that has its answer only these overrule it.
+LIKELY_ANSWERS = ANSWERS[:6]
+REASONINGS = (
+  "reasoning",
+  "rationale",
+  "explanation",
+  "solution",
+  "chain_of_thought",
+  "cot",
+  "generated_solution",
+)
+CONVERSATIONS = ("messages", "conversations", "conversation")
+# Columns that a row's metadata must not take over: they mean something to later stages.
+RESERVED = ("use", "cut", "shown_test", "challenge_tests", "source", "metadata", "domain")
+GUESS_SHARE = 0.9  # of a file's answers that must look alike for its domain to be guessed
+SHORT_ANSWER = 12  # words
+
+
+class Named(NamedTuple):
+  """What the user says about the columns; empty: by their common names."""
+
+  domain: str = ""  # of rows that do not say theirs
+  prompt: str = ""  # column
+  answer: str = ""  # column
+  reasoning: str = ""  # column
+
+
+def to_unified(records: list[readers.Record], source: str, named: Named) -> list[dict]:
+  """All records of one file as checked rows; what is left out is printed and counted.
+
+  source: what rows without a metadata.source count as from. Raises InputError with a row's place.
+  """
+  parsed = [read_row(record, named) for record in records]
+  domain = named.domain or guess_domain(parsed, source)
+  rows = []
+  left_out = 0
+  for record, row in zip(records, parsed, strict=True):
+    if row is None:
+      left_out += 1
+      continue
+    rows.append(complete(row, record, source, domain, named))
+  if left_out:
+    readers.say(f"{source}: {left_out:,} left out: no question or answer, or several turns")
+  return rows
+
+
+def complete(row, record: readers.Record, source: str, domain: str, named: Named) -> dict:
+  """One row with its domain, its source, its check and its split, checked."""
+  if not isinstance(row, dict):
+    return unified_rows.unified(row, record.place)  # which says what it should be
+  if domain:
+    row.setdefault("domain", domain)
+  metadata = row.get("metadata") or {}
+  if isinstance(metadata, dict):
+    added = {}
+    if row.get("own_columns"):
+      added["source"] = source
+    if record.split and "split" not in metadata:
+      added["split"] = record.split
+    way = own_checks.BY_DOMAIN.get(str(row.get("domain")))
+    if way in own_checks.WAYS:  # a function stays in the command line
+      added["check"] = way
+    if added:
+      row["metadata"] = added | metadata
+  return unified_rows.unified(row, record.place)
+
+
+def read_row(record: readers.Record, named: Named):
+  """A row of the unified schema, perhaps still without its domain; None for one to leave out.
+
+  What is no object, and what has the schema already, comes back as it is.
+  """
+  found = record.value
+  if not isinstance(found, dict) or has_schema(found, named):
+    return read_cells(found)
+  if "chosen" in found and "rejected" in found:
+    raise InputError(
+      f"{record.place} is a preference pair (chosen, rejected), expected a question with its "
+      "answer; keep the chosen text as the column answer, or train on pairs with a DPO trainer"
+    )
+  used = set()
+  question, answer = read_question(record, named, used)
+  names = LIKELY_ANSWERS if answer else ANSWERS
+  column = named.answer or first_there(found, [name for name in names if name not in used])
+  if column or not answer:
+    answer = read_answer(record, named, used)
+  column = named.reasoning or first_there(found, [n for n in REASONINGS if n not in used])
+  if named.reasoning and named.reasoning not in found:
+    raise missing(record.place, found, "worked solution", "reasoning_field", [named.reasoning])
+  used.add(column)
+  return build_row(found, used, question, answer, found[column] if column else None)
+
+
+def has_schema(found: dict, named: Named) -> bool:
+  """Whether a record is a row of the unified schema, if perhaps a wrong one, and to be taken as it
+  is: it says its domain, and the columns go by the schema's names or by none that is known.
+  """
+  if "domain" not in found or named.prompt or named.answer or named.reasoning:
+    return False
+  if "answer" in found and isinstance(found.get("prompt"), str):
+    return True
+  if not first_there(found, (*QUESTIONS, *CONVERSATIONS)):
+    return True
+  answered = "answer" in found or not first_there(found, ANSWERS)
+  return answered and isinstance(found.get("prompt"), str)
+
+
+def read_question(record: readers.Record, named: Named, used: set) -> tuple[str, str]:
+  """(question, answer) of a record, the answer "" where only another column can hold it. The
+  columns that were read are added to `used`.
+  """
+  found = record.value
+  if not named.prompt and (column := first_there(found, CONVERSATIONS)):
+    used.add(column)
+    return read_turns(turns_in(found[column]) or [])
+  column = find_column(found, named.prompt, QUESTIONS, "question", "prompt_field", record.place)
+  used.add(column)
+  if turns := turns_in(found[column]):  # TRL: [{"role": "user", "content": …}]
+    return read_turns(turns)
+  question = found[column]
+  if column.lower() == "instruction" and found.get("input"):  # Alpaca: what is worked on
+    used.add("input")
+    question = f"{question}\n\n{found['input']}"
+  return question, ""
+
+
+def read_answer(record: readers.Record, named: Named, used: set):
+  found = record.value
+  column = find_answer(found, named, used, record.place)
+  used.add(column)
+  turns = turns_in(found[column])  # TRL: completion = [{"role": "assistant", "content": …}]
+  return read_turns(turns)[1] if turns else found[column]
+
+
+def turns_in(cell) -> list[dict] | None:
+  """The turns of a conversation, also one that a CSV holds as text; None for anything else."""
+  turns = cells.value(cell)
+  if not isinstance(turns, list) or not turns:
+    return None
+  if not all(isinstance(turn, dict) and turn.keys() & {"role", "from"} for turn in turns):
+    return None
+  return turns
+
+
+def read_cells(row):
+  """A row whose lists and objects a CSV holds as text, with these read; what is no row, as it is."""
+  for name in ("metadata", "test_cases", "facts", "sections", "choices"):
+    if isinstance(row, dict) and isinstance(row.get(name), str):
+      row[name] = cells.value(row[name]) or None
+  return row
+
+
+def find_answer(found: dict, named: Named, used: set, place: str) -> str:
+  """The answer's column; verl keeps it in {"reward_model": {"ground_truth": …}}."""
+  judged = found.get("reward_model")
+  if not named.answer and isinstance(judged, dict) and "ground_truth" in judged:
+    found["ground_truth"] = judged["ground_truth"]
+  names = [name for name in ANSWERS if name not in used]
+  return find_column(found, named.answer, names, "answer", "answer_field", place)
+
+
+def find_column(found: dict, asked: str, names, what: str, flag: str, place: str) -> str:
+  """The column asked for, else the first of the common names, whatever its case."""
+  column = asked if asked in found else "" if asked else first_there(found, names)
+  if not column:
+    raise missing(place, found, what, flag, [asked] if asked else names)
+  return column
+
+
+def first_there(found: dict, names) -> str:
+  spelled = {str(column).strip().lower(): column for column in found}
+  return next((spelled[name] for name in names if name in spelled), "")
+
+
+def missing(place: str, found: dict, what: str, flag: str, names) -> InputError:
+  return InputError(
+    f"{place} has no column with the {what}: found {', '.join(map(str, found))}; expected "
+    f"{', '.join(names)}; rename it, or name it with --{flag}"
+  )
+
+
+def read_turns(turns) -> tuple[str, str]:
+  """(question, answer) of a conversation of one turn; ("", "") for another.
+
+  Turns are {"role", "content"} or {"from", "value"}; a system's text goes before the question.
+  """
+  system, asked, said = [], [], []
+  by_role = {"system": system, "user": asked, "human": asked, "assistant": said, "gpt": said}
+  for turn in turns:
+    role = turn.get("role") or turn.get("from")
+    content = turn.get("content") or turn.get("value") or ""
+    if isinstance(content, list):  # parts: [{"type": "text", "text": …}]
+      content = "\n".join(part.get("text") or "" for part in content)
+    if role not in by_role:
+      return "", ""
+    by_role[role].append(content)
+  if len(asked) > 1 or len(said) > 1:
+    return "", ""
+  return "\n\n".join([*system, *asked]), "".join(said)
+
+
+def build_row(found: dict, used: set, question, answer, reasoning) -> dict | None:
+  """The row; None where it holds no question or no answer."""
+  answer = unified_rows.answer_text(answer)
+  if isinstance(answer, str):
+    steps, answer = split_solution(answer)
+    reasoning = reasoning or steps
+  if not str(question or "").strip() or not str(answer or "").strip():
+    return None
+  extra = {}
+  for name, value in read_cells(dict(found)).items():
+    if name not in used and name not in RESERVED and is_plain(value):
+      extra[name] = value
+  if extra.get("choices"):
+    question, answer = list_choices(str(question), answer, extra)
+  row = {
+    "prompt": str(question),
+    "answer": answer,
+    "reasoning": str(reasoning or "").strip() or None,
+    "metadata": extra | (found.get("metadata") if isinstance(found.get("metadata"), dict) else {}),
+    "own_columns": True,
+  }
+  if found.get("domain"):
+    row["domain"] = found["domain"]
+  return row
+
+
+def list_choices(question: str, answer, extra: dict) -> tuple[str, str]:
+  """The question with its options as A), B), …, unless it holds them, and the right one's letter.
+
+  The answer may be a letter, an option's text or its number from 0 (MMLU). extra["choices"] becomes
+  the list of texts.
+  """
+  choices = extra["choices"]
+  labels = []
+  if isinstance(choices, dict) and "text" in choices:
+    labels = [str(label) for label in choices.get("label") or []]
+    choices = choices["text"]
+  elif isinstance(choices, dict):
+    labels, choices = list(choices), list(choices.values())
+  texts = [str(text) for text in choices]
+  letters = [chr(65 + i) for i in range(len(texts))]
+  for names in (labels, texts, letters, [str(i) for i in range(len(texts))]):
+    if str(answer) in names:
+      answer = letters[names.index(str(answer))]
+      break
+  if not all(text in question for text in texts):
+    listed = [f"\n{letter}) {text}" for letter, text in zip(letters, texts, strict=True)]
+    question += "".join(listed)
+  extra["choices"] = texts
+  return question, answer
+
+
+def is_plain(value) -> bool:
+  """What JSON can hold and a reward of the user's may want to see: no null, no bytes, no date."""
+  if isinstance(value, list):
+    return all(is_plain(item) for item in value)
+  if isinstance(value, dict):
+    return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
+  return isinstance(value, str | bool | int | float) and value == value
+
+
+THOUGHT = re.compile(r"\s*<think>(.*?)</think>(.*)", re.S)
+
+
+def split_solution(text: str) -> tuple[str | None, str]:
+  """(worked solution, final answer) of a text that holds both; (None, text) of any other.
+
+  "2+3=5\\n#### 5" (GSM8K), "… so \\boxed{5}." (MATH), "<think>…</think>5", and this project's tags.
+  """
+  if response := contract.parse_response(text):
+    return response.reasoning, response.answer
+  if thought := THOUGHT.fullmatch(text):
+    inner, answer = split_solution(thought[2].strip())
+    return "\n".join(filter(None, (thought[1].strip(), inner))), answer
+  steps, mark, final = text.rpartition("####")
+  if mark and final.strip() and "\n" not in final.strip():
+    return steps.strip() or None, final.strip().replace(",", "")
+  if (final := last_boxed(text)) and text.strip() != f"\\boxed{{{final}}}":
+    return text.strip(), final
+  return None, final or text
+
+
+def last_boxed(text: str) -> str:
+  """What stands in the last \\boxed{…}, brackets inside counted; "" without one."""
+  start = text.rfind("\\boxed{")
+  if start < 0:
+    return ""
+  depth = 0
+  for end in range(start + len("\\boxed"), len(text)):
+    depth += {"{": 1, "}": -1}.get(text[end], 0)
+    if depth == 0:
+      return text[start + len("\\boxed{") : end].strip()
+  return ""
+
+
+def guess_domain(rows: list, source: str) -> str:
+  """The domain of rows that do not say it, by what their answers look like; says what it took.
+
+  Raises InputError where the answers are long texts: these no check can tell right or wrong.
+  """
+  unsaid = [row for row in rows if isinstance(row, dict) and not row.get("domain")]
+  if not unsaid:
+    return ""
+  answers = [str(row.get("answer") or "") for row in unsaid]
+  looks = {
+    "coding": [bool(row["metadata"].get("test_cases")) for row in unsaid],
+    "science": [bool(row["metadata"].get("choices")) for row in unsaid],
+    "logic": [answer.strip().lower() in ("yes", "no", "true", "false") for answer in answers],
+    "math": [quantities.read_number(answer) is not None for answer in answers],
+  }
+  alike = [domain for domain, found in looks.items() if sum(found) >= GUESS_SHARE * len(found)]
+  domain = alike[0] if alike else "science"
+  short = sum(len(answer.split()) <= SHORT_ANSWER for answer in answers)
+  if not alike and short < GUESS_SHARE * len(answers):
+    raise InputError(
+      f"{source}: the rows say no domain and their answers are long texts; pass --domain=, one of "
+      f"{', '.join(contract.DOMAINS)}, or another with --check=NAME={'|'.join(own_checks.WAYS)}"
+    )
+  why = {
+    "coding": "the rows hold tests",
+    "science": "the answers are options or short texts, compared as text",
+    "logic": "the answers are yes or no",
+    "math": "the answers are numbers",
+  }
+  readers.say(f"{source}: read as {domain}, for {why[domain]}; --domain=NAME says otherwise")
+  return domain

@@ -1,0 +1,94 @@
+"""How long prompts and targets are, in tokens, and what happens to prompts over the limit.
+
+`open_tokenizer` and `train_tokenizer` give the tokenizer that measures, `check_lengths` cuts or
+names what is too long.
+"""
+
+import bisect
+import re
+from collections.abc import Callable
+
+from lib import contract, loading, sft_targets, tokenization, tokenizer_check
+from lib.errors import InputError
+
+
+def open_tokenizer(folder: str):
+  """The SentencePieceProcessor of a folder, or of a model by its name."""
+  import sentencepiece
+
+  folder = loading.resolve_model(folder)
+  tokenizer_check.check_tokenizer_files(folder)
+  return sentencepiece.SentencePieceProcessor(model_file=f"{folder}/tokenizer.model")
+
+
+def train_tokenizer(rows: list[dict], style: str):
+  """The tiny model's tokenizer, from the prompts and targets of training rows."""
+  import sentencepiece
+
+  texts = []
+  for row in rows:
+    target = sft_targets.make_target(row, style) or row["answer"]
+    texts.append(contract.format_prompt(row["question"], style) + target)
+  model = tokenization.train_tokenizer(texts)
+  return sentencepiece.SentencePieceProcessor(model_proto=model)
+
+
+def count_tokens(tokenizer, texts: list[str]) -> list[int]:
+  """Tokens of each text and one more: <bos> before a prompt, the stop token after a target."""
+  return [len(ids) + 1 for ids in tokenizer.encode(texts)]
+
+
+def cut(question: str, fits: Callable[[str], bool]) -> str | None:
+  """The longest shortened text that fits, or None where not even a word does.
+
+  Whole sentences from the start (words, where no sentence fits), a mark, and the last line where it
+  is short, for that is where many instructions stand: "One. Two. Three." → "One. Two. […]".
+  """
+  body, _, last = question.rpartition("\n")
+  if not body or len(last) > 200:
+    body = question
+    last = ""
+  tail = " […]" + (f"\n{last}" if last else "")
+  sentence_end = r"(?<=[.!?])[\"'”’)\]]*(?=\s)"
+  word_end = r"(?=\s)"
+  for boundary in (sentence_end, word_end):
+    ends = [match.end() for match in re.finditer(boundary, body)]
+    fitting = bisect.bisect_left(ends, True, key=lambda end: not fits(body[:end] + tail))
+    if fitting:
+      return body[: ends[fitting - 1]] + tail
+  return None
+
+
+def check_lengths(
+  rows: list[dict], tokenizer, limit: int, overlong: str, style: str
+) -> dict[int, str]:
+  """Notes each row's prompt_tokens. Returns {index: why} of rows to drop.
+
+  A creative question over `limit` tokens is cut where overlong is "cut"; any other is dropped,
+  since what a cut takes away may be what is asked.
+  """
+
+  def measure(questions: list[str]) -> list[int]:
+    prompts = [contract.format_prompt(question, style) for question in questions]
+    return count_tokens(tokenizer, prompts)
+
+  least = measure([""])[0]
+  if least >= limit:
+    raise InputError(
+      f"--max_prompt_tokens={limit} leaves no room for a question: the text around it takes {least}"
+    )
+  dropped = {}
+  for row, tokens in zip(rows, measure([row["question"] for row in rows]), strict=True):
+    row["prompt_tokens"] = tokens
+    if tokens <= limit:
+      continue
+    shorter = None
+    if overlong == "cut" and row["domain"] in contract.CREATIVE_DOMAINS:
+      shorter = cut(row["question"], lambda text: measure([text])[0] <= limit)
+    if shorter is None:
+      dropped[row["index"]] = "prompt too long"
+      continue
+    row["question"] = shorter
+    row["prompt_tokens"] = measure([shorter])[0]
+    row["metadata"] = row["metadata"] | {"cut": True}
+  return dropped
