@@ -1,8 +1,8 @@
-"""Time and memory of prepare_data.py on the seed's pool sizes: 43,116 rows to a 10,000-row mix, without a tokenizer and with one.
+"""Time and memory of prepare_data.py on the multi_domain write-up's pool sizes: 43,116 rows to a 10,000-row mix, without a tokenizer and with one.
 
 Makes a pool of random words in a temporary folder (or takes --pool), runs the script as a user would, once to warm the disk and
 then --repeats times per setting, and prints median seconds, CPU seconds and peak memory. With --peer it times beside them what
-seed 000 did for its 10,000 rows (pandas, no cleaning, no split, no checks), in its own process.
+that write-up did for its 10,000 rows (pandas, no cleaning, no split, no checks), in its own process.
 
   python benchmarks/bench_data.py --tokenizer=/path/to/gemma-3-1b-it
 """
@@ -30,7 +30,7 @@ flags.DEFINE_integer(
   "train_size", 10000, "Training rows of the mix; validation and test get a twentieth each."
 )
 flags.DEFINE_integer("repeats", 3, "Runs per setting; the median counts.")
-flags.DEFINE_bool("peer", True, "Also time the seed's pandas loader and sampler.")
+flags.DEFINE_bool("peer", True, "Also time the write-up's pandas loader and sampler.")
 
 SIZES = {
   "science": 13610,
@@ -108,7 +108,7 @@ def main(_):
         f"--tokenizer={os.path.abspath(FLAGS.tokenizer)}",
       ]
     if FLAGS.peer:
-      settings["peer: seed 000's pandas sampler"] = [
+      settings["peer: the write-up's pandas sampler"] = [
         sys.executable,
         "-c",
         PEER,

@@ -109,6 +109,8 @@ def read_row(record: readers.Record, named: Named):
     )
   used = set()
   question, answer = read_question(record, named, used)
+  if not question:
+    return None
   names = LIKELY_ANSWERS if answer else ANSWERS
   column = named.answer or first_there(found, [name for name in names if name not in used])
   if column or not answer:
