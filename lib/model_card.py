@@ -7,8 +7,6 @@ import pathlib
 from lib import contract, public_sources, tokenization
 from lib.model_names import hub_name
 
-
-# ------------------------------------------------------------------------------------------------------------ model card
 CARD = """---
 license: {licence}
 base_model: {base}
