@@ -1,17 +1,26 @@
-"""GRPO: samples groups of answers, scores them, and moves the model toward the better half of each group.
+"""GRPO: samples groups of answers, scores them, and moves the model toward the better half of each
+group.
 
-Reads   data_dir/{train,val}.jsonl (rows marked metadata.use = "sft" are left to SFT), and init_from, an SFT folder.
-Writes  out_dir/params (the policy), best/ (highest held-out accuracy), checkpoints/ (to resume), metrics.jsonl,
-        samples.jsonl (whole groups with rewards and advantages), curves.png, tokenizer.model, run.json; config.json last.
+Reads   data_dir/{train,val}.jsonl (rows marked metadata.use = "sft" are left to SFT), and
+init_from, an SFT folder. Writes  out_dir/params (the policy), best/ (highest validation accuracy),
+checkpoints/ (to resume),
+        metrics.jsonl, samples.jsonl (whole groups with rewards and advantages), curves.png,
+        tokenizer.model, run.json; config.json last.
 
-  python train_grpo.py --data_dir=artifacts/run/data --model=tiny --init_from=artifacts/run/sft --lora_rank=0 --max_steps=100
+  python train_grpo.py --data_dir=artifacts/run/data --model=tiny --init_from=artifacts/run/sft
+  --lora_rank=0 --max_steps=100
 
-rows → tokens → rollouts → rewards → advantages → update: the sections below, in this order. A step is one optimizer update; a
-batch of prompts serves --num_iterations of them. Where we depart from google-tunix 0.1.7, whose classes this builds on:
-completions keep their stop token; noise is a pure function of (seed, batch, prompt, generation); sampling is untruncated (top-p
-or top-k would make the sampler another distribution than the loss's); old, reference and current log-probs are one function at
-one temperature; KL is the k3 estimator; prompts are padded to one of two widths and completions to their bucket, not to their
-limit; the vocabulary head runs on completion positions only.
+rows → tokens → rollouts → rewards → advantages → update: `train` tells it, lib/ holds the parts. A
+step is one optimizer update; a batch of prompts serves --num_iterations of them. Where we depart
+from google-tunix 0.1.7, whose classes this builds on:
+- completions keep their stop token;
+- noise is a pure function of (seed, batch, prompt, generation);
+- sampling is untruncated: top-p or top-k would make the sampler another distribution than the
+  loss's;
+- old, reference and current log-probs are one function at one temperature, and KL is the k3
+  estimator;
+- reference and update run on real tokens only: prompts and answers are packed end to end;
+- the vocabulary head runs on completion positions only.
 Kill it anywhere and start the same command again: it goes on to the parameters it would have had.
 """
 
@@ -19,40 +28,38 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable
+from typing import NamedTuple
 
-import grain
-import jax.numpy as jnp
-import numpy as np
 from absl import flags
 from tqdm import tqdm
-from tunix.rl import rl_cluster as rl
-from tunix.rl.grpo import grpo_learner
-from tunix.rl.rollout import base_rollout
 
 import rewards
 from lib import (
+  answer_packing,
   checkpoints,
   command_line,
   curves,
   devices,
   folders,
+  grpo_learner,
   grpo_settings,
+  grpo_start,
+  health,
   jsonl,
   llm_judge,
-  loading,
   optimization,
   own_checks,
-  own_rewards,
   parameters,
   preflight,
-  rollouts,
+  programs,
   runs,
+  streams,
   tokenization,
   training_log,
+  validation,
 )
 from lib.errors import InputError
-from lib.grpo_learner import LeanGRPOLearner
+from lib.grpo_learner import LeanGRPOLearner, Prepared
 from lib.grpo_settings import Settings
 from lib.loading import Policy
 from lib.policy_gradient import Batch
@@ -102,7 +109,8 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
   "micro_batch_size",
   0,
-  "Prompts whose activations are in memory at once in an update; 0: batch_size.",
+  "An update holds no more sequences in memory at once than the answers to this many prompts; "
+  "0: batch_size.",
   lower_bound=0,
   flag_values=FLAGS,
 )
@@ -142,7 +150,7 @@ flags.DEFINE_integer("num_iterations", 1, "Updates per batch, μ.", lower_bound=
 flags.DEFINE_float(
   "beta",
   -1.0,
-  "Weight of the KL to the reference; 0 loads no reference; -1: 0.04, but 0 for dr_grpo and dapo, "
+  "Weight of the KL to the reference; 0 loads no reference; -1: 0.04 for grpo, else 0, "
   "as published.",
   lower_bound=-1,
   flag_values=FLAGS,
@@ -162,7 +170,15 @@ flags.DEFINE_float(
 flags.DEFINE_integer(
   "dynamic_sampling",
   -1,
-  "Further batches drawn to replace groups of equal rewards; -1: 3 for dapo, else 0.",
+  "Further batches drawn to replace groups that teach nothing; -1: 3 for dapo, else 0.",
+  flag_values=FLAGS,
+)
+flags.DEFINE_enum(
+  "replace_by",
+  "reward",
+  ["reward", "accuracy"],
+  "What --dynamic_sampling replaces: groups of equal rewards, or, as published for dapo, groups "
+  "whose answers are all right or all wrong (of equal rewards where nothing can be checked).",
   flag_values=FLAGS,
 )
 flags.DEFINE_bool(
@@ -269,6 +285,13 @@ flags.DEFINE_integer(
 flags.DEFINE_float(
   "max_hours", 0.0, "Save and stop after this many hours; 0: no limit.", flag_values=FLAGS
 )
+flags.DEFINE_bool(
+  "stop_on_collapse",
+  False,
+  "Stop where the policy has collapsed (entropy near 0, KL tenfold, nearly all answers cut) or "
+  "most updates are skipped; otherwise the step line warns.",
+  flag_values=FLAGS,
+)
 flags.DEFINE_bool("preflight_only", False, "Print the preflight and stop.", flag_values=FLAGS)
 flags.DEFINE_bool(
   "force", False, "Go on although the preflight found a reason not to.", flag_values=FLAGS
@@ -302,6 +325,7 @@ MAY_CHANGE = (
   "sample_every",
   "max_hours",
   "mesh",
+  "stop_on_collapse",
   "preflight_only",
   "force",
   "wandb",
@@ -321,89 +345,42 @@ PANELS = [
   ("learning rate", ("learning_rate",)),
 ]
 
+LAST_PHASE = 2  # of a curriculum: it pays for everything
+CURVES_EVERY = 300  # seconds: drawing takes seconds once there are thousands of steps
 
-# ------------------------------------------------------------------------------------------------------------ rows → tokens
-def make_stream(rows: list[dict], settings: Settings) -> Callable[[dict], list[dict]]:
-  """progress → the next batch of rows, advancing progress["draws"]: a resumed run draws what it would have drawn.
 
-  Rows come in file order, which prepare_data.py mixed so that every window holds the domains in proportion. With
-  anneal_domains a domain is drawn with probability ∝ its share of the rows × max(0.1, 1 − its running pass rate), and its rows
-  in file order; a domain that cannot be checked counts as one of the mean pass rate.
-  """
-  size = settings.batch_size
-  in_order = grain.MapDataset.range(2**31 - 1).map(
-    lambda i: [rows[(i * size + j) % len(rows)] for j in range(size)]
+class Places(NamedTuple):
+  """Files of a run that grow with it."""
+
+  samples: str
+  metrics: str
+  curves: str
+
+
+def places_of(out_dir: str) -> Places:
+  return Places(
+    samples=os.path.join(out_dir, "samples.jsonl"),
+    metrics=os.path.join(out_dir, "metrics.jsonl"),
+    curves=os.path.join(out_dir, "curves.png"),
   )
-  by_domain = {
-    d: [row for row in rows if row["domain"] == d] for d in sorted({row["domain"] for row in rows})
-  }
-
-  def annealed(progress):
-    rng = np.random.default_rng((settings.seed, progress["draws"]))
-    rates = progress["pass_rate"]
-    unrated = sum(rates.values()) / max(1, len(rates))
-    weights = np.array([len(by_domain[d]) * max(0.1, 1 - rates.get(d, unrated)) for d in by_domain])
-    batch = []
-    for d in rng.choice(list(by_domain), size, p=weights / weights.sum()):
-      at = progress["cursors"].get(str(d), 0)
-      batch.append(by_domain[d][at % len(by_domain[d])])
-      progress["cursors"][str(d)] = at + 1
-    return batch
-
-  def draw(progress):
-    batch = annealed(progress) if settings.anneal_domains else in_order[progress["draws"]]
-    progress["draws"] += 1
-    return batch
-
-  return draw
 
 
-def check_prompts(rows: list[dict], tokenizer, limit: int) -> list[int]:
-  """Prompt lengths in tokens; a row over the limit is refused by id, before anything is compiled."""
-  lengths = [len(tokenization.encode(tokenizer, row["prompt"])) for row in rows]
-  longest = int(np.argmax(lengths))
-  if lengths[longest] > limit:
-    raise InputError(
-      f"row {rows[longest]['id']} has a prompt of {lengths[longest]} tokens, --max_prompt_tokens is {limit}; "
-      f"prepare the data with prepare_data.py --max_prompt_tokens={limit}, or raise it here"
-    )
-  return lengths
-
-
-# ---------------------------------------------------------------------------------------------------------------- the stage
 def next_phase(progress: dict, row: dict, thresholds: list[float]):
-  """--phase_metrics: phase 1 once held-out format reaches the first threshold, phase 2 once accuracy reaches the second."""
-  if progress["phase"] == 0 and row["eval_format"] >= thresholds[0]:
-    progress["phase"] = 1
-  elif progress["phase"] == 1 and (row["eval_accuracy"] or 0.0) >= thresholds[1]:
-    progress["phase"] = 2
-
-
-def check_health(loss: float, failed: int | None, state: dict, save_samples: Callable[[], None]):
-  """Three skipped updates, or three batches with a failed reward function, in a row stop the run; the samples are saved.
-
-  failed: reward functions that raised on this batch; None for its later iterations, which are no new batch.
+  """--phase_metrics: phase 1 once validation format reaches the first threshold, phase 2 once
+  accuracy the second.
   """
-  progress = state["progress"]
-  if failed is not None:
-    progress["reward_failed"] = progress["reward_failed"] + 1 if failed else 0
-  if max(progress["skipped"], progress["reward_failed"]) < 3:
-    return
-  save_samples()
-  reason = "a reward function failed on three batches in a row; mend it and run the same command"
-  if progress["skipped"] >= 3:
-    reason = (
-      f"three updates in a row had a loss or gradient that is not finite (last loss {loss}); start again in another "
-      "--out_dir with a lower --learning_rate or --dtype=float32"
-    )
-  raise InputError(f"step {state['step']}: {reason}; the answers are in samples.jsonl")
+  formatted, accuracy = thresholds
+  if progress["phase"] == 0 and row["eval_format"] >= formatted:
+    progress["phase"] = 1
+  elif progress["phase"] == 1 and (row["eval_accuracy"] or 0.0) >= accuracy:
+    progress["phase"] = LAST_PHASE
 
 
 def train(
   learner: LeanGRPOLearner,
   stream,
   schedule,
-  held_out,
+  held_out: list[dict],
   state: dict,
   *,
   out_dir: str,
@@ -411,76 +388,109 @@ def train(
   save_every: int,
   sample_every: int,
   thresholds: list[float],
+  stop_on_collapse: bool,
   stop,
   log,
 ):
-  """Batches until max_steps or `stop`. state: {"step", "max_steps", "progress"}, which the reward functions read too."""
-  progress, iterations, first = state["progress"], learner.settings.num_iterations, state["step"]
-  samples, metrics = (os.path.join(out_dir, name) for name in ("samples.jsonl", "metrics.jsonl"))
-  bar = tqdm(total=state["max_steps"], initial=first, desc="grpo", disable=None)
-  show = training_log.open_report(bar, state, metrics, stop, log, 3 * iterations)
-  save = lambda: checkpoints.save_checkpoint(
-    manager, state["step"], learner.trainer.model, learner.trainer.optimizer, progress
-  )
-  drawn = -math.inf
+  """Batches until max_steps or `stop`. state: {"step", "max_steps", "progress"}, which the reward
+  functions read too.
+  """
+  progress = state["progress"]
+  iterations = learner.settings.num_iterations
+  places = places_of(out_dir)
+  bar = tqdm(total=state["max_steps"], initial=state["step"], desc="grpo", disable=None)
+  show = training_log.open_report(bar, state, places.metrics, stop, log, steady=3 * iterations)
+  curves_drawn = -math.inf
+
   with bar, checkpoints.open_checkpoints(out_dir) as manager:
     while state["step"] < state["max_steps"] and not stop:
       before = state["step"]
-      if before == first:
-        command_line.say("grpo: compiling rollout and update (the first batch waits for it) …")
-      rollout, scores, advantages, batch, facts = learner.prepare(stream, progress)
-      seen = (
-        training_log.rollout_metrics(rollout, scores, learner.settings)
-        | {"draws": progress["draws"]}
-        | training_log.check_failures()
-      )
-      write_samples = functools.partial(
-        jsonl.append_rows,
-        samples,
-        training_log.sample_rows(before + 1, rollout, scores, advantages, learner.settings),
+
+      # rows → tokens → rollouts → rewards → advantages
+      prepared = learner.prepare(stream, progress)
+      seen = describe_batch(prepared, progress, learner.settings)
+      save_samples = functools.partial(
+        write_samples, places.samples, before + 1, prepared, learner.settings
       )
       if before // iterations % sample_every == 0:
-        write_samples()
+        save_samples()
+
+      # → μ updates
+      batch = prepared.batch
       for iteration in range(min(iterations, state["max_steps"] - before)):
         batch, row = update_once(learner, batch, schedule, state)
-        if held_out and (
-          state["step"] == state["max_steps"] or eval_every and state["step"] % eval_every == 0
-        ):
+        row = seen | row
+        row |= health.watch(row, progress)
+        if due(state, eval_every) and held_out:
           row |= evaluate(learner, held_out, progress, thresholds, out_dir)
-        row |= {"phase": progress["phase"]} if thresholds else {}
-        show(
-          {"step": state["step"], "iteration": iteration, **seen, **row, **facts},
-          int(rollout.lengths.sum()) if iteration == 0 else 0,
-        )
-        check_health(row["loss"], scores.failed if iteration == 0 else None, state, write_samples)
+        if thresholds:
+          row["phase"] = progress["phase"]
+        first = iteration == 0
+        show({"step": state["step"], "iteration": iteration, **row}, seen_tokens(prepared, first))
+        failed = prepared.scores.failed if first else None
+        health.check_health(row, failed, state, save_samples, stop_on_collapse)
         if row["skipped"]:
           break  # the batch would fail again
-        facts |= {
-          name: 0.0 for name in facts if name in training_log.SECONDS
-        }  # the later updates of a batch cost no rollout
+        # The later updates of a batch cost no rollout.
+        seen |= {name: 0.0 for name in seen if name in training_log.SECONDS}
+
       if save_every and state["step"] // save_every > before // save_every:
-        save()
-        if time.monotonic() - drawn > 300:  # it takes seconds once there are thousands of steps
-          curves.plot_curves(jsonl.read_rows(metrics), PANELS, os.path.join(out_dir, "curves.png"))
-          drawn = time.monotonic()
-    save()
+        save(manager, learner, state)
+        if time.monotonic() - curves_drawn > CURVES_EVERY:
+          curves.plot_curves(jsonl.read_rows(places.metrics), PANELS, places.curves)
+          curves_drawn = time.monotonic()
+    save(manager, learner, state)
+
+
+def write_samples(path: str, step: int, prepared: Prepared, settings: Settings):
+  """Whole groups of a batch, to read."""
+  rows = training_log.sample_rows(
+    step, prepared.rollout, prepared.scores, prepared.advantages, settings
+  )
+  jsonl.append_rows(path, rows)
+
+
+def describe_batch(prepared: Prepared, progress: dict, settings: Settings) -> dict:
+  """What metrics.jsonl says of a batch, beside its updates."""
+  metrics = training_log.rollout_metrics(prepared.rollout, prepared.scores, settings)
+  metrics["draws"] = progress["draws"]
+  return metrics | training_log.check_failures() | prepared.facts
+
+
+def seen_tokens(prepared: Prepared, first: bool) -> int:
+  """Tokens sampled for an update: those of its batch for the first, none for the later ones."""
+  return int(prepared.rollout.lengths.sum()) if first else 0
+
+
+def due(state: dict, every: int) -> bool:
+  """Whether something that happens every so many updates, and after the last, happens now; every 0:
+  only then.
+  """
+  last = state["step"] == state["max_steps"]
+  return last or (every > 0 and state["step"] % every == 0)
+
+
+def save(manager, learner: LeanGRPOLearner, state: dict):
+  """A checkpoint of this step."""
+  trainer = learner.trainer
+  checkpoints.save_checkpoint(
+    manager, state["step"], trainer.model, trainer.optimizer, state["progress"]
+  )
 
 
 def update_once(
   learner: LeanGRPOLearner, batch: Batch, schedule, state: dict
 ) -> tuple[Batch, dict]:
-  """One update: the batch for the next iteration, and the update's numbers with its learning rate; counts skipped updates."""
-  start, progress = time.monotonic(), state["progress"]
-  rate = float(
-    schedule(state["step"] - progress["all_skipped"])
-  )  # the schedule counts the updates that were made
+  """One update: the batch for the next iteration, and the numbers of this one."""
+  start = time.monotonic()
+  progress = state["progress"]
+  # The schedule counts the updates that were made.
+  rate = float(schedule(state["step"] - progress["all_skipped"]))
   batch, row = learner.update(batch, rate)
-  row |= {"update_seconds": time.monotonic() - start, "learning_rate": rate}
-  skipped = not np.isfinite(row["loss"] + row["grad_norm"])
   state["step"] += 1
-  progress["skipped"] = progress["skipped"] + 1 if skipped else 0
-  progress["all_skipped"] += int(skipped)
-  return batch, row | {"skipped": progress["skipped"]}
+  row["update_seconds"] = time.monotonic() - start
+  row["learning_rate"] = rate
+  return batch, row
 
 
 def evaluate(
@@ -490,8 +500,10 @@ def evaluate(
   thresholds: list[float],
   out_dir: str,
 ) -> dict:
-  """Held-out numbers; best/ holds the parameters of the highest accuracy (then reward) so far, beside the last ones."""
-  row = preflight.held_out_metrics(learner, held_out)
+  """Validation numbers; best/ holds the parameters of the highest accuracy (then reward) so far,
+  beside the last ones.
+  """
+  row = validation.validation_metrics(learner, held_out)
   score = [row["eval_accuracy"] or 0.0, row["eval_reward"]]
   if progress["best"] is None or score > progress["best"]:
     progress["best"] = score
@@ -501,113 +513,25 @@ def evaluate(
   return row
 
 
-def starting_policy(
-  start: Policy, lora_rank: int, lora_alpha: float, seed: int, with_reference: bool
-):
-  """(policy to train, frozen reference or None). A LoRA start continues as that LoRA; its reference is the start itself."""
-  copy = (
-    lambda model: (
-      parameters.with_params(  # the frozen weights are shared; an update donates what it trains, so that is copied
-        model,
-        {
-          name: jnp.copy(x)
-          for name, x in parameters.flat_params(model, parameters.trainable(model)).items()
-        },
-      )
-    )
-  )
-  if lora_rank and start.lora_rank:
-    if (lora_rank, lora_alpha) != (start.lora_rank, start.lora_alpha):
-      raise InputError(
-        f"--init_from has LoRA rank {start.lora_rank} alpha {start.lora_alpha:g}, the flags say {lora_rank} and "
-        f"{lora_alpha:g}; pass --lora_rank={start.lora_rank} --lora_alpha={start.lora_alpha:g}"
-      )
-    return start, copy(start.model) if with_reference else None
-  if lora_rank:
-    tuned = parameters.apply_lora(start.model, start.mesh, lora_rank, lora_alpha, seed)
-    return start._replace(
-      model=tuned, lora_rank=lora_rank, lora_alpha=lora_alpha
-    ), start.model if with_reference else None
-  merged = (
-    parameters.merge_lora(start.model, start.model, start.lora_alpha)
-    if start.lora_rank
-    else start.model
-  )
-  frozen = {
-    name: x.astype(merged.config.param_dtype) for name, x in parameters.flat_params(merged).items()
-  }  # SFT's are float32
-  return (
-    start._replace(model=parameters.float32_masters(merged), lora_rank=0, lora_alpha=0.0),
-    parameters.with_params(merged, frozen) if with_reference else None,
-  )
-
-
-def build_learner(
-  policy: Policy, reference, optimizer, reward_fns, settings: Settings, engine: str
-) -> LeanGRPOLearner:
-  """Tunix's cluster and learner around the policy; every role on one mesh."""
-  roles = (rl.Role.ACTOR, rl.Role.ROLLOUT) + ((rl.Role.REFERENCE,) if reference is not None else ())
-  rollout_config = base_rollout.RolloutConfig(  # top_p and top_k off: an engine left to itself takes the model's own defaults
-    max_tokens_to_generate=settings.max_new_tokens,
-    max_prompt_length=max(settings.prompt_widths),
-    temperature=settings.temperature,
-    top_p=1.0,
-    top_k=-1,
-    kv_cache_size=max(settings.prompt_widths) + settings.max_new_tokens,
-    eos_tokens=list(tokenization.STOP_IDS),
-    rollout_vllm_model_version=policy.name,
-    rollout_sglang_jax_model_version=policy.name,
-  )
-  cluster_config = rl.ClusterConfig(
-    role_to_mesh=dict.fromkeys(roles, policy.mesh),
-    rollout_config=rollout_config,
-    offload_to_cpu=False,
-    rollout_engine=functools.partial(rollouts.LeanRollout, policy=policy)
-    if engine == "vanilla"
-    else engine,
-    training_config=rl.RLTrainingConfig(actor_optimizer=optimizer, eval_every_n_steps=1),
-  )
-  try:
-    cluster = rl.RLCluster(
-      actor=policy.model,
-      reference=reference,
-      tokenizer=policy.tokenizer,
-      cluster_config=cluster_config,
-    )
-  except ImportError as error:
-    raise InputError(
-      f"--rollout_engine={engine} needs a package that is not installed ({error}); install it, or use "
-      "--rollout_engine=vanilla"
-    ) from error
-  except RuntimeError as error:
-    if "mappings not available" not in str(error):
-      raise
-    raise InputError(
-      f"--rollout_engine={engine}: Tunix cannot give it these weights ({error}); use --rollout_engine=vanilla, or a "
-      "google-tunix above 0.1.7 that maps Gemma 3"
-    ) from error
-  config = grpo_learner.GRPOConfig(
-    policy_loss_fn="lean",
-    num_generations=settings.num_generations,
-    beta=settings.beta,
-    num_iterations=settings.num_iterations,
-    epsilon=settings.epsilon,
-  )
-  return LeanGRPOLearner(cluster, config, reward_fns, policy.tokenizer, policy.mesh, settings)
-
-
-def build(policy, reference, reward_fns, settings: Settings, flag) -> LeanGRPOLearner:
+def build(policy: Policy, reference, reward_fns, settings: Settings, flag) -> LeanGRPOLearner:
   """A learner with fresh optimizer state."""
   optimizer = optimization.make_optimizer(
     b1=0.9, b2=0.99, weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm
   )
-  return build_learner(policy, reference, optimizer, reward_fns, settings, flag.rollout_engine)
+  return grpo_learner.build_learner(
+    policy, reference, optimizer, reward_fns, settings, flag.rollout_engine
+  )
 
 
-def reward_functions(flag, style: str, state: dict) -> list:
-  """The functions of --rewards, with the curriculum's clock and the judge tied in."""
+def reward_functions(flag, style: str, state: dict, phase: int | None = None) -> list:
+  """The functions of --rewards, with the curriculum's clock and the judge tied in.
+
+  phase: of the curriculum, whatever its clock says.
+  """
   options = rewards.read_weights(flag.weights, flag.rewards)
-  if flag.phase_metrics:
+  if phase is not None:
+    options["phase"] = lambda: phase
+  elif flag.phase_metrics:
     options["phase"] = lambda: state["progress"]["phase"]
   else:
     options["progress"] = lambda: state["step"] / state["max_steps"]
@@ -621,73 +545,98 @@ def reward_functions(flag, style: str, state: dict) -> list:
 def load_rows(
   data_dir: str, system: str, allow_mismatch: bool, eval_rows: int
 ) -> tuple[dict, list[dict], list[dict]]:
-  """(config of the data, rows to train on, held-out rows). system: --rewards, which must read the style of the data."""
+  """(config of the data, rows to train on, validation rows). system: its rewards must read the
+  style of the data.
+  """
   config = folders.read_config(data_dir, "prepare_data.py")
   folders.check_prompt_hash(config, data_dir, allow_mismatch)
   wanted = rewards.style_of(system) or config["style"]
   if config["style"] != wanted:
     raise InputError(
-      f"{data_dir} was rendered in style {config['style']}, --rewards={system} pays for style {wanted}; choose "
-      f"other rewards, or prepare the data with --style={wanted}"
+      f"{data_dir} was rendered in style {config['style']}, --rewards={system} pays for style "
+      f"{wanted}; choose other rewards, or prepare the data with --style={wanted}"
     )
-  read = lambda name: jsonl.read_rows(os.path.join(data_dir, name))
-  rows = [row for row in read("train.jsonl") if row["metadata"].get("use") != "sft"]
+  rows = []
+  for row in jsonl.read_rows(os.path.join(data_dir, "train.jsonl")):
+    if row["metadata"].get("use") != "sft":
+      rows.append(row)
   if not rows:
     raise InputError(
-      f"{data_dir}/train.jsonl has no row for GRPO (all are marked metadata.use = sft); prepare more rows"
+      f"{data_dir}/train.jsonl has no row for GRPO (all are marked metadata.use = sft); "
+      "prepare more rows"
     )
-  return config, rows, read("val.jsonl")[:eval_rows]
+  held_out = jsonl.read_rows(os.path.join(data_dir, "val.jsonl"))[:eval_rows]
+  return config, rows, held_out
 
 
-def load_start(flag, style: str) -> Policy:
-  """The policy that --model and --init_from name; it must have learned the style of the data."""
-  if flag.init_from:
-    config, _ = loading.read_checkpoint(flag.init_from)
-    if config["style"]:  # another tool's adapter does not tell
-      folders.check_prompt_hash(config, flag.init_from, flag.allow_prompt_mismatch)
-    if config["style"] not in (style, None):
-      raise InputError(
-        f"--init_from={flag.init_from} was trained in style {config['style']}, {flag.data_dir} is in style {style}; "
-        f"prepare the data with --style={config['style']}, or start from another folder"
-      )
-    if flag.lora_rank and not config["lora_rank"]:
-      raise InputError(
-        f"{flag.init_from} trained all parameters; go on with --lora_rank=0, or export it and pass the merged "
-        "folder as --model to put LoRA on it"
-      )
-    command_line.say(f"grpo: starts from {flag.init_from}, which is also the reference")
-  return loading.load_policy(flag.model, flag.init_from, flag.data_dir, flag.mesh, flag.dtype)
+def choose_shape(flag, lengths: list[int], fsdp: int) -> answer_packing.RowShape:
+  """The packed rows of all batches. lengths: of the prompts, in tokens."""
+  return answer_packing.row_shape(
+    prompt=max(lengths),
+    new=flag.max_new_tokens,
+    generations=flag.num_generations,
+    prompts=flag.batch_size,
+    prompts_at_once=flag.micro_batch_size or flag.batch_size,
+    fsdp=fsdp,
+  )
+
+
+def choose_settings(flag, start: Policy, lengths: list[int], style: str) -> Settings:
+  """The flags and what the model and the prompts make of them."""
+  return grpo_settings.read_settings(
+    flag,
+    prompt_widths=tokenization.choose_widths(lengths, flag.max_prompt_tokens),
+    style=style,
+    row_shape=choose_shape(flag, lengths, start.mesh.shape["fsdp"]),
+    sliding_window=start.model.config.sliding_window_size,
+  )
 
 
 def announce(rows, settings: Settings, policy: Policy):
   """The derived numbers, before the long part."""
-  answers, sampled, updated = (
-    size * settings.num_generations
-    for size in (settings.batch_size, settings.rollout_batch_size, settings.micro_batch_size)
-  )
-  count = parameters.count_parameters(policy.model, parameters.trainable(policy.model)) / 1e6
+  answers = settings.batch_size * settings.num_generations
+  sampled = settings.rollout_batch_size * settings.num_generations
+  trained = parameters.count_parameters(policy.model, parameters.trainable(policy.model))
+  widths = " or ".join(str(width) for width in settings.prompt_widths)
+  shape = settings.row_shape
   command_line.say(
-    f"grpo: {len(rows)} prompts, {settings.batch_size} a batch × {settings.num_generations} answers = {answers}, sampled "
-    f"{sampled} and updated {updated} at once, {settings.num_iterations} update(s) a batch; prompts padded to "
-    f"{' or '.join(map(str, settings.prompt_widths))}, up to {settings.max_new_tokens} new tokens; {settings.algorithm}, "
-    f"{settings.rewards}; {count:.2f}M trainable parameters; {devices.device_line(policy.mesh)}"
+    f"grpo: {len(rows)} prompts, {settings.batch_size} a batch × {settings.num_generations} "
+    f"answers = {answers}, sampled {sampled} at once, {settings.num_iterations} update(s) a "
+    f"batch on packed rows, {shape.rows} × {shape.width} tokens at once; prompts padded to "
+    f"{widths} for sampling, up to {settings.max_new_tokens} new tokens; {settings.algorithm}, "
+    f"{settings.rewards}; "
+    f"{trained / 1e6:.2f}M trainable parameters; {devices.device_line(policy.mesh)}"
   )
 
 
 def resume(out_dir: str, learner: LeanGRPOLearner, state: dict):
-  """Brings model, optimizer, state and row files to the last whole checkpoint, where there is one."""
+  """Brings model, optimizer, state and row files to the last whole checkpoint, if there is one."""
   step, progress = checkpoints.restore_checkpoint(
     out_dir, learner.trainer.model, learner.trainer.optimizer
   )
-  state |= {"step": step, "progress": state["progress"] | progress}
-  for name in ("metrics.jsonl", "samples.jsonl"):
-    jsonl.trim_rows(os.path.join(out_dir, name), step)
+  state["step"] = step
+  state["progress"] |= progress
+  places = places_of(out_dir)
+  for path in (places.metrics, places.samples):
+    jsonl.trim_rows(path, step)
   if step:
     command_line.say(f"grpo: resumed at step {step} of {state['max_steps']}")
 
 
+def compile_programs(learner: LeanGRPOLearner):
+  """Update and reference are compiled before the first step, and never again."""
+  command_line.say("grpo: compiling update and reference …")
+  start = time.monotonic()
+  learner.compile_programs()
+  command_line.say(
+    f"grpo: compiled in {time.monotonic() - start:.0f} s; "
+    "the first batch of each prompt width compiles its sampling"
+  )
+
+
 def main():
-  flag, out_dir = FLAGS, FLAGS.out_dir
+  flag = FLAGS
+  out_dir = flag.out_dir
   max_steps = runs.read_max_steps(flag.max_steps, flag.max_hours)
   own_checks.use(flag.check)
   # Refused here, before a model is loaded: an unknown system, a file that cannot be imported.
@@ -701,58 +650,55 @@ def main():
   _lock = runs.lock_folder(out_dir)  # held until the process ends
   started = runs.begin_run(out_dir, flag.resume_from, folders.recorded_flags(flag), MAY_CHANGE)
   if os.path.isfile(os.path.join(out_dir, "config.json")):
-    return command_line.say(
+    command_line.say(
       f"grpo: {out_dir} is complete, nothing to train; choose another --out_dir to train again"
     )
+    return
   stop = runs.StopSignal(flag.max_hours)
   devices.enable_compilation_cache()
-  start = load_start(flag, style)
-  runs.check_inputs(  # by content: a resume on other rows or from another start would be neither run
-    out_dir,
-    started,
-    data_dir=folders.digest(os.path.join(flag.data_dir, "train.jsonl")),
-    init_from=folders.digest(loading.read_checkpoint(flag.init_from)[1]) if flag.init_from else "",
-    model=start.fingerprint,
-    **own_rewards.digests(flag.rewards),
-  )
-  lengths = check_prompts(rows + held_out, start.tokenizer, flag.max_prompt_tokens)
-  settings = grpo_settings.read_settings(
-    flag,
-    tokenization.choose_widths(lengths, flag.max_prompt_tokens),
-    style,
-    start.mesh.shape["fsdp"],
-  )
+
+  start = grpo_start.load_start(flag, style)
+  grpo_start.check_inputs(flag, out_dir, started, start)
+  lengths = grpo_start.check_prompts(rows + held_out, start.tokenizer, flag.max_prompt_tokens)
+  settings = choose_settings(flag, start, lengths, style)
   state = {
     "step": 0,
     "max_steps": started.get("max_steps") or max_steps or 1000,
     "progress": preflight.new_progress(),
   }
-  reward_fns = reward_functions(flag, style, state)
-  policy, reference = starting_policy(
+  policy, reference = grpo_start.starting_policy(
     start, flag.lora_rank, flag.lora_alpha, flag.seed, settings.reference
   )
   del start  # weights that neither is made of leave the device
   if not started:
-    runs.check_run_fits(
-      out_dir, parameters.count_parameters(policy.model, parameters.trainable(policy.model))
-    )
+    trained = parameters.count_parameters(policy.model, parameters.trainable(policy.model))
+    runs.check_run_fits(out_dir, trained)
   announce(rows, settings, policy)
-  learner, stream = (
-    build(policy, reference, reward_fns, settings, flag),
-    make_stream(rows, settings),
-  )
+  learner = build(policy, reference, reward_functions(flag, style, state), settings, flag)
+  stream = streams.make_stream(rows, settings)
+  compiled = programs.Programs()
+  compile_programs(learner)
+
   if "max_steps" not in started or flag.preflight_only:
-    preflight.before_training(learner, stream, rows, held_out, state, max_steps, stop, flag)
+    state["max_steps"] = preflight.before_training(
+      learner,
+      reward_functions(flag, style, state, phase=LAST_PHASE),
+      stream,
+      rows,
+      held_out,
+      max_steps,
+      stop,
+      flag,
+    )
     if flag.preflight_only:
       return
     runs.record_run(out_dir, max_steps=state["max_steps"])
   resume(out_dir, learner, state)
   facts = runs.describe_run(policy, out_dir, "grpo", data)
-  schedule = optimization.make_schedule(flag.learning_rate, state["max_steps"], final_ratio=0.0)
   train(
     learner,
     stream,
-    schedule,
+    optimization.make_schedule(flag.learning_rate, state["max_steps"], final_ratio=0.0),
     held_out,
     state,
     out_dir=out_dir,
@@ -760,15 +706,15 @@ def main():
     save_every=flag.save_every,
     sample_every=flag.sample_every,
     thresholds=thresholds,
+    stop_on_collapse=flag.stop_on_collapse,
     stop=stop,
     log=training_log.open_log(out_dir, flag.wandb),
   )
   runs.save_run(learner.trainer.model, out_dir, PANELS)
   runs.check_finished(stop, state["step"], state["max_steps"], out_dir)
-  folders.write_config(
-    out_dir, "grpo", FLAGS, style, **facts, steps=state["step"], best=state["progress"]["best"]
-  )
-  command_line.say(f"grpo: {state['step']} steps, parameters in {out_dir}/params")
+  best = state["progress"]["best"]
+  folders.write_config(out_dir, "grpo", FLAGS, style, **facts, steps=state["step"], best=best)
+  command_line.say(f"grpo: {state['step']} steps, {compiled}; parameters in {out_dir}/params")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,22 @@
-"""One GRPO step: ours beside google-tunix's GRPOLearner and TRL's GRPOTrainer, on the same model, prompts, lengths and LoRA.
+"""One GRPO step: ours beside google-tunix's GRPOLearner and TRL's GRPOTrainer, on the same model,
+prompts, lengths and LoRA.
 
-Reads   a model folder, and data_dir/train.jsonl of prepare_data.py (or --prompts, a JSONL with a `question` a row).
-Writes  nothing; prints a table a shape: median s/step, completions/s, tokens/s, CPU seconds, peak memory, ratios.
+Reads   a model folder, and data_dir/train.jsonl of prepare_data.py (or --prompts, a JSONL with a
+`question` a row). Writes  nothing; prints a table a shape: median s/step, completions/s, tokens/s,
+CPU seconds, peak memory, ratios.
 
-  python benchmarks/bench_grpo.py --model=artifacts/gemma-3-270m --prompts=gsm8k.jsonl --peer_python=peer/bin/python
-  python benchmarks/bench_grpo.py --model=artifacts/gemma-3-270m --prompts=gsm8k.jsonl --shapes=2x4,8x4,8x8 --only=ours
-  python benchmarks/bench_grpo.py --model=artifacts/gemma-3-270m --prompts=gsm8k.jsonl --seed_shape
+  python benchmarks/bench_grpo.py --model=artifacts/gemma-3-270m --prompts=gsm8k.jsonl
+  --peer_python=peer/bin/python python benchmarks/bench_grpo.py --model=artifacts/gemma-3-270m
+  --prompts=gsm8k.jsonl --shapes=2x4,8x4,8x8 --only=ours python benchmarks/bench_grpo.py
+  --model=artifacts/gemma-3-270m --prompts=gsm8k.jsonl --seed_shape
 
-Every contestant runs in a process of its own, so that peak memory is its own, and they take turns: ours, Tunix, TRL, ours, …
-A process's first step compiles and is reported apart. All generate exactly max_new_tokens (nothing stops early), with the
-reference's KL and without rematerialisation. Ours pads a batch's prompts as train_grpo.py does, to one of two widths; Tunix to
-the one bucket that holds them all (in the seeds to 1,024, which does not fit 24 GiB); TRL to the longest of the batch. CPU
-seconds (all threads) stand beside the wall clock: on a busy machine they are the steadier measure.
+Every contestant runs in a process of its own, so that peak memory is its own, and they take turns:
+ours, Tunix, TRL, ours, … A process's first step compiles and is reported apart. All generate
+exactly max_new_tokens (nothing stops early), with the reference's KL and without rematerialisation.
+Ours pads a batch's prompts as train_grpo.py does, to one of two widths; Tunix to the one bucket
+that holds them all (in the seeds to 1,024, which does not fit 24 GiB); TRL to the longest of the
+batch. CPU seconds (all threads) stand beside the wall clock: on a busy machine they are the
+steadier measure.
 """
 
 import functools
@@ -34,12 +39,13 @@ from lib import (
   contract,
   devices,
   grpo_settings,
+  grpo_start,
   jsonl,
   loading,
   parameters,
   preflight,
+  streams,
   tokenization,
-  training_log,
 )
 from lib.errors import InputError
 
@@ -107,13 +113,15 @@ flags.DEFINE_string(
 )
 
 
-# -------------------------------------------------------------------------------------------------------------- the race
+# ----------------------------------------------------------------------------------------- the race
 def race(
   script: str, contestants: list[str], job: dict, rounds: int, peer_python: str
 ) -> dict[str, list[list[dict]]]:
-  """Runs every contestant `rounds` times in turns; contestant → per process its steps, as `Clock` wrote them.
+  """Runs every contestant `rounds` times in turns; contestant → per process its steps, as `Clock`
+  wrote them.
 
-  A process that dies (the kernel kills what takes too much memory) leaves the steps it finished, and the reason is printed.
+  A process that dies (the kernel kills what takes too much memory) leaves the steps it finished,
+  and the reason is printed.
   """
   found = {name: [] for name in contestants}
   for _ in range(rounds):
@@ -133,11 +141,10 @@ def race(
         found[name].append(
           [json.loads(line) for line in steps.read_text().splitlines()] if steps.is_file() else []
         )
-        print(
-          f"{name}: {', '.join(format(step['seconds'], '.1f') for step in found[name][-1])} s a step, peak "
-          f"{max([step['peak'] for step in found[name][-1]], default=0):.2f} GiB",
-          flush=True,
-        )  # a race cut short shows these
+        seconds = ", ".join(f"{step['seconds']:.1f}" for step in found[name][-1])
+        peak = max([step["peak"] for step in found[name][-1]], default=0)
+        # A race cut short shows these.
+        print(f"{name}: {seconds} s a step, peak {peak:.2f} GiB", flush=True)
         if done.returncode:
           reason = (
             "killed, most likely for memory" if done.returncode == -9 else f"exit {done.returncode}"
@@ -151,7 +158,9 @@ def race(
 
 
 class Clock:
-  """Appends a line per step: wall and CPU seconds since the last, tokens, and the process's peak memory in GiB."""
+  """Appends a line per step: wall and CPU seconds since the last, tokens, and the process's peak
+  memory in GiB.
+  """
 
   def __init__(self, path: str):
     self.path = path
@@ -173,16 +182,15 @@ def peak_gib() -> float:
 
 
 def summary(processes: list[list[dict]], unit: str) -> dict | None:
-  """Medians over all timed steps: s/step, CPU s/step, `unit` and tokens a second; first step and peak memory apart."""
+  """Medians over all timed steps: s/step, CPU s/step, `unit` and tokens a second; first step and
+  peak memory apart.
+  """
   timed = [step for process in processes for step in process[1:]]
   if not timed:
     return None
-  median = lambda key: statistics.median(step[key] for step in timed)
-  seconds, cpu, tokens = (
-    median("seconds"),
-    median("cpu"),
-    statistics.mean(step["tokens"] for step in timed),
-  )
+  seconds = statistics.median(step["seconds"] for step in timed)
+  cpu = statistics.median(step["cpu"] for step in timed)
+  tokens = statistics.mean(step["tokens"] for step in timed)
   return {
     "s/step": seconds,
     "CPU s/step": cpu,
@@ -195,20 +203,25 @@ def summary(processes: list[list[dict]], unit: str) -> dict | None:
 
 
 def print_table(title: str, found: dict[str, list], unit: str):
-  """A Markdown table: a line a contestant, with the ratios of its wall and CPU time a token to ours."""
+  """A Markdown table: a line a contestant, with the ratios of its wall and CPU time a token to
+  ours.
+  """
   rows = {name: summary(processes, unit) for name, processes in found.items()}
   names = ["s/step", "CPU s/step", f"{unit}/s", "tokens/s", "first step s", "peak GiB"]
-  print(
-    f"\n{title}\n\n| | {' | '.join(names)} | ours is faster, wall | by CPU seconds |\n|---|{'---:|' * (len(names) + 2)}"
-  )
+  columns = ["", *names, "ours is faster, wall", "by CPU seconds"]
+  print(f"\n{title}\n\n| {' | '.join(columns)} |")
+  print(f"|---|{'---:|' * (len(columns) - 1)}")
+
+  def ratio(key: str, row: dict) -> str:
+    return f"{rows['ours'][key] / row[key]:.2f}×" if rows.get("ours") else ""
+
   for name, row in rows.items():
     if row is None:
       print(f"| {name} | {' | '.join(['—'] * len(names))} | no timed step | |")
       continue
-    ratio = lambda key, row=row: f"{rows['ours'][key] / row[key]:.2f}×" if rows.get("ours") else ""
-    print(
-      f"| {name} | {' | '.join(f'{row[n]:.3g}' for n in names)} | {ratio('tokens/s')} | {ratio('tokens/CPU s')} |"
-    )
+    cells = [f"{row[column]:.3g}" for column in names]
+    cells += [ratio("tokens/s", row), ratio("tokens/CPU s", row)]
+    print(f"| {name} | {' | '.join(cells)} |")
   for name, processes in found.items():
     parts = [
       {k: v for k, v in s.items() if k.endswith("_seconds")} for p in processes for s in p[1:]
@@ -222,9 +235,11 @@ def print_table(title: str, found: dict[str, list], unit: str):
   sys.stdout.flush()
 
 
-# ----------------------------------------------------------------------------------------------------------- contestants
+# -------------------------------------------------------------------------------------- contestants
 def variety(prompts, completions, **_) -> list[float]:
-  """The reward of all three: the number of distinct characters. It costs nothing and differs within a group."""
+  """The reward of all three: the number of distinct characters. It costs nothing and differs within
+  a group.
+  """
   return [len(set(completion)) / 100 for completion in completions]
 
 
@@ -234,58 +249,49 @@ def run_ours(job: dict, clock: Clock):
 
   devices.enable_compilation_cache()
   tokenization.STOP_IDS = (-1,)  # no token stops: everybody generates the same number
-  options = {
-    name: job[name]
-    for name in (
-      "model",
-      "batch_size",
-      "micro_batch_size",
-      "num_generations",
-      "max_new_tokens",
-      "lora_rank",
-      "lora_alpha",
-      "temperature",
-      "remat",
-      "dtype",
-    )
-  }
+  names = ("model", "batch_size", "micro_batch_size", "num_generations", "max_new_tokens")
+  names += ("lora_rank", "lora_alpha", "temperature", "remat", "dtype")
   flag = train_grpo.FLAGS
-  flag(["bench_grpo"] + [f"--{name}={value}" for name, value in options.items()])
+  flag(["bench_grpo"] + [f"--{name}={job[name]}" for name in names])
   start = loading.load_policy(flag.model, "", job["data_dir"], "auto", flag.dtype)
   lengths = [len(tokenization.encode(start.tokenizer, row["prompt"])) for row in job["rows"]]
-  widths = (
-    (job["prompt_width"],)
-    if job["prompt_width"]
-    else tokenization.choose_widths(lengths, flag.max_prompt_tokens)
+  widths = tokenization.choose_widths(lengths, flag.max_prompt_tokens)
+  if job["prompt_width"]:
+    widths = (job["prompt_width"],)
+  settings = grpo_settings.read_settings(
+    flag,
+    widths,
+    "tags",
+    train_grpo.choose_shape(flag, lengths, start.mesh.shape["fsdp"]),
+    start.model.config.sliding_window_size,
   )
-  settings = grpo_settings.read_settings(flag, widths, "tags", start.mesh.shape["fsdp"])
-  policy, reference = train_grpo.starting_policy(
+  policy, reference = grpo_start.starting_policy(
     start, flag.lora_rank, flag.lora_alpha, flag.seed, settings.reference
   )
   learner = train_grpo.build(policy, reference, [variety], settings, flag)
-  progress, needed = (
-    preflight.new_progress(),
-    [tokenization.fit(length, widths) for length in lengths],
-  )
-  for width in sorted(set(needed))[:-1]:  # the first step below compiles the last
-    rows = [row for row, needs in zip(job["rows"], needed) if needs == width]
-    learner.update(
-      learner.prepare(train_grpo.make_stream(rows, settings), progress)[3], flag.learning_rate
-    )
-  widest = [row for row, needs in zip(job["rows"], needed) if needs == max(needed)]
-  for step in range(1 + job["steps"]):
-    stream = train_grpo.make_stream(job["rows"] if step else widest, settings)
-    rollout, _, _, batch, facts = learner.prepare(stream, progress)
+  learner.compile_programs()
+  progress = preflight.new_progress()
+
+  def step(rows: list[dict]) -> dict:
+    """One batch and one update; what `Clock.step` notes of it."""
+    prepared = learner.prepare(streams.make_stream(rows, settings), progress)
     middle = time.monotonic()
-    learner.update(batch, flag.learning_rate)
-    facts = {name: facts[name] for name in facts if name in training_log.SECONDS}
-    clock.step(
-      completions=len(rollout.lengths),
-      tokens=int(rollout.lengths.sum()),
-      prompt_width=rollout.prompts.shape[1],
-      **facts,
-      update_seconds=time.monotonic() - middle,
-    )
+    learner.update(prepared.batch, flag.learning_rate)
+    seconds = {name: prepared.facts[name] for name in prepared.facts if name.endswith("_seconds")}
+    return {
+      "completions": len(prepared.rollout.lengths),
+      "tokens": int(prepared.rollout.lengths.sum()),
+      "prompt_width": prepared.rollout.prompts.shape[1],
+      **seconds,
+      "update_seconds": time.monotonic() - middle,
+    }
+
+  needed = [tokenization.fit(length, widths) for length in lengths]
+  for width in sorted(set(needed))[:-1]:  # the first step below compiles the last
+    step([row for row, needs in zip(job["rows"], needed, strict=True) if needs == width])
+  widest = [row for row, needs in zip(job["rows"], needed, strict=True) if needs == max(needed)]
+  for number in range(1 + job["steps"]):
+    clock.step(**step(job["rows"] if number else widest))
 
 
 def run_tunix(job: dict, clock: Clock):
@@ -310,7 +316,8 @@ def run_tunix(job: dict, clock: Clock):
     max(len(tokenization.encode(start.tokenizer, row["prompt"])) for row in job["rows"])
   )
   new, groups, size = job["max_new_tokens"], job["num_generations"], job["batch_size"]
-  rollout_config = base_rollout.RolloutConfig(  # the last id of the vocabulary stops: an unused one, so nothing does
+  # the last id of the vocabulary stops: an unused one, so nothing does
+  rollout_config = base_rollout.RolloutConfig(
     max_tokens_to_generate=new,
     max_prompt_length=width,
     kv_cache_size=width + new,
@@ -377,7 +384,7 @@ def run_tunix(job: dict, clock: Clock):
 CONTESTANTS = {"ours": run_ours, "tunix": run_tunix}
 
 
-# ------------------------------------------------------------------------------------------------------------------ main
+# --------------------------------------------------------------------------------------------- main
 def read_rows(prompts: str, data_dir: str, count: int = 32) -> list[dict]:
   """Rows of prepare_data.py, or made from a JSONL of questions."""
   if not prompts:
@@ -442,14 +449,14 @@ def main():
       rounds,
       flag.peer_python,
     )
-    width = " or ".join(
-      map(
-        str, sorted({step["prompt_width"] for process in found.get("ours", []) for step in process})
-      )
-    )
+    widths = set()
+    for process in found.get("ours", []):
+      widths |= {step["prompt_width"] for step in process}
+    width = " or ".join(str(width) for width in sorted(widths))
     print_table(
-      f"GRPO {size} prompts × {groups} answers, prompts padded to {width}, {job['max_new_tokens']} new tokens, "
-      f"micro-batch {micro}, LoRA {flag.lora_rank}, {flag.dtype}",
+      f"GRPO {size} prompts × {groups} answers, prompts padded to {width}, "
+      f"{job['max_new_tokens']} new tokens, micro-batch {micro}, LoRA {flag.lora_rank}, "
+      f"{flag.dtype}",
       found,
       "completions",
     )

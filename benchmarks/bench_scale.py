@@ -1,13 +1,15 @@
-"""Will it fit? Compiles a Gemma 3's updates and its sampling for chips that are not here, and says what a chip must hold.
+"""Will it fit? Compiles a Gemma 3's updates and its sampling for chips that are not here, and says
+what a chip must hold.
 
 Reads   nothing: the model is its shape alone, no weights are made.
-Writes  nothing; prints bytes a device for every mesh and program. Exit code 2 where one does not fit.
+Writes  nothing; prints bytes a device for every mesh and program. Exit code 2 where one is too big.
 
   pip install libtpu==0.0.42.1; python benchmarks/bench_scale.py --size=1b --meshes=8x1,4x2,2x4
   python benchmarks/bench_scale.py --size=1b --topology=cpu:8
 
---topology=v5e:2x4 asks the TPU compiler itself, which needs libtpu but no TPU: it lays out the memory of a real chip and refuses
-what does not fit. cpu:8 compiles for that many forced host devices: no libtpu, but a CPU's layouts, an upper bound.
+--topology=v5e:2x4 asks the TPU compiler itself, which needs libtpu but no TPU: it lays out the
+memory of a real chip and refuses what does not fit. cpu:8 compiles for that many forced host
+devices: no libtpu, but a CPU's layouts, an upper bound.
 """
 
 import functools
@@ -33,6 +35,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 import train_sft
 from lib import (
+  answer_packing,
   command_line,
   forward_pass,
   gemma,
@@ -43,7 +46,6 @@ from lib import (
   sampling,
 )
 from lib.errors import InputError
-from lib.policy_gradient import Batch
 
 FLAGS = flags.FlagValues()
 # Size.
@@ -134,7 +136,8 @@ CHIP_GB = {"v5e": 16.0, "v6e": 32.0, "v4": 32.0, "v5p": 95.0, "cpu": 16.0}
 def make_devices(topology: str) -> list:
   """The devices of a slice that need not be here; forced host devices for cpu:N."""
   jax.config.update("jax_platforms", "cpu")
-  # What code does on a TPU but not in a process whose devices are CPUs: Tunix lays out activations, the head's chunks are larger.
+  # What code does on a TPU but not in a process whose devices are CPUs: Tunix lays out activations,
+  # the head's chunks are larger.
   sharding_utils.shard = lambda x, axes, eager=False: forward_pass.lay_out(x, *axes)
   logprobs.HEAD_CHUNK *= 4
   kind, _, shape = topology.partition(":")
@@ -153,10 +156,10 @@ def make_devices(topology: str) -> list:
     ) from error
 
 
-# ------------------------------------------------------------------------------------------------------- shapes, no arrays
+# -------------------------------------------------------------------------------- shapes, no arrays
 def place(tree, mesh):
-  """A module or state of shapes with each array's sharding, as its partition spec says; an axis that does not divide is whole,
-  which is what loading does with the one key-value head of 1B."""
+  """A module or state of shapes with each array's sharding, as its partition spec says; an axis
+  that does not divide is whole, which is what loading does with the one key-value head of 1B."""
 
   def sharded(x, spec):
     axes = [
@@ -172,7 +175,10 @@ def place(tree, mesh):
 
 
 def make_models(size: str, mesh, lora_rank: int):
-  """(trained model, its reference) of shapes: bfloat16 weights; float32 adapters, or float32 masters of all parameters."""
+  """(trained model, its reference) of shapes.
+
+  bfloat16 weights; float32 adapters, or float32 masters of all parameters.
+  """
   config = gemma.ModelConfig(
     num_embed=262208 if size == "4b" else 262144,
     head_dim=256,
@@ -180,11 +186,12 @@ def make_models(size: str, mesh, lora_rank: int):
     **SIZES[size],
   )
   base = nnx.eval_shape(lambda: gemma3.Gemma3(config, rngs=nnx.Rngs(0)))
-  tune = lambda base: (
-    parameters.apply_lora(base, mesh, lora_rank, 2.0 * lora_rank)
-    if lora_rank
-    else parameters.float32_masters(base)
-  )
+
+  def tune(base):
+    if lora_rank:
+      return parameters.apply_lora(base, mesh, lora_rank, 2.0 * lora_rank)
+    return parameters.float32_masters(base)
+
   return place(nnx.eval_shape(tune, base), mesh), place(base, mesh)
 
 
@@ -228,18 +235,20 @@ def lower_programs(
   new: int,
   remat: bool,
 ):
-  """{name: a function that lowers it}. A micro-batch has `micro` prompts, an update `micros` of them."""
-  shape = lambda *size, dtype=jnp.int32: jax.ShapeDtypeStruct(size, dtype)
+  """{name: a function that lowers it}. An update has `micros` micro-batches of `micro` prompts."""
+
+  def shape(*size, dtype=jnp.int32):
+    return jax.ShapeDtypeStruct(size, dtype)
+
   real = functools.partial(shape, dtype=jnp.float32)
-  packed = micro % mesh.shape["fsdp"] == 0  # as in grpo_settings.read_settings
-  rows, lines, per = (
-    micro * generations,
-    micro if packed else micro * generations,
-    generations if packed else 1,
+  answers = micros * micro * generations
+  packed = answer_packing.row_shape(
+    prompt, new, generations, micros * micro, micro, mesh.shape["fsdp"]
   )
-  over = lambda x: jax.ShapeDtypeStruct(
-    x.shape, x.dtype, sharding=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
-  )
+  by_rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("fsdp"))
+
+  def over(x):
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_rows)
 
   def grpo():
     settings = types.SimpleNamespace(
@@ -248,34 +257,20 @@ def lower_programs(
     loss = functools.partial(
       policy_gradient.policy_loss, algo_config=types.SimpleNamespace(options=settings)
     )
-    token = lambda: real(micros, rows, new)
-    batch = Batch(
-      shape(micros, lines, prompt),
-      shape(micros, rows, new),
-      token(),
-      real(micros, rows),
-      real(micros, rows),
-      token(),
-      token(),
-      shape(micros, rows, dtype=jnp.bool),
-    )
+    empty = policy_gradient.blank_batch(answer_packing.empty_rows(packed))
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), empty)
     trainer = make_trainer(model, mesh, loss)
     trainer.gen_model_input_fn = lambda batch: {"train_example": batch}
     return lower_step(trainer, batch, mesh)
 
   def reference_pass():
+    rows = answer_packing.empty_rows(packed._replace(turns=1))
+    rows = jax.tree.map(lambda x: over(shape(*x.shape[1:], dtype=x.dtype)), rows)
     with mesh:
-      return policy_gradient.reference_logps.lower(
-        reference,
-        over(shape(lines, prompt)),
-        over(shape(rows, new)),
-        over(shape(rows, new, dtype=jnp.bool)),
-        temperature=0.7,
-        generations=per,
-      )
+      return policy_gradient.reference_logps.lower(reference, rows, temperature=0.7)
 
   def prefill():  # on several devices each answer prefills its own prompt
-    count = micros * rows
+    count = answers
     with mesh:
       return sampling._prefill.lower(
         model,
@@ -304,17 +299,20 @@ def lower_programs(
   return {name: programs[name] for name in names}
 
 
-# ---------------------------------------------------------------------------------------------------------------- the table
+# ---------------------------------------------------------------------------------------- the table
 COLLECTIVE = re.compile(
-  r"= (.*?) (?:all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)(?:-start)?\(.*channel_id=(\d+)"
+  r"= (.*?) (?:all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)"
+  r"(?:-start)?\(.*channel_id=(\d+)"
 )
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4}
 
 
 def megabytes_a_turn(hlo: str) -> float:
-  """MB that one turn of a program's loops brings to a chip over the links: what the collectives that a loop's body reaches return.
+  """MB that one turn of a program's loops brings to a chip over the links: what the collectives
+  that a loop's body reaches return.
 
-  For decoding a turn is a token. A collective that the compiler split into parts, to overlap it, keeps its channel and counts once.
+  For decoding a turn is a token. A collective that the compiler split into parts, to overlap it,
+  keeps its channel and counts once.
   """
   bodies, lines = {}, []
   for line in hlo.splitlines():
@@ -346,7 +344,10 @@ def megabytes_a_turn(hlo: str) -> float:
 
 
 def measure(lowered) -> tuple[float, float, float]:
-  """(GB of arguments, GB of everything at the peak, MB a turn of its loops) a device. A refused program has the size it names."""
+  """(GB of arguments, GB of everything at the peak, MB a turn of its loops) a device.
+
+  A refused program has the size that the refusal names.
+  """
   try:
     compiled = lowered.compile()
   except jax.errors.JaxRuntimeError as error:
@@ -371,9 +372,10 @@ def main():
   micro = flag.micro_batch_size or flag.batch_size
   what = f"LoRA {flag.lora_rank}" if flag.lora_rank else "all parameters"
   print(
-    f"Gemma 3 {flag.size}, {what}, {flag.batch_size} prompts × {flag.num_generations} answers in micro-batches of {micro}, "
-    f"{flag.max_prompt_tokens} + {flag.max_new_tokens} tokens, remat {'on' if flag.remat else 'off'}; {len(devices)} × "
-    f"{devices[0].device_kind}, {limit:g} GB each; jax {jax.__version__}; compiled on {machine_line()}"
+    f"Gemma 3 {flag.size}, {what}, {flag.batch_size} prompts × {flag.num_generations} answers "
+    f"in micro-batches of {micro}, {flag.max_prompt_tokens} + {flag.max_new_tokens} tokens, "
+    f"remat {'on' if flag.remat else 'off'}; {len(devices)} × {devices[0].device_kind}, "
+    f"{limit:g} GB each; jax {jax.__version__}; compiled on {machine_line()}"
   )
   print("mesh   program    arguments GB   peak GB   links, MB a token   compiled in s")
   too_big = []
@@ -405,16 +407,18 @@ def main():
       start = time.monotonic()
       arguments, peak, links = measure(program())
       fits = peak <= limit
-      too_big += [f"{name} on {spec} ({peak:.1f} GB)"] * (not fits)
+      if not fits:
+        too_big.append(f"{name} on {spec} ({peak:.1f} GB)")
+      a_token = f"{links:.1f}" if name == "decode" else ""
       print(
-        f"{spec:<6} {name:<10} {arguments:12.2f} {peak:9.2f} {f'{links:.1f}' if name == 'decode' else '':>19} "
+        f"{spec:<6} {name:<10} {arguments:12.2f} {peak:9.2f} {a_token:>19} "
         f"{time.monotonic() - start:15.0f}{'' if fits else '   does not fit'}",
         flush=True,
       )
   if too_big:
     raise InputError(
-      f"{', '.join(too_big)} exceed {limit:g} GB a device; use --remat, fewer prompts a micro-batch, "
-      "shorter answers or another mesh"
+      f"{', '.join(too_big)} exceed {limit:g} GB a device; use --remat, fewer prompts a "
+      "micro-batch, shorter answers or another mesh"
     )
 
 

@@ -1,7 +1,9 @@
-"""TRL's GRPOTrainer or SFTTrainer doing the job that bench_grpo.py or bench_sft.py hands it, timed step by step.
+"""TRL's GRPOTrainer or SFTTrainer doing the job that bench_grpo.py or bench_sft.py hands it, timed
+step by step.
 
-Runs in the environment of benchmarks/requirements.txt, started by those two:  peer/bin/python benchmarks/trl_peer.py job.json
-Reads   the job; writes one line a step to its steps_path, with the fields of bench_grpo.Clock.
+Runs in the environment of benchmarks/requirements.txt, started by those two:  peer/bin/python
+benchmarks/trl_peer.py job.json Reads   the job; writes one line a step to its steps_path, with the
+fields of bench_grpo.Clock.
 """
 
 import json
@@ -77,7 +79,9 @@ def lora(job: dict) -> peft.LoraConfig:
 
 
 def grpo(job: dict, clock: Clock) -> trl.GRPOTrainer:
-  """job: rows, batch_size and micro_batch_size in prompts, num_generations, max_new_tokens, temperature, LoRA."""
+  """job: rows, batch_size and micro_batch_size in prompts, num_generations, max_new_tokens,
+  temperature, LoRA.
+  """
   groups, new, size = job["num_generations"], job["max_new_tokens"], job["batch_size"]
 
   def variety(prompts, completions, completion_ids, **_):
@@ -115,10 +119,12 @@ def grpo(job: dict, clock: Clock) -> trl.GRPOTrainer:
 
 
 def sft(job: dict, clock: Clock) -> trl.SFTTrainer:
-  """job: pairs of (prompt, target) texts in the order of the steps, batch_size and micro_batch_size in rows, max_length."""
+  """job: pairs of (prompt, target) texts in the order of the steps, batch_size and micro_batch_size
+  in rows, max_length.
+  """
 
   class InOrder(trl.SFTTrainer):
-    """The rows in the order given, so that all contestants see the same; and their tokens counted."""
+    """The rows in the order given, so that all contestants see the same; tokens are counted."""
 
     def _get_train_sampler(self, *args, **kwargs):
       return torch.utils.data.SequentialSampler(self.train_dataset)

@@ -67,6 +67,7 @@ def jit_reading(static_argnames: tuple[str, ...] = (), donate: bool = False):
     def merged(graph, state, *args, **options):
       return function(nnx.merge(graph, state), *args, **options)
 
+    merged.__name__ = function.__name__  # what logs and profiles call the program
     compiled = jax.jit(
       merged,
       static_argnums=0,  # the graph: what the model is, without its numbers

@@ -1,162 +1,347 @@
-"""TODO-DOC grpo_learner."""
+"""Tunix's GRPO learner with its two wasteful or wrong parts replaced: prompts → training data, and
+the update.
 
+build_learner                       a learner around a policy
+LeanGRPOLearner.prepare             rows → rollout → scores → advantages → batch
+LeanGRPOLearner.update              one optimizer update
+informative_groups, join_groups     dynamic sampling
+"""
+
+import functools
 import time
+from typing import NamedTuple
 
-import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from tunix.rl import rl_cluster as rl
 from tunix.rl.grpo import grpo_learner
+from tunix.rl.rollout import base_rollout
 
-from lib import optimization, policy_gradient, rollouts, training_log
+from lib import (
+  answer_packing,
+  checking,
+  checkpoints,
+  optimization,
+  parameters,
+  policy_gradient,
+  rollouts,
+  tokenization,
+  training_log,
+)
+from lib.errors import InputError
 from lib.grpo_settings import Settings
+from lib.loading import Policy
 from lib.policy_gradient import Batch
 from lib.rollouts import Rollout, Scores
 
+# Of the running pass rate of a domain, what a new batch replaces.
+PASS_RATE_STEP = 0.1
+
+
+class Group(NamedTuple):
+  """The answers to one prompt, as a place in the batch that they were drawn with."""
+
+  rollout: Rollout
+  scores: Scores
+  index: int
+
+
+class Prepared(NamedTuple):
+  """All that comes before an update."""
+
+  rollout: Rollout
+  scores: Scores
+  advantages: np.ndarray  # (N,)
+  batch: Batch  # (M, R, T) micro-batches
+  facts: dict  # seconds and shares to log
+
 
 class LeanGRPOLearner(grpo_learner.GRPOLearner):
-  """Tunix's learner with its two wasteful or wrong parts replaced: prompts → training data, and the update of a batch."""
+  """rows → training data → update, around Tunix's cluster of actor, reference and rollout."""
 
   def __init__(self, rl_cluster, algo_config, reward_fns, tokenizer, mesh, settings: Settings):
     super().__init__(rl_cluster=rl_cluster, algo_config=algo_config, reward_fns=reward_fns)
     self.algo_config.options = settings  # the loss reads them through Tunix's config
-    self.reward_fns, self.tokenizer, self.mesh, self.settings = (
-      reward_fns,
-      tokenizer,
-      mesh,
-      settings,
-    )
+    self.reward_fns = reward_fns
+    self.tokenizer = tokenizer
+    self.mesh = mesh
+    self.settings = settings
     self.step = optimization.make_update(rl_cluster.actor_trainer, mesh)
-    rl_cluster._anchor_policy_state = (
-      None  # Tunix keeps a second copy of the weights that nothing here reads
-    )
+    # Tunix keeps a second copy of the weights that nothing here reads.
+    rl_cluster._anchor_policy_state = None
 
   @property
   def trainer(self):
     return self.rl_cluster.actor_trainer
 
-  def rollout(self, rows: list[dict], draw_index: int) -> tuple[Rollout, Scores, dict]:
-    """rows → answers → scores, with the seconds each took."""
+  def rollout(
+    self, rows: list[dict], draw_index: int, reward_fns=None, meanwhile=None
+  ) -> tuple[Rollout, Scores, dict]:
+    """rows → answers → scores, with the seconds each took. reward_fns: others than those that
+    train.
+    """
     start = time.monotonic()
     rollout = rollouts.sample_rollout(
       self.rl_cluster, self.tokenizer, rows, draw_index, self.settings
     )
+    if meanwhile:
+      meanwhile(rollout)
     middle = time.monotonic()
-    scores = rollouts.score_rollout(self.reward_fns, rollout, self.settings)
-    return (
-      rollout,
-      scores,
-      {"rollout_seconds": middle - start, "reward_seconds": time.monotonic() - middle},
-    )
+    scores = rollouts.score_rollout(reward_fns or self.reward_fns, rollout, self.settings)
+    end = time.monotonic()
+    seconds = {"rollout_seconds": middle - start, "reward_seconds": end - middle}
+    return rollout, scores, seconds
 
-  def informative_rollout(self, stream, progress: dict) -> tuple[Rollout, Scores, dict]:
-    """A batch of B groups; with dynamic sampling, groups whose rewards are all equal are replaced from further draws.
+  def informative_rollout(
+    self, stream, progress: dict, meanwhile=None
+  ) -> tuple[Rollout, Scores, dict]:
+    """A batch of B groups; with dynamic sampling, idle groups are replaced from further draws.
 
-    DAPO (2503.14476) §3.2. Bounded: after `dynamic_sampling` further batches the flat groups that are left stay. The result
-    always has B groups, so nothing is compiled again. Pass rates and the share of flat groups are those of all that was drawn.
+    DAPO (2503.14476) §3.2; see `idle_groups`. Bounded: after `dynamic_sampling` further batches the
+    idle groups that are left stay. The result always has B groups, so nothing is compiled again.
+    Pass rates and the share of zero-std groups are those of all that was drawn.
     """
-    size, groups, flat, drawn = self.settings.batch_size, [], [], []
+    size = self.settings.batch_size
+    groups, idle, drawn = [], [], []
     for _ in range(1 + self.settings.dynamic_sampling):
-      rollout, scores, took = self.rollout(stream(progress), progress["draws"])
-      drawn.append(took | training_log.rollout_metrics(rollout, scores, self.settings))
-      follow_pass_rates(progress, drawn[-1])
-      groups += [(rollout, scores, i) for i in range(size)]
-      flat += list(policy_gradient.flat_groups(scores.rewards, self.settings.num_generations))
-      if len(flat) - sum(flat) >= size:
+      rollout, scores, seconds = self.rollout(
+        stream(progress), progress["draws"], meanwhile=meanwhile
+      )
+      metrics = training_log.rollout_metrics(rollout, scores, self.settings)
+      follow_pass_rates(progress, metrics)
+      drawn.append(metrics | seconds)
+      groups += [Group(rollout, scores, i) for i in range(size)]
+      idle += list(idle_groups(rollout, scores, self.settings))
+      if len(idle) - sum(idle) >= size:
         break
-    chosen = sorted(
-      np.argsort(flat, kind="stable")[:size]
-    )  # groups that differ first, each kind in the order drawn
-    facts = {name: sum(row[name] for row in drawn) for name in took}
-    facts |= {
-      name: sum(row[name] for row in drawn) / len(drawn)
-      for name in ("flat", "flat_right", "flat_wrong")
-    }
-    return *join_groups([groups[i] for i in chosen]), facts | {
-      "resampled": sum(int(i >= size) for i in chosen)
-    }
+    # Groups that teach something first, each kind in the order drawn.
+    chosen = sorted(np.argsort(idle, kind="stable")[:size])
+    rollout, scores = join_groups([groups[i] for i in chosen])
+    facts = {name: sum(row[name] for row in drawn) for name in seconds}
+    for name in ("flat", "flat_right", "flat_wrong", "rollout_fill"):
+      facts[name] = sum(row[name] for row in drawn) / len(drawn)
+    facts["resampled"] = sum(int(i >= size) for i in chosen)
+    return rollout, scores, facts
 
-  def prepare(self, stream, progress: dict) -> tuple[Rollout, Scores, np.ndarray, "Batch", dict]:
-    """All that comes before an update: (rollout, scores, advantages (N,), micro-batches, seconds and shares to log)."""
-    rollout, scores, facts = self.informative_rollout(stream, progress)
-    start, settings = time.monotonic(), self.settings
-    scale = np.repeat(
-      policy_gradient.advantage_scale(settings.rewards, [row["domain"] for row in rollout.rows]),
-      settings.num_generations,
-    )
-    advantages = (
-      policy_gradient.group_advantages(scores.rewards, settings.num_generations, settings.algorithm)
-      * scale
-    )
-    batch = policy_gradient.make_batch(rollout, advantages, settings)
-    if "reference" in self.rl_cluster.inference_worker._models:
-      reference = self.rl_cluster.inference_worker.get_model("reference")
-      with self.mesh:
-        logps = [
+  def start_reference(self, rows: answer_packing.Rows) -> list:
+    """log p under the reference, (R, T) a micro-batch; the device works on while this returns. []
+    without one.
+    """
+    if "reference" not in self.rl_cluster.inference_worker._models:
+      return []
+    reference = self.rl_cluster.inference_worker.get_model("reference")
+    found = []
+    with self.mesh:
+      for turn in range(answer_packing.turns_of(rows)):
+        micro_batch = answer_packing.Rows(*(x[turn] for x in rows))
+        found.append(
           policy_gradient.reference_logps(
-            reference, p, c, w > 0, temperature=settings.temperature, generations=len(c) // len(p)
+            reference, micro_batch, temperature=self.settings.temperature
           )
-          for p, c, w in zip(batch.prompts, batch.completions, batch.weights)
-        ]
-      batch = batch._replace(ref_logps=np.stack(jax.tree.map(np.asarray, logps)))
-    return (
-      rollout,
-      scores,
-      advantages,
-      batch,
-      facts | {"reference_seconds": time.monotonic() - start},
-    )
+        )
+    return found
+
+  def compile_programs(self):
+    """Compiles update and reference, by running each once on empty rows: the run compiles neither
+    again.
+
+    For a fresh optimizer only: gradients of zero leave its moments at zero, and its counters are
+    put back.
+    """
+    empty = answer_packing.empty_rows(self.settings.row_shape)
+    optimizer = self.trainer.optimizer
+    state = parameters.flat_params(optimizer, nnx.optimizer.OptState)
+    counters = {name: jnp.copy(x) for name, x in state.items() if x.ndim == 0}
+    self.start_reference(empty)
+    self.step(policy_gradient.blank_batch(empty), 0.0, 1)
+    state = parameters.flat_params(optimizer, nnx.optimizer.OptState)
+    checkpoints.update_flat(optimizer, state | counters, nnx.optimizer.OptState)
+
+  def prepare(self, stream, progress: dict) -> Prepared:
+    """rows → answers → scores → advantages → micro-batches."""
+    begun = []
+
+    def begin(rollout: Rollout):
+      packed = policy_gradient.pack_rollout(rollout, self.settings)
+      begun.append((packed, self.start_reference(packed.rows)))
+
+    # The device finds the reference's log-probs while rewards are computed; with dynamic sampling
+    # the batch is known only after them.
+    replaced = self.settings.dynamic_sampling > 0
+    meanwhile = None if replaced else begin
+    rollout, scores, facts = self.informative_rollout(stream, progress, meanwhile)
+    start = time.monotonic()
+    if replaced:
+      begin(rollout)
+    packed, reference = begun[0]
+    advantages = scaled_advantages(rollout, scores, self.settings)
+    batch = policy_gradient.make_batch(rollout, packed, advantages, self.settings)
+    if reference:
+      ref_logps = np.zeros_like(batch.ref_logps)
+      ref_logps[: len(reference)] = np.stack([np.asarray(logps) for logps in reference])
+      batch = batch._replace(ref_logps=ref_logps)
+    facts["reference_seconds"] = time.monotonic() - start
+    facts["row_fill"] = round(answer_packing.fill(packed.rows), 4)
+    return Prepared(rollout, scores, advantages, batch, facts)
 
   def update(self, batch: Batch, learning_rate: float) -> tuple[Batch, dict]:
-    """One optimizer update; returns the batch with the sampling policy's log-probs in place, and what to log."""
-    loss, aux, norm = self.step(batch, learning_rate)
+    """One optimizer update; returns the batch with the sampling policy's log-probs in place, and
+    what to log.
+    """
+    turns = answer_packing.turns_of(batch.rows)
+    loss, aux, norm = self.step(batch, learning_rate, turns)
     tokens = max(1.0, float(aux["tokens"].sum()))
-    mean = {
-      name: float(aux[name].sum()) / tokens for name in ("kl", "entropy", "clip_low", "clip_high")
-    }
+    row = {"loss": loss, "grad_norm": norm}
+    for name in ("kl", "entropy", "clip_low", "clip_high"):
+      row[name] = float(aux[name].sum()) / tokens
+    row["ratio_max"] = float(aux["ratio_max"].max())
     if batch.on_policy.all():
-      batch = batch._replace(old_logps=aux["logps"], on_policy=np.zeros_like(batch.on_policy))
+      if np.any(batch.old_logps):  # the sampler's own, where it gave them
+        row["sampler_gap"] = float(aux["sampler_gap"].sum()) / tokens
+      later = np.zeros_like(batch.on_policy)
+      batch = batch._replace(old_logps=aux["logps"], on_policy=later)
     if self.should_sync_weights:
       self.rl_cluster.sync_weights()
-    return batch, {
-      "loss": loss,
-      "grad_norm": norm,
-      **mean,
-      "ratio_max": float(aux["ratio_max"].max()),
-    }
+    return batch, row
 
 
-def join_groups(groups: list[tuple[Rollout, Scores, int]]) -> tuple[Rollout, Scores]:
-  """One rollout and its scores from the i-th groups of several, padded to the widest prompt."""
-  rollouts, scores, places = zip(*groups)
-  size, width = (
-    len(rollouts[0].texts) // len(rollouts[0].rows),
-    max(r.prompts.shape[1] for r in rollouts),
+def idle_groups(rollout: Rollout, scores: Scores, settings: Settings) -> np.ndarray:
+  """(B,) bool: groups that dynamic sampling replaces.
+
+  By reward: zero-std groups, whose advantages are all 0. By accuracy, as DAPO (2503.14476) eq. 11
+  has it: the answers are all right or all wrong, whatever else they earned. Its rewards are right
+  or wrong and nothing else, so there the two are the same; a format or length reward parts them.
+  """
+  zero_std = policy_gradient.zero_std_groups(scores.rewards, settings.num_generations)
+  if settings.replace_by == "reward":
+    return zero_std
+  right = scores.correct.reshape(-1, settings.num_generations)
+  all_alike = right.all(-1) | ~right.any(-1)
+  domains = [row["domain"] for row in rollout.rows]
+  checked = np.isin(domains, checking.checked_domains(settings.code_rewards))
+  return np.where(checked, all_alike, zero_std)
+
+
+def scaled_advantages(rollout: Rollout, scores: Scores, settings: Settings) -> np.ndarray:
+  """Advantages (N,) with the domain's factor."""
+  domains = [row["domain"] for row in rollout.rows]
+  scale = policy_gradient.advantage_scale(settings.rewards, domains)  # (B,)
+  advantages = policy_gradient.group_advantages(
+    scores.rewards, settings.num_generations, settings.algorithm
   )
-  group = lambda column, i: column[i * size : (i + 1) * size]
-  join = lambda columns: np.concatenate([group(column, i) for column, i in zip(columns, places)])
-  prompts = np.stack(
-    [np.pad(r.prompts[i], (width - r.prompts.shape[1], 0)) for r, i in zip(rollouts, places)]
+  return advantages * np.repeat(scale, settings.num_generations)
+
+
+def join_groups(groups: list[Group]) -> tuple[Rollout, Scores]:
+  """One rollout and its scores from single groups of several, padded to the widest prompt."""
+  first = groups[0]
+  size = len(first.rollout.texts) // len(first.rollout.rows)
+  width = max(group.rollout.prompts.shape[1] for group in groups)
+  rows, prompts, texts = [], [], []
+  completions, lengths, stopped, log_p = [], [], [], []
+  rewards, formatted, correct = [], [], []
+  components = {name: [] for name in first.scores.components}
+  for rollout, scores, i in groups:
+    answers = slice(i * size, (i + 1) * size)
+    rows.append(rollout.rows[i])
+    prompt = rollout.prompts[i]
+    prompts.append(np.pad(prompt, (width - len(prompt), 0)))
+    texts += rollout.texts[answers]
+    completions.append(rollout.completions[answers])
+    lengths.append(rollout.lengths[answers])
+    stopped.append(rollout.stopped[answers])
+    if rollout.log_p is not None:
+      log_p.append(rollout.log_p[answers])
+    rewards.append(scores.rewards[answers])
+    formatted.append(scores.formatted[answers])
+    correct.append(scores.correct[answers])
+    for name, values in components.items():
+      values.append(scores.components[name][answers])
+  joined = Rollout(
+    rows=rows,
+    prompts=np.stack(prompts),
+    completions=np.concatenate(completions),
+    lengths=np.concatenate(lengths),
+    stopped=np.concatenate(stopped),
+    texts=texts,
+    log_p=np.concatenate(log_p) if log_p else None,
   )
-  rollout = Rollout(
-    [r.rows[i] for r, i in zip(rollouts, places)],
-    prompts,
-    join(r.completions for r in rollouts),
-    join(r.lengths for r in rollouts),
-    join(r.stopped for r in rollouts),
-    [text for r, i in zip(rollouts, places) for text in group(r.texts, i)],
-  )
-  components = {name: join(s.components[name] for s in scores) for name in scores[0].components}
-  return rollout, Scores(
-    join(s.rewards for s in scores),
-    components,
-    join(s.formatted for s in scores),
-    join(s.correct for s in scores),
-    max(s.failed for s in scores),
+  return joined, Scores(
+    rewards=np.concatenate(rewards),
+    components={name: np.concatenate(values) for name, values in components.items()},
+    formatted=np.concatenate(formatted),
+    correct=np.concatenate(correct),
+    failed=max(group.scores.failed for group in groups),
   )
 
 
-def follow_pass_rates(progress: dict, seen: dict):
-  """Running pass rate of each domain, for --anneal_domains: 0.9 of what it was, 0.1 of this batch."""
-  for name, rate in seen.items():
+def follow_pass_rates(progress: dict, metrics: dict):
+  """Running pass rate of each domain, for --anneal_domains."""
+  for name, rate in metrics.items():
     if name.endswith("/accuracy"):
       domain = name.split("/")[1]
-      progress["pass_rate"][domain] = 0.9 * progress["pass_rate"].get(domain, rate) + 0.1 * rate
+      before = progress["pass_rate"].get(domain, rate)
+      progress["pass_rate"][domain] = (1 - PASS_RATE_STEP) * before + PASS_RATE_STEP * rate
+
+
+def build_cluster(policy: Policy, reference, optimizer, settings: Settings, engine: str):
+  """Tunix's cluster of actor, rollout and reference (None: none), every role on one mesh."""
+  roles = [rl.Role.ACTOR, rl.Role.ROLLOUT]
+  if reference is not None:
+    roles.append(rl.Role.REFERENCE)
+  widest = max(settings.prompt_widths)
+  rollout_config = base_rollout.RolloutConfig(
+    max_tokens_to_generate=settings.max_new_tokens,
+    max_prompt_length=widest,
+    temperature=settings.temperature,
+    # Off: an engine left to itself takes the model's own defaults.
+    top_p=1.0,
+    top_k=-1,
+    kv_cache_size=widest + settings.max_new_tokens,
+    eos_tokens=list(tokenization.STOP_IDS),
+    rollout_vllm_model_version=policy.name,
+    rollout_sglang_jax_model_version=policy.name,
+  )
+  if engine == "vanilla":
+    engine = functools.partial(rollouts.LeanRollout, policy=policy)
+  return rl.RLCluster(
+    actor=policy.model,
+    reference=reference,
+    tokenizer=policy.tokenizer,
+    cluster_config=rl.ClusterConfig(
+      role_to_mesh=dict.fromkeys(roles, policy.mesh),
+      rollout_config=rollout_config,
+      offload_to_cpu=False,
+      rollout_engine=engine,
+      training_config=rl.RLTrainingConfig(actor_optimizer=optimizer, eval_every_n_steps=1),
+    ),
+  )
+
+
+def build_learner(
+  policy: Policy, reference, optimizer, reward_fns, settings: Settings, engine: str
+) -> LeanGRPOLearner:
+  """Tunix's cluster and this learner around the policy. engine: --rollout_engine."""
+  try:
+    cluster = build_cluster(policy, reference, optimizer, settings, engine)
+  except ImportError as error:
+    raise InputError(
+      f"--rollout_engine={engine} needs a package that is not installed ({error}); install it, "
+      "or use --rollout_engine=vanilla"
+    ) from error
+  except RuntimeError as error:
+    if "mappings not available" not in str(error):
+      raise
+    raise InputError(
+      f"--rollout_engine={engine}: Tunix cannot give it these weights ({error}); use "
+      "--rollout_engine=vanilla, or a google-tunix above 0.1.7 that maps Gemma 3"
+    ) from error
+  config = grpo_learner.GRPOConfig(
+    policy_loss_fn="lean",
+    num_generations=settings.num_generations,
+    beta=settings.beta,
+    num_iterations=settings.num_iterations,
+    epsilon=settings.epsilon,
+  )
+  return LeanGRPOLearner(cluster, config, reward_fns, policy.tokenizer, policy.mesh, settings)

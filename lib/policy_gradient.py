@@ -1,5 +1,14 @@
-"""TODO-DOC policy_gradient."""
+"""From rewards to a loss: advantages, what each token counts, and the one function that all
+algorithms share.
 
+  group_advantages → token_weights → make_batch → policy_loss
+
+The four algorithms differ in the advantage (Dr. GRPO), in how tokens are averaged
+(`token_weights`), in the ratio (GSPO) and in the clip range (lib/grpo_settings.py); all else is one
+formula.
+"""
+
+import math
 from typing import NamedTuple
 
 import jax
@@ -7,26 +16,35 @@ import jax.numpy as jnp
 import numpy as np
 from tunix.rl import function_registry
 
-from lib import forward_pass, logprobs, own_rewards, tokenization
+from lib import answer_packing, forward_pass, logprobs, own_rewards, tokenization
+from lib.answer_packing import Packed, Rows
 from lib.grpo_settings import Settings
 from lib.rollouts import Rollout
 
-DOMAIN_SCALE = {"math": 1.0, "coding": 1.2, "science": 0.8, "logic": 0.7}  # seed 003
+# The `curriculum` write-up's weight of each domain; all others count once.
+DOMAIN_SCALE = {"math": 1.0, "coding": 1.2, "science": 0.8, "logic": 0.7}
+MAX_LOG_RATIO = 20.0  # e^20: far outside any clip range, far inside float32
+KL_LINEAR_FROM = 5.0  # log-ratio from which k3 goes on as a line
 
 
 def advantage_scale(system: str, domains) -> list[float]:
-  """Factor on each completion's advantage. Seed 003 scales the reward by domain, but GRPO divides each prompt's group by its
-  standard deviation, which cancels any factor that the group shares; on the advantage the scale acts as meant.
+  """Factor on each completion's advantage.
+
+  The write-up scales the reward by domain, but GRPO divides each prompt's group by its standard
+  deviation, which cancels any factor that the group shares; on the advantage the scale acts as
+  meant.
   """
-  scaled = "curriculum" in own_rewards.system_names(system)
-  return [DOMAIN_SCALE.get(d, 1.0) if scaled else 1.0 for d in domains]
+  if "curriculum" not in own_rewards.system_names(system):
+    return [1.0 for _ in domains]
+  return [DOMAIN_SCALE.get(domain, 1.0) for domain in domains]
 
 
-# ----------------------------------------------------------------------------------------------------- rewards → advantages
 def group_advantages(reward: np.ndarray, num_generations: int, algorithm: str) -> np.ndarray:
-  """Advantages (N,) of rewards (N,): reward − mean of its group, over the group's standard deviation.
+  """Advantages (N,) of rewards (N,): reward − mean of its group, over the group's standard
+  deviation.
 
-  GRPO (2402.03300) §4.1.2 with the sample deviation (n − 1), as in Tunix and TRL; Dr. GRPO (2503.20783) §3.2 does not divide.
+  GRPO (2402.03300) §4.1.2 with the sample deviation (n − 1), as in Tunix and TRL; Dr. GRPO
+  (2503.20783) §3.2 does not divide.
   """
   groups = reward.reshape(-1, num_generations)
   centred = groups - groups.mean(-1, keepdims=True)
@@ -35,124 +53,186 @@ def group_advantages(reward: np.ndarray, num_generations: int, algorithm: str) -
   return centred.reshape(-1)
 
 
-def flat_groups(reward: np.ndarray, num_generations: int) -> np.ndarray:
+def zero_std_groups(reward: np.ndarray, num_generations: int) -> np.ndarray:
   """(B,) bool of rewards (N,): all answers of the group are paid alike, so it teaches nothing."""
-  return np.ptp(reward.reshape(-1, num_generations), -1) <= 1e-6
+  groups = reward.reshape(-1, num_generations)
+  return np.ptp(groups, -1) <= 1e-6
 
 
 def token_weights(
   lengths: np.ndarray, counted: np.ndarray, size: int, algorithm: str, max_new_tokens: int
 ) -> np.ndarray:
-  """How much each token counts in the loss, (N, size); the one place where the algorithms' averages differ.
+  """How much each token counts in the loss, (N, size); the one place where the algorithms' averages
+  differ.
 
-  grpo, gspo: mean over answers of the mean over their tokens (2402.03300 eq. 3, 2507.18071 eq. 5). dapo: mean over all tokens
-  (2503.14476 eq. 8, over the whole batch as its authors' code does). dr_grpo: sum over tokens ÷ the constant max_new_tokens,
-  mean over answers (2503.20783 §3.2, Listing 1).
   counted (N,) bool: answers that take part (see --mask_truncated).
   """
-  mask = (np.arange(size) < lengths[:, None]) & counted[:, None]
+  mask = (np.arange(size) < lengths[:, None]) & counted[:, None]  # (N, size)
   if algorithm == "dapo":
+    # Mean over all tokens (2503.14476 eq. 8), over the whole batch as its authors' code does.
     return mask / max(1, mask.sum())
-  per_answer = max_new_tokens if algorithm == "dr_grpo" else np.maximum(lengths, 1)[:, None]
+  if algorithm == "dr_grpo":
+    # Sum over tokens ÷ a constant, mean over answers (2503.20783 §3.2, Listing 1).
+    per_answer = max_new_tokens
+  else:
+    # Mean over answers of the mean over their tokens (2402.03300 eq. 3, 2507.18071 eq. 5).
+    per_answer = np.maximum(lengths, 1)[:, None]
   return mask / per_answer / max(1, counted.sum())
 
 
 class Batch(NamedTuple):
-  """One micro-batch of b prompts and n = b · G answers; stacked (M, …) for an update."""
+  """Packed rows with what the loss needs at each token; stacked (M, R, T) for an update, (R, T) in
+  the loss.
+  """
 
-  prompts: jax.Array  # (b, P)
-  completions: jax.Array  # (n, L)
-  weights: jax.Array  # (n, L), see token_weights
-  advantages: jax.Array  # (n,)
-  beta: jax.Array  # (n,)
-  ref_logps: jax.Array  # (n, L); zeros where no reference is loaded
-  old_logps: jax.Array  # (n, L); unused while on_policy
+  rows: Rows
+  weights: jax.Array  # see token_weights; 0 on prompts and padding
+  advantages: jax.Array
+  beta: jax.Array  # weight of the KL
+  ref_logps: jax.Array  # zeros where no reference is loaded
+  old_logps: jax.Array  # while on_policy the sampler's, only compared; zeros where it gave none
   on_policy: (
     jax.Array
-  )  # (n,) bool: the policy that sampled is the one being updated, so old = current
+  )  # (R,) bool: the policy that sampled is the one being updated, so old = current
 
 
-def make_batch(rollout: Rollout, advantages: np.ndarray, settings: Settings) -> Batch:
-  """Trims completions to their bucket and stacks micro-batches, (M, …)."""
-  sizes = sorted(
-    {tokenization.bucket(settings.max_new_tokens // d, settings.max_new_tokens) for d in (1, 2)}
+def pack_rollout(rollout: Rollout, settings: Settings) -> Packed:
+  """The rollout's tokens as packed rows (M, R, T), and where its answers lie in them."""
+  prompts = [ids[ids != tokenization.PAD_ID] for ids in rollout.prompts]
+  return answer_packing.pack_answers(
+    prompts,
+    rollout.completions,
+    rollout.lengths,
+    counted_answers(rollout, settings),
+    settings.row_shape,
+    settings.sliding_window,
   )
-  size = tokenization.fit(rollout.lengths.max(), sizes)
-  counted = rollout.stopped | (not settings.mask_truncated)
+
+
+def counted_answers(rollout: Rollout, settings: Settings) -> np.ndarray:
+  """(N,) bool: the answers that take part in the loss."""
+  if settings.mask_truncated:
+    return rollout.stopped
+  return np.ones(len(rollout.lengths), bool)
+
+
+def blank_batch(rows: Rows) -> Batch:
+  """rows (M, R, T) that count nothing yet."""
+  zeros = np.zeros(rows.tokens.shape, np.float32)
+  return Batch(
+    rows=rows,
+    weights=zeros,
+    advantages=zeros,
+    beta=zeros,
+    ref_logps=zeros,
+    old_logps=zeros,
+    on_policy=np.ones(zeros.shape[:2], bool),
+  )
+
+
+def make_batch(
+  rollout: Rollout, packed: Packed, advantages: np.ndarray, settings: Settings
+) -> Batch:
+  """Packed micro-batches (M, R, T) with what each token counts; log-probs are still to come."""
   weights = token_weights(
-    rollout.lengths, counted, size, settings.algorithm, settings.max_new_tokens
-  )
+    rollout.lengths,
+    counted_answers(rollout, settings),
+    rollout.completions.shape[1],
+    settings.algorithm,
+    settings.max_new_tokens,
+  )  # (N, L)
   beta = np.repeat(
     [settings.domain_beta.get(row["domain"], settings.beta) for row in rollout.rows],
     settings.num_generations,
+  )  # (N,)
+  sampler_logps = rollout.log_p
+  if sampler_logps is None:
+    sampler_logps = np.zeros_like(weights)
+  return blank_batch(packed.rows)._replace(
+    weights=answer_packing.spread(weights, packed),
+    advantages=answer_packing.spread(advantages, packed),
+    beta=answer_packing.spread(beta, packed),
+    old_logps=answer_packing.spread(sampler_logps, packed),
   )
-  zeros = np.zeros(weights.shape, np.float32)
-  prompts = (
-    rollout.prompts if settings.packed else np.repeat(rollout.prompts, settings.num_generations, 0)
-  )
-  batch = Batch(
-    prompts,
-    rollout.completions[:, :size],
-    weights.astype(np.float32),
-    advantages.astype(np.float32),
-    beta.astype(np.float32),
-    zeros,
-    zeros,
-    np.ones(len(advantages), bool),
-  )
-  count = len(rollout.rows) // settings.micro_batch_size
-  return Batch(*(x.reshape(count, -1, *x.shape[1:]) for x in batch))
 
 
-# ------------------------------------------------------------------------------------------------------- advantages → update
+def answer_means(values, mask, rows: Rows):
+  """(R, T): at each token the mean of `values` over the tokens of its answer, where `mask` (R, T)
+  is 1.
+  """
+  width = values.shape[1]
+  slot = jnp.maximum(rows.answer, 0)  # of prompts and padding the mask is 0
+
+  def sums(values, slot):
+    return jax.ops.segment_sum(values, slot, num_segments=width)
+
+  total = jax.vmap(sums)(values * mask, slot)  # (R, T) by the slot where an answer begins
+  count = jax.vmap(sums)(mask, slot)
+  mean = total / jnp.maximum(count, 1)
+  return jnp.take_along_axis(mean, slot, 1)
+
+
+def bounded_k3(gap):
+  """k3 = r − log r − 1 of gap = log r = log π_ref/π; beyond KL_LINEAR_FROM along its tangent.
+
+  k3 grows as e^gap: without an end, one token that the reference likes e^12 times better than the
+  policy outweighs a whole batch. The tangent keeps it pulling, with a slope of e^5 − 1 at most.
+  """
+  inside = jnp.minimum(gap, KL_LINEAR_FROM)
+  k3 = jnp.exp(inside) - inside - 1
+  slope = math.exp(KL_LINEAR_FROM) - 1
+  return k3 + slope * (gap - inside)
+
+
 @function_registry.register_policy_loss_fn("lean")
 def policy_loss(
   model, train_example: Batch, algo_config, pad_id=tokenization.PAD_ID, eos_id=tokenization.EOS_ID
 ):
   """−Σ weights · (min(ratio · A, clip(ratio) · A) − β · k3), and what to log of it.
 
-  ratio: π/π_old per token (2402.03300 eq. 3); for gspo the geometric mean over the answer's tokens (2507.18071 eq. 7).
-  clip: [1 − epsilon, 1 + epsilon_high] (clip-higher: 2503.14476 eq. 10). k3 = r − log r − 1 with r = π_ref/π: Tunix's default
-  log-ratio has no gradient on average. The weights already average, so micro-batches add up exactly.
+  ratio: π/π_old per token (2402.03300 eq. 3); for gspo the geometric mean over the answer's tokens
+  (2507.18071 eq. 7). clip: [1 − epsilon, 1 + epsilon_high] (clip-higher: 2503.14476 eq. 10). The
+  weights already average, so micro-batches add up exactly.
   """
   batch, options = train_example, algo_config.options
-  logps, entropy = logprobs.token_logps(
-    model,
-    batch.prompts,
-    batch.completions,
-    temperature=options.temperature,
-    generations=len(batch.completions) // len(batch.prompts),
-    remat=options.remat,
-    live=batch.weights > 0,
-  )
-  mask = (batch.weights > 0).astype(jnp.float32)
+  logps, entropy = logprobs.answer_logps(
+    model, batch.rows, temperature=options.temperature, remat=options.remat
+  )  # (R, T) each
+  live = batch.rows.answer >= 0
+  mask = live.astype(jnp.float32)
+
   old = jnp.where(batch.on_policy[:, None], jax.lax.stop_gradient(logps), batch.old_logps)
   log_ratio = logps - old
   if options.algorithm == "gspo":
-    log_ratio = (log_ratio * mask).sum(-1, keepdims=True) / jnp.maximum(
-      mask.sum(-1, keepdims=True), 1
-    )
-  ratio = jnp.exp(jnp.clip(log_ratio, -20, 20)) * jnp.ones_like(logps)
-  gain = batch.advantages[:, None]
+    log_ratio = answer_means(log_ratio, mask, batch.rows)
+  ratio = jnp.exp(jnp.clip(log_ratio, -MAX_LOG_RATIO, MAX_LOG_RATIO))
   clipped = jnp.clip(ratio, 1 - options.epsilon, 1 + options.epsilon_high)
-  surrogate = jnp.minimum(ratio * gain, clipped * gain)
-  gap = jnp.clip(batch.ref_logps - logps, -20, 20)
-  k3 = jnp.exp(gap) - gap - 1 if options.reference else jnp.zeros_like(gap)
-  loss = -(batch.weights * (surrogate - batch.beta[:, None] * k3)).sum()
-  total = lambda x: (x * mask).sum()
+  advantage = batch.advantages
+  surrogate = jnp.minimum(ratio * advantage, clipped * advantage)
+
+  k3 = jnp.zeros_like(logps)
+  if options.reference:
+    # k3 = r − log r − 1 with r = π_ref/π (2402.03300 eq. 4); Tunix's default log-ratio has no
+    # gradient on average.
+    k3 = bounded_k3(batch.ref_logps - logps)
+  loss = -(batch.weights * (surrogate - batch.beta * k3)).sum()
+
+  too_low = (ratio < 1 - options.epsilon) & (advantage < 0)
+  too_high = (ratio > 1 + options.epsilon_high) & (advantage > 0)
   return loss, {
     "tokens": mask.sum(),
-    "kl": total(k3),
-    "entropy": total(entropy),
-    "ratio_max": jnp.max(jnp.where(mask > 0, ratio, 0)),
-    "clip_low": total((ratio < 1 - options.epsilon) & (gain < 0)),
-    "clip_high": total((ratio > 1 + options.epsilon_high) & (gain > 0)),
+    "kl": (k3 * mask).sum(),
+    "entropy": (entropy * mask).sum(),
+    "ratio_max": jnp.max(jnp.where(live, ratio, 0)),
+    "clip_low": (too_low * mask).sum(),
+    "clip_high": (too_high * mask).sum(),
+    "sampler_gap": (jnp.abs(logps - batch.old_logps) * mask).sum(),
     "logps": jax.lax.stop_gradient(logps),
   }
 
 
-@forward_pass.jit_reading(static_argnames=("temperature", "generations"))
-def reference_logps(model, prompts, completions, live, *, temperature: float, generations: int):
-  return logprobs.token_logps(
-    model, prompts, completions, temperature=temperature, generations=generations, live=live
-  )[0]
+@forward_pass.jit_reading(static_argnames=("temperature",))
+def reference_logps(model, rows: Rows, *, temperature: float):
+  """log p of the answers' tokens (R, T) under a model that is only read."""
+  logps, _ = logprobs.answer_logps(model, rows, temperature=temperature)
+  return logps

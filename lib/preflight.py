@@ -1,65 +1,45 @@
-"""TODO-DOC preflight."""
+"""Before a GRPO run begins: what the starting model earns, what a batch costs, and reasons not to
+train.
+
+before_training  all of it, and --max_steps=auto resolved
+preflight        answers to two prompts of each domain
+measure_batch    seconds of a batch
+"""
 
 import resource
 import time
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from lib import (
-  checking,
+  batching,
   command_line,
   contract,
   optimization,
+  own_rewards,
   policy_gradient,
-  rollouts,
-  sampling,
-  tokenization,
+  validation,
 )
 from lib.errors import InputError
-from lib.grpo_learner import LeanGRPOLearner, join_groups
-from lib.loading import Policy
+from lib.grpo_learner import Group, LeanGRPOLearner, join_groups
+from lib.rollouts import Rollout, Scores
+
+ROWS_A_DOMAIN = 2
+FIRST_DRAW = 2**30  # far above the draws of training: the same noise is never drawn twice
+MOST_CUT = 0.5  # share of answers that --max_new_tokens may cut
+FORM_KNOWN = 0.9  # format rate at which a curriculum's first phase pays for what is there already
+SHARE_OF_TIME = 0.9  # of what is left, --max_steps=auto fills
 
 
-# ------------------------------------------------------------------------------------------------- held-out rows, preflight
-def held_out_metrics(learner: LeanGRPOLearner, rows: list[dict]) -> dict:
-  """Greedy answers to held-out rows, scored by the same functions that train."""
-  if not rows:
-    return {}
-  settings = learner.settings._replace(num_generations=1, overlong_buffer=0)
-  rows = sorted(
-    rows, key=lambda row: len(row["prompt"])
-  )  # like lengths share a batch; means do not mind the order
-  ids = [tokenization.encode(learner.tokenizer, row["prompt"]) for row in rows]
-  size = settings.rollout_batch_size * learner.settings.num_generations
-  ids += ids[-1:] * (-len(ids) % size)  # one compiled shape a width
-  policy = Policy(learner.trainer.model, learner.tokenizer, learner.mesh, "", "", 0, 0.0)
-  answer = lambda part: sampling.sample(
-    policy,
-    part,
-    width=tokenization.fit(max(map(len, part)), settings.prompt_widths),
-    max_new_tokens=settings.max_new_tokens,
-    temperature=0.0,
-  )
-  completions = np.concatenate([answer(ids[i : i + size]) for i in range(0, len(ids), size)])[
-    : len(rows)
-  ]
-  rollout = rollouts.read_answers(
-    learner.tokenizer,
-    rows,
-    tokenization.pad_left(ids[: len(rows)], max(settings.prompt_widths)),
-    completions,
-  )
-  scores = rollouts.score_rollout(learner.reward_fns, rollout, settings)
-  checked = np.isin(
-    [row["domain"] for row in rows], checking.checked_domains(settings.code_rewards)
-  )
-  return {
-    "eval_reward": float(scores.rewards.mean()),
-    "eval_format": float(scores.formatted.mean()),
-    "eval_accuracy": float(scores.correct[checked].mean()) if checked.any() else None,
-    "eval_truncated": float(1 - rollout.stopped.mean()),
-  }
+class Tried(NamedTuple):
+  """Answers of the starting model to a few rows of each domain."""
+
+  rollout: Rollout
+  scores: Scores
+  reward_seconds: float
+  seconds: float
 
 
 def new_progress() -> dict:
@@ -73,6 +53,11 @@ def new_progress() -> dict:
     "skipped": 0,
     "all_skipped": 0,
     "reward_failed": 0,
+    # See lib/health.py.
+    "recent": [],
+    "kl_mean": None,
+    "kl_updates": 0,
+    "collapsed": 0,
   }
 
 
@@ -80,114 +65,170 @@ def measure_batch(learner: LeanGRPOLearner, stream) -> float:
   """Seconds of a batch (rollout, reward, reference, μ updates), compilation left out."""
   with optimization.rehearsal(learner.trainer.optimizer):
     for _ in range(2):  # the same two batches twice: the second time nothing compiles
-      start, progress = time.monotonic(), new_progress()
+      start = time.monotonic()
+      progress = new_progress()
       for _ in range(2):
-        *_, batch, _ = learner.prepare(stream, progress)
+        batch = learner.prepare(stream, progress).batch
         for _ in range(learner.settings.num_iterations):
           batch, _ = learner.update(batch, 0.0)
   return (time.monotonic() - start) / 2
 
 
+def measure_validation(learner: LeanGRPOLearner, rows: list[dict]) -> float:
+  """Seconds of a validation, compilation left out."""
+  for _ in range(2):
+    start = time.monotonic()
+    validation.validation_metrics(learner, rows)
+  return time.monotonic() - start
+
+
+def choose_rows(rows: list[dict]) -> list[dict]:
+  """The first rows of each domain."""
+  chosen = []
+  for domain in contract.DOMAINS:
+    chosen += [row for row in rows if row["domain"] == domain][:ROWS_A_DOMAIN]
+  return chosen
+
+
+def try_rows(learner: LeanGRPOLearner, reward_fns, rows: list[dict]) -> Tried:
+  """Samples and scores in whole batches: no shape that training would not compile."""
+  start = time.monotonic()
+  groups = []
+  reward_seconds = 0.0
+  for number, batch in enumerate(batching.filled_batches(rows, learner.settings.batch_size)):
+    draw = FIRST_DRAW + number * len(batch)
+    rollout, scores, seconds = learner.rollout(batch, draw, reward_fns)
+    groups += [Group(rollout, scores, i) for i in range(len(batch))]
+    reward_seconds += seconds["reward_seconds"]
+  rollout, scores = join_groups(groups[: len(rows)])
+  return Tried(rollout, scores, reward_seconds, time.monotonic() - start)
+
+
+def peak_bytes() -> int:
+  """Peak memory of the first device; a CPU keeps no such count, there it is the process's."""
+  device = jax.devices()[0].memory_stats() or {}
+  process = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return device.get("peak_bytes_in_use", process)
+
+
+def report_domains(tried: Tried, differ: np.ndarray, generations: int):
+  """A line for each domain. differ (B,) bool: groups whose rewards are not all equal."""
+  domains = np.array([row["domain"] for row in tried.rollout.rows])  # (B,)
+  for domain in dict.fromkeys(domains):
+    mine = domains == domain
+    answers = np.repeat(mine, generations)  # (N,)
+    command_line.say(
+      f"preflight {domain:18} format {tried.scores.formatted[answers].mean():.2f} "
+      f"reward {tried.scores.rewards[answers].mean():.3f} "
+      f"groups that differ {differ[mine].mean():.0%}"
+    )
+
+
 def preflight(
   learner: LeanGRPOLearner,
+  reward_fns,
   rows: list[dict],
   batch_seconds: float | None,
   max_steps: int | None,
   max_hours: float,
 ) -> list[str]:
-  """Answers two prompts of each domain with the starting model; prints what it saw, returns the reasons not to train."""
-  settings, start = learner.settings, time.monotonic()
-  size, count = settings.num_generations, settings.batch_size
-  chosen = [row for d in contract.DOMAINS for row in [r for r in rows if r["domain"] == d][:2]]
-  filled = (chosen * count)[
-    : -(-len(chosen) // count) * count
-  ]  # whole batches: no shape that training would not compile
-  parts = [
-    learner.rollout(filled[first : first + count], 2**30 + first)
-    for first in range(0, len(filled), count)
-  ]
-  groups = [(rollout, scores, i) for rollout, scores, _ in parts for i in range(count)]
-  rollout, scores = join_groups(groups[: len(chosen)])
-  seconds, spread = time.monotonic() - start, ~policy_gradient.flat_groups(scores.rewards, size)
-  formatted, cut = scores.formatted.mean(), 1 - rollout.stopped.mean()
-  device = jax.devices()[0].memory_stats() or {}  # a CPU has none: there it is the process's
-  peak = device.get("peak_bytes_in_use", 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-  for domain in dict.fromkeys(row["domain"] for row in chosen):
-    mine = np.array([row["domain"] == domain for row in chosen])
-    answers = np.repeat(mine, size)
-    command_line.say(
-      f"preflight {domain:18} format {scores.formatted[answers].mean():.2f} reward {scores.rewards[answers].mean():.3f} "
-      f"groups that differ {spread[mine].mean():.0%}"
-    )
+  """Answers two prompts of each domain with the starting model; prints what it saw, returns the
+  reasons not to train.
+
+  reward_fns: those of a curriculum's last phase, which pays for all; after a good SFT its first
+  phase pays every answer alike, which is no reason to refuse the run.
+  """
+  settings = learner.settings
+  tried = try_rows(learner, reward_fns, choose_rows(rows))
+  rollout, scores = tried.rollout, tried.scores
+  differ = ~policy_gradient.zero_std_groups(scores.rewards, settings.num_generations)  # (B,)
+  formatted = scores.formatted.mean()
+  cut = 1 - rollout.stopped.mean()
+  report_domains(tried, differ, settings.num_generations)
   command_line.say(
-    f"preflight format {formatted:.2f} | truncated {cut:.0%} | flat groups {1 - spread.mean():.0%} | "
-    f"rewards {sum(took['reward_seconds'] for *_, took in parts):.1f} s | {rollout.lengths.sum() / seconds:.0f} tok/s with "
-    f"compilation | peak {peak / 2**30:.1f} GiB"
+    f"preflight format {formatted:.2f} | truncated {cut:.0%} | "
+    f"flat groups {1 - differ.mean():.0%} | rewards {tried.reward_seconds:.1f} s | "
+    f"{rollout.lengths.sum() / tried.seconds:.0f} tok/s with compilation | "
+    f"peak {peak_bytes() / 2**30:.1f} GiB"
   )
-  if settings.rewards == "curriculum" and formatted >= 0.9:
+  if "curriculum" in own_rewards.system_names(settings.rewards) and formatted >= FORM_KNOWN:
     command_line.say(
-      "preflight: the form is there already, and the first phase pays for little else; --phase_metrics=0.9,0.5 leaves a "
-      "phase as soon as held-out rows have passed it"
+      "preflight: the form is there already, and the first phase pays for little else; "
+      "--phase_metrics=0.9,0.5 leaves a phase as soon as held-out rows have passed it"
     )
   reasons = []
-  if not spread.any():
+  if not differ.any():
     reasons.append(
-      f"all {len(spread)} groups have equal rewards (format rate {formatted:.2f}), so nothing can be learned: "
-      "start from an SFT folder with --init_from, or raise --num_generations or --temperature"
+      f"all {len(differ)} groups have equal rewards (format rate {formatted:.2f}), so nothing can "
+      "be learned: start from an SFT folder with --init_from, or raise --num_generations or "
+      "--temperature"
     )
-  if cut > 0.5:
+  if cut > MOST_CUT:
     reasons.append(
       f"{cut:.0%} of the answers are cut by --max_new_tokens={settings.max_new_tokens}: raise it"
     )
   if batch_seconds is not None:
-    per_hour = 3600 / batch_seconds * settings.num_iterations
-    hours = max_steps / per_hour if max_steps else max_hours
-    command_line.say(
-      f"preflight {batch_seconds:.2f} s a batch, {per_hour:.0f} updates an hour"
-      + (f"; {max_steps} updates need {hours:.2f} h" if max_steps else "")
-    )
-    if max_hours and hours > max_hours:
-      reasons.append(
-        f"{max_steps} updates need {hours:.2f} h, --max_hours is {max_hours}: use --max_steps=auto or "
-        f"--max_steps={int(per_hour * max_hours)}, or --force to go on over several sessions"
-      )
+    reasons += check_time(batch_seconds, settings.num_iterations, max_steps, max_hours)
   return reasons
 
 
-def measure_held_out(learner: LeanGRPOLearner, held_out: list[dict]) -> float:
-  """Seconds of a held-out evaluation, compilation left out."""
-  for _ in range(2):
-    start = time.monotonic()
-    held_out_metrics(learner, held_out)
-  return time.monotonic() - start
+def check_time(
+  batch_seconds: float, num_iterations: int, max_steps: int | None, max_hours: float
+) -> list[str]:
+  """Says how many updates fit an hour; a reason where max_steps of them exceed max_hours."""
+  per_hour = 3600 / batch_seconds * num_iterations
+  line = f"preflight {batch_seconds:.2f} s a batch, {per_hour:.0f} updates an hour"
+  if not max_steps:
+    command_line.say(line)
+    return []
+  hours = max_steps / per_hour
+  command_line.say(f"{line}; {max_steps} updates need {hours:.2f} h")
+  if not max_hours or hours <= max_hours:
+    return []
+  return [
+    f"{max_steps} updates need {hours:.2f} h, --max_hours is {max_hours}: use --max_steps=auto or "
+    f"--max_steps={int(per_hour * max_hours)}, or --force to go on over several sessions"
+  ]
+
+
+def fitting_steps(learner: LeanGRPOLearner, held_out, batch_seconds: float, stop, flag) -> int:
+  """--max_steps=auto: the updates that fit 90% of the time left, validation included."""
+  iterations = learner.settings.num_iterations
+  if flag.eval_every:
+    a_validation = measure_validation(learner, held_out)
+    batch_seconds += a_validation * iterations / flag.eval_every
+  left = stop.max_seconds - stop.seconds
+  steps = max(1, int(SHARE_OF_TIME * left / batch_seconds)) * iterations
+  command_line.say(
+    f"grpo: --max_steps=auto is {steps} updates in {left / 3600:.2f} h; "
+    "the schedule and phases follow it"
+  )
+  return steps
 
 
 def before_training(
-  learner: LeanGRPOLearner, stream, rows, held_out, state: dict, max_steps: int | None, stop, flag
-):
-  """The preflight, and max_steps None (auto) resolved in `state` to what fits 90% of the time that is left."""
-  seconds = measure_batch(learner, stream) if flag.max_hours or flag.preflight_only else None
-  start = dict(state)
-  state |= {
-    "step": state["max_steps"],
-    "progress": start["progress"] | {"phase": 2},
-  }  # a curriculum's last phase pays for all
-  reasons = preflight(learner, rows, seconds, max_steps, flag.max_hours)
-  state |= start
+  learner: LeanGRPOLearner,
+  reward_fns,
+  stream,
+  rows: list[dict],
+  held_out: list[dict],
+  max_steps: int | None,
+  stop,
+  flag,
+) -> int | None:
+  """The preflight; the number of updates, None with --preflight_only. max_steps None: auto, what
+  fits the time left.
+
+  reward_fns: see `preflight`.
+  """
+  seconds = None
+  if flag.max_hours or flag.preflight_only:
+    seconds = measure_batch(learner, stream)
+  reasons = preflight(learner, reward_fns, rows, seconds, max_steps, flag.max_hours)
   for reason in reasons:
     command_line.say(f"preflight: {reason}")
   if reasons and not flag.force:
     raise InputError(f"preflight refuses to train: {reasons[0]}; --force trains all the same")
   if flag.preflight_only:
     command_line.say("preflight: nothing speaks against training")
-  if max_steps is None:
-    seconds += (
-      measure_held_out(learner, held_out) * flag.num_iterations / flag.eval_every
-      if flag.eval_every
-      else 0
-    )
-    left = stop.max_seconds - stop.seconds
-    state["max_steps"] = max(1, int(0.9 * left / seconds)) * flag.num_iterations
-    command_line.say(
-      f"grpo: --max_steps=auto is {state['max_steps']} updates in {left / 3600:.2f} h; the schedule and phases follow it"
-    )
+  return max_steps or fitting_steps(learner, held_out, seconds, stop, flag)

@@ -1,4 +1,9 @@
-"""TODO-DOC rollouts."""
+"""Prompts → answers → scores.
+
+LeanRollout     this project's sampler behind Tunix's rollout interface
+sample_rollout  G answers to each prompt of a batch
+score_rollout   what each answer earns, and whether it is in the format and right
+"""
 
 import json
 from typing import NamedTuple
@@ -8,14 +13,13 @@ import numpy as np
 from tunix.rl import rl_cluster as rl
 from tunix.rl.rollout import base_rollout
 
-from lib import checking, command_line, contract, logprobs, sampling, tokenization
+from lib import command_line, logprobs, sampling, scoring, tokenization
 from lib.grpo_settings import Settings
 from lib.loading import Policy
 
 
-# -------------------------------------------------------------------------------------------------------- tokens → rollouts
 class Rollout(NamedTuple):
-  """A batch of B prompts with G answers each; N = B · G rows, the answers of a prompt side by side."""
+  """A batch of B prompts with G answers each; N = B · G, the answers of a prompt side by side."""
 
   rows: list[dict]  # B
   prompts: np.ndarray  # (B, P) left-padded ids
@@ -23,35 +27,39 @@ class Rollout(NamedTuple):
   lengths: np.ndarray  # (N,) tokens with the stop token
   stopped: np.ndarray  # (N,) ended with a stop token; False: cut by the limit
   texts: list[str]  # N
+  log_p: np.ndarray | None = None  # (N, L) of each drawn token as the sampler saw it; None: unknown
 
 
 class LeanRollout(base_rollout.BaseRollout):
-  """Tunix's rollout interface over `model.sample`: one prefill per prompt, exact noise, no copy of the weights."""
+  """Tunix's rollout interface over `sampling.sample`: one prefill per prompt, exact noise, no copy
+  of the weights.
+  """
 
   def __init__(self, rollout_actor, tokenizer, mesh, rollout_config, policy: Policy):
     self.policy = policy._replace(model=rollout_actor)
 
   def generate(self, prompts, rollout_config, **kwargs):
-    """prompts: texts; kwargs: width, generations and keys of `model.sample`."""
+    """prompts: texts; kwargs: width, generations and keys of `sampling.sample`."""
     ids = [tokenization.encode(self.policy.tokenizer, text) for text in prompts]
-    out = sampling.sample(
+    out, log_p = sampling.sample(
       self.policy,
       ids,
       max_new_tokens=rollout_config.max_tokens_to_generate,
       temperature=rollout_config.temperature,
+      with_log_p=True,
       **kwargs,
     )
-    texts = [tokenization.decode(self.policy.tokenizer, row) for row in out]
     return base_rollout.RolloutOutput(
-      text=texts,
+      text=[tokenization.decode(self.policy.tokenizer, row) for row in out],
       logits=None,
       tokens=list(out),
-      logprobs=None,
+      logprobs=list(log_p),
       left_padded_prompt_tokens=tokenization.pad_left(ids, kwargs["width"]),
     )
 
   def get_per_token_logps(self, prompt_tokens, completion_tokens):
-    return logprobs.token_logps(self.policy.model, prompt_tokens, completion_tokens)[0]
+    logps, _ = logprobs.token_logps(self.policy.model, prompt_tokens, completion_tokens)
+    return logps
 
   def update_params(self, params, filter_types=None):
     """Nothing to do: this rollout reads the trainer's own model."""
@@ -71,46 +79,72 @@ def read_answers(
 ) -> Rollout:
   """Completions (N, L) with their lengths, ends and texts."""
   lengths, stopped = sampling.completion_lengths(completions)
-  texts = [tokenization.decode(tokenizer, c[:n]) for c, n in zip(completions, lengths)]
+  texts = []
+  for completion, length in zip(completions, lengths, strict=True):
+    texts.append(tokenization.decode(tokenizer, completion[:length]))
   return Rollout(rows, prompts, completions, lengths, stopped, texts)
+
+
+def noise_keys(seed: int, draw_index: int, prompts: int, generations: int) -> np.ndarray:
+  """(B, G, 2) uint32: the noise of (draw, prompt, generation) follows from --seed alone."""
+  key = jax.random.fold_in(jax.random.key(seed), draw_index)
+  keys = jax.random.split(key, (prompts, generations))
+  return np.asarray(jax.random.key_data(keys))
+
+
+def sample_here(
+  cluster: rl.RLCluster, rows: list[dict], width: int, keys: np.ndarray, at_once: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Completions and their log-probs (N, L) of our own sampler, `at_once` prompts at a time."""
+  config = cluster.get_rollout_config(rl.Mode.TRAIN)
+  completions, log_p = [], []
+  for start in range(0, len(rows), at_once):
+    part = slice(start, start + at_once)
+    out = cluster.rollout.generate(
+      [row["prompt"] for row in rows[part]],
+      config,
+      width=width,
+      generations=keys.shape[1],
+      keys=keys[part],
+    )
+    completions.extend(out.tokens)
+    log_p.extend(out.logprobs)
+  return np.stack(completions), np.stack(log_p)
+
+
+def sample_by_engine(cluster: rl.RLCluster, rows: list[dict], settings: Settings) -> np.ndarray:
+  """Completions (N, L) of one of Tunix's engines."""
+  prompts = []
+  for row in rows:
+    prompts += [row["prompt"]] * settings.num_generations
+  ended = []
+  for tokens in cluster.generate(prompts).tokens:
+    # An engine that cuts the stop token off gets it back; after one that keeps it, nobody reads a
+    # second.
+    ids = [int(token) for token in tokens] + [tokenization.END_OF_TURN_ID]
+    ended.append(ids[: settings.max_new_tokens])
+  return tokenization.pad_right(ended, settings.max_new_tokens)
 
 
 def sample_rollout(
   cluster: rl.RLCluster, tokenizer, rows: list[dict], draw_index: int, settings: Settings
 ) -> Rollout:
-  """G answers to each row's prompt. The noise of (draw, prompt, generation) follows from --seed alone."""
-  groups, ids = (
-    settings.num_generations,
-    [tokenization.encode(tokenizer, row["prompt"]) for row in rows],
-  )
-  width, size = (
-    tokenization.fit(max(map(len, ids)), settings.prompt_widths),
-    settings.rollout_batch_size,
-  )
-  config = cluster.get_rollout_config(rl.Mode.TRAIN)
+  """G answers to each row's prompt."""
+  ids = [tokenization.encode(tokenizer, row["prompt"]) for row in rows]
+  longest = max(len(prompt) for prompt in ids)
+  width = tokenization.fit(longest, settings.prompt_widths)
   if isinstance(cluster.rollout, LeanRollout):
-    key = jax.random.fold_in(jax.random.key(settings.seed), draw_index)
-    keys = np.asarray(jax.random.key_data(jax.random.split(key, (len(rows), groups))))  # (B, G, 2)
-    parts = [
-      cluster.rollout.generate(
-        [row["prompt"] for row in rows[i : i + size]],
-        config,
-        width=width,
-        generations=groups,
-        keys=keys[i : i + size],
-      ).tokens
-      for i in range(0, len(rows), size)
-    ]
-    completions = np.concatenate([np.stack(part) for part in parts])
-  else:  # an engine that cuts the stop token off gets it back; after one that keeps it, nobody reads a second
-    tokens = cluster.generate([row["prompt"] for row in rows for _ in range(groups)]).tokens
-    ended = [[*map(int, t), tokenization.END_OF_TURN_ID][: settings.max_new_tokens] for t in tokens]
-    completions = tokenization.pad_right(ended, settings.max_new_tokens)
-  return read_answers(tokenizer, rows, tokenization.pad_left(ids, width), completions)
+    keys = noise_keys(settings.seed, draw_index, len(rows), settings.num_generations)
+    completions, log_p = sample_here(cluster, rows, width, keys, settings.rollout_batch_size)
+  else:
+    completions, log_p = sample_by_engine(cluster, rows, settings), None
+  rollout = read_answers(tokenizer, rows, tokenization.pad_left(ids, width), completions)
+  return rollout._replace(log_p=log_p)
 
 
-# ------------------------------------------------------------------------------------------------------- rollouts → rewards
 class Scores(NamedTuple):
+  """What N answers earned."""
+
   rewards: np.ndarray  # (N,) the sum of the components
   components: dict[str, np.ndarray]  # reward function name → (N,)
   formatted: np.ndarray  # (N,) bool, strict format
@@ -118,48 +152,58 @@ class Scores(NamedTuple):
   failed: int  # reward functions that raised on this batch
 
 
+def run_reward(function, prompts: list[str], texts: list[str], columns: dict) -> np.ndarray | None:
+  """One component (N,); None where the function raised or returned no N finite numbers."""
+  try:
+    values = np.array(function(prompts, texts, **columns), np.float64)
+    finite = bool(np.isfinite(values).all())
+    if values.shape != (len(texts),) or not finite:
+      raise ValueError(f"returned {values.shape} values, finite: {finite}")
+    return values
+  except Exception as error:  # whatever a user's reward function raises
+    command_line.say(
+      f"reward {function.__name__} failed on this batch ({type(error).__name__}: {error}); "
+      "it pays 0 here"
+    )
+    return None
+
+
+def overlong_penalty(lengths: np.ndarray, max_new_tokens: int, buffer: int) -> np.ndarray:
+  """DAPO (2503.14476) eq. 13 by tokens (Tunix's counts characters): 0 to the buffer, then linear to
+  −1.
+  """
+  begin = max_new_tokens - buffer
+  return -np.clip((lengths - begin) / buffer, 0, 1)
+
+
 def score_rollout(reward_fns, rollout: Rollout, settings: Settings) -> Scores:
-  """Rewards of N answers. A function that raises pays 0 to the whole batch and is counted, it does not end the run."""
-  rows = [row for row in rollout.rows for _ in range(settings.num_generations)]
+  """Rewards of N answers. A function that raises pays 0 to the whole batch and is counted, it does
+  not end the run.
+  """
+  rows = []  # one an answer
+  for row in rollout.rows:
+    rows += [row] * settings.num_generations
   columns = {name: [row[name] for row in rows] for name in ("domain", "question", "answer")}
   columns["metadata"] = [json.dumps(row["metadata"]) for row in rows]
+  prompts = [row["prompt"] for row in rows]
+
   components, failed = {}, 0
   for function in reward_fns:
-    try:
-      values = np.array(
-        function([row["prompt"] for row in rows], rollout.texts, **columns), np.float64
-      )
-      if values.shape != (len(rows),) or not np.isfinite(values).all():
-        raise ValueError(f"returned {values.shape} values, finite: {np.isfinite(values).all()}")
-    except Exception as error:  # whatever a user's reward function raises
-      command_line.say(
-        f"reward {function.__name__} failed on this batch ({type(error).__name__}: {error}); it pays 0 here"
-      )
-      values, failed = np.zeros(len(rows)), failed + 1
+    values = run_reward(function, prompts, rollout.texts, columns)
+    if values is None:
+      values = np.zeros(len(rows))
+      failed += 1
     components[function.__name__] = values
-  if settings.overlong_buffer:  # DAPO (2503.14476) eq. 13, by tokens; Tunix's counts characters
-    begin = settings.max_new_tokens - settings.overlong_buffer
-    components["overlong"] = -np.clip((rollout.lengths - begin) / settings.overlong_buffer, 0, 1)
-  answers = [
-    parsed.answer if (parsed := contract.parse_response(text, settings.style)) else None
-    for text in rollout.texts
-  ]
-  checked = checking.checked_domains(settings.code_rewards)
-  checkable = [
-    i for i, row in enumerate(rows) if answers[i] is not None and row["domain"] in checked
-  ]
-  pick = lambda values: [values[i] for i in checkable]
-  correct = np.zeros(len(rows), bool)
-  correct[checkable] = checking.is_correct_batch(
-    pick(columns["domain"]),
-    pick(answers),
-    pick(columns["answer"]),
-    [rows[i]["metadata"] for i in checkable],
-  )
+  if settings.overlong_buffer:
+    components["overlong"] = overlong_penalty(
+      rollout.lengths, settings.max_new_tokens, settings.overlong_buffer
+    )
+
+  answers = scoring.formatted_answers(rollout.texts, settings.style)
   return Scores(
-    sum(components.values()),
-    components,
-    np.array([a is not None for a in answers]),
-    correct,
-    failed,
+    rewards=sum(components.values()),
+    components=components,
+    formatted=np.array([answer is not None for answer in answers]),
+    correct=scoring.right_answers(rows, answers, settings.code_rewards),
+    failed=failed,
   )

@@ -1,4 +1,10 @@
-"""TODO-DOC training_log."""
+"""What a person sees of a GRPO run: metrics.jsonl, samples.jsonl, TensorBoard and one line a step.
+
+rollout_metrics  numbers of a batch
+sample_rows      whole groups, to read
+step_line        the greppable line
+open_report      a step's row into all of them
+"""
 
 import collections
 import os
@@ -12,48 +18,67 @@ from lib.errors import InputError
 from lib.grpo_settings import Settings
 from lib.rollouts import Rollout, Scores
 
-SECONDS = (
-  "rollout_seconds",
-  "reward_seconds",
-  "reference_seconds",
-  "update_seconds",
-)  # of a step, in this order
+# Parts of a step, in this order.
+SECONDS = ("rollout_seconds", "reward_seconds", "reference_seconds", "update_seconds")
+# An interval for the pace spans this many batches at most.
+MARKS = 21
 
 
-# -------------------------------------------------------------------------------------------------------- what a person sees
+def rollout_fill(lengths: np.ndarray, at_once: int) -> float:
+  """Share of decode slots that wrote a real token, of answers (N,) sampled `at_once` together.
+
+  Without what a CPU saves by letting ended rows leave: there it is a lower bound.
+  """
+  slots = 0
+  for start in range(0, len(lengths), at_once):
+    part = lengths[start : start + at_once]
+    slots += len(part) * part.max()
+  return lengths.sum() / slots
+
+
+def domain_metrics(domain: str, mine: np.ndarray, scores: Scores, checked: np.ndarray) -> dict:
+  """Numbers of one domain; mine, checked (N,) bool. No accuracy where nothing can be checked."""
+  row = {
+    f"domains/{domain}/reward": scores.rewards[mine].mean(),
+    f"domains/{domain}/reward_std": scores.rewards[mine].std(),
+    f"domains/{domain}/format": scores.formatted[mine].mean(),
+  }
+  if checked[mine].any():
+    row[f"domains/{domain}/accuracy"] = scores.correct[mine].mean()
+  return row
+
+
 def rollout_metrics(rollout: Rollout, scores: Scores, settings: Settings) -> dict:
-  """One row's numbers of a batch: overall, per reward function and per domain."""
+  """Numbers of a batch: overall, per reward function and per domain.
+
+  "flat": share of zero-std groups; of them those all right (flat_right), the others (flat_wrong).
+  """
   size = settings.num_generations
-  domains = np.repeat([row["domain"] for row in rollout.rows], size)
-  verifiable = np.isin(domains, checking.checked_domains(settings.code_rewards))
+  domains = np.repeat([row["domain"] for row in rollout.rows], size)  # (N,)
+  checked = np.isin(domains, checking.checked_domains(settings.code_rewards))
   groups = scores.rewards.reshape(-1, size)
-  flat = policy_gradient.flat_groups(scores.rewards, size)
-  right = scores.correct.reshape(-1, size).all(-1)
+  zero_std = policy_gradient.zero_std_groups(scores.rewards, size)  # (B,)
+  all_right = scores.correct.reshape(-1, size).all(-1)
   row = {
     "reward": scores.rewards.mean(),
     "reward_std": groups.std(-1).mean(),
     "format": scores.formatted.mean(),
-    "accuracy": scores.correct[verifiable].mean() if verifiable.any() else None,
+    "accuracy": scores.correct[checked].mean() if checked.any() else None,
     "completion_tokens": rollout.lengths.mean(),
     "completion_tokens_max": rollout.lengths.max(),
     "truncated": 1 - rollout.stopped.mean(),
-    "flat": flat.mean(),
-    "flat_right": (flat & right).mean(),
-    "flat_wrong": (flat & ~right).mean(),
+    "rollout_fill": rollout_fill(rollout.lengths, size * settings.rollout_batch_size),
+    "flat": zero_std.mean(),
+    "flat_right": (zero_std & all_right).mean(),
+    "flat_wrong": (zero_std & ~all_right).mean(),
     "prompt_width": rollout.prompts.shape[1],
     "reward_failed": scores.failed,
   }
   for name, values in scores.components.items():
-    row |= {f"rewards/{name}": values.mean(), f"rewards/{name}_std": values.std()}
+    row[f"rewards/{name}"] = values.mean()
+    row[f"rewards/{name}_std"] = values.std()
   for domain in sorted(set(domains)):
-    mine = domains == domain
-    row |= {
-      f"domains/{domain}/reward": scores.rewards[mine].mean(),
-      f"domains/{domain}/reward_std": scores.rewards[mine].std(),
-      f"domains/{domain}/format": scores.formatted[mine].mean(),
-    }
-    if verifiable[mine].any():
-      row[f"domains/{domain}/accuracy"] = scores.correct[mine].mean()
+    row |= domain_metrics(domain, domains == domain, scores, checked)
   return {name: value if value is None else round(float(value), 6) for name, value in row.items()}
 
 
@@ -61,81 +86,93 @@ def sample_rows(
   step: int, rollout: Rollout, scores: Scores, advantages, settings: Settings, prompts: int = 2
 ) -> list[dict]:
   """Rows of samples.jsonl: whole groups, each answer with its component rewards and advantage."""
-  size, found = settings.num_generations, []
+  size = settings.num_generations
+  found = []
   for i, row in enumerate(rollout.rows[:prompts]):
-    answers = [
-      {
-        "text": rollout.texts[n],
-        "reward": float(scores.rewards[n]),
-        "advantage": float(advantages[n]),
-        "rewards": {name: float(values[n]) for name, values in scores.components.items()},
-        "tokens": int(rollout.lengths[n]),
-        "truncated": not rollout.stopped[n],
-      }
-      for n in range(i * size, (i + 1) * size)
-    ]
-    found.append(
-      {
-        "step": step,
-        **{name: row[name] for name in ("id", "domain", "question", "answer")},
-        "generations": answers,
-      }
-    )
+    answers = []
+    for n in range(i * size, (i + 1) * size):
+      components = {name: float(values[n]) for name, values in scores.components.items()}
+      answers.append(
+        {
+          "text": rollout.texts[n],
+          "reward": float(scores.rewards[n]),
+          "advantage": float(advantages[n]),
+          "rewards": components,
+          "tokens": int(rollout.lengths[n]),
+          "truncated": not rollout.stopped[n],
+        }
+      )
+    facts = {name: row[name] for name in ("id", "domain", "question", "answer")}
+    found.append({"step": step, **facts, "generations": answers})
   return found
 
 
 def check_failures() -> dict[str, int]:
-  """{"failed/NAME": count} of what could not be checked or judged since the last call, held-out answers included."""
-  return {
-    f"failed/{name.removeprefix('failed_')}": count
-    for name, count in failures.failed_rows(reset=True).items()
-  }
+  """{"failed/NAME": count} of what could not be checked or judged since the last call, validation
+  answers included.
+  """
+  counts = failures.failed_rows(reset=True)
+  return {f"failed/{name.removeprefix('failed_')}": count for name, count in counts.items()}
+
+
+def share(value: float | None, digits: int) -> str:
+  """A number, or a dash where there was nothing that can be checked."""
+  return "—" if value is None else f"{value:.{digits}f}"
 
 
 def step_line(row: dict, max_steps: int, eta_hours: float, hours_left: float) -> str:
   """The line of a step: greppable, one unit per number, in the order one reads a run."""
-  hours = "".join(
-    f" | {name} {h:.2f} h"
-    for name, h in (("eta", eta_hours), ("left", hours_left))
-    if np.isfinite(h)
-  )
-  share = lambda value, digits: (
-    "—" if value is None else f"{value:.{digits}f}"
-  )  # None: nothing that can be checked
-  held_out = (
-    f" | held-out acc {share(row['eval_accuracy'], 3)} reward {row['eval_reward']:.3f}"
-    if "eval_reward" in row
-    else ""
-  )
-  failed = "".join(
-    f" | {name.removeprefix('failed/')} {row[name]}" for name in row if name.startswith("failed/")
-  )
-  return (
-    f"grpo {row['step']}/{max_steps}{hours} | reward {row['reward']:.3f} ± {row['reward_std']:.3f} | "
-    f"format {row['format']:.2f} | acc {share(row['accuracy'], 2)} | kl {row['kl']:.4f} | entropy {row['entropy']:.2f} | "
-    f"len {row['completion_tokens']:.0f} max {row['completion_tokens_max']:.0f} cut {row['truncated']:.0%} | "
-    f"flat {row['flat_right']:.0%} right {row['flat_wrong']:.0%} wrong | clip {row['clip_low']:.1%}/{row['clip_high']:.1%} | "
-    f"grad {row['grad_norm']:.3f} | lr {row['learning_rate']:.2e} | "
-    f"{row['rollout_seconds']:.1f}+{row['reward_seconds']:.1f}+"
-    f"{row['reference_seconds'] + row['update_seconds']:.1f} s | {row['tokens_per_second']:.0f} tok/s{failed}{held_out}"
-  )
+  parts = [f"grpo {row['step']}/{max_steps}"]
+  if np.isfinite(eta_hours):
+    parts.append(f"eta {eta_hours:.2f} h")
+  if np.isfinite(hours_left):
+    parts.append(f"left {hours_left:.2f} h")
+  cut = f"{row['truncated']:.0%}"
+  learning_seconds = row["reference_seconds"] + row["update_seconds"]
+  parts += [
+    f"reward {row['reward']:.3f} ± {row['reward_std']:.3f}",
+    f"format {row['format']:.2f}",
+    f"acc {share(row['accuracy'], 2)}",
+    f"kl {row['kl']:.4f}",
+    f"entropy {row['entropy']:.2f}",
+    f"len {row['completion_tokens']:.0f} max {row['completion_tokens_max']:.0f} cut {cut}",
+    f"flat {row['flat_right']:.0%} right {row['flat_wrong']:.0%} wrong",
+    f"clip {row['clip_low']:.1%}/{row['clip_high']:.1%}",
+    f"grad {row['grad_norm']:.3f}",
+    f"lr {row['learning_rate']:.2e}",
+    f"{row['rollout_seconds']:.1f}+{row['reward_seconds']:.1f}+{learning_seconds:.1f} s",
+    f"{row['tokens_per_second']:.0f} tok/s",
+  ]
+  for name, count in row.items():
+    if name.startswith("failed/"):
+      parts.append(f"{name.removeprefix('failed/')} {count}")
+  if "eval_reward" in row:
+    parts.append(f"held-out acc {share(row['eval_accuracy'], 3)} reward {row['eval_reward']:.3f}")
+  if row.get("warning"):
+    parts.append(f"WARNING: {row['warning']}")
+  return " | ".join(parts)
 
 
 def open_report(
   bar, state: dict, metrics_path: str, stop, log, steady: int
 ) -> Callable[[dict, int], None]:
-  """show(row, tokens): a step's row in metrics.jsonl, in TensorBoard, and as a line or, on a terminal, in the bar.
+  """show(row, tokens): a step's row in metrics.jsonl, in TensorBoard, and as a line or, on a
+  terminal, in the bar.
 
-  steady: updates after which the speed says how many more steps fit the time left.
+  tokens: sampled in this step. steady: updates after which the speed says how many more fit the
+  time left.
   """
-  first, marks = state["step"], collections.deque(maxlen=21)
+  first = state["step"]
+  marks = collections.deque(maxlen=MARKS)  # (step, seconds)
 
   def show(row: dict, tokens: int):
-    row["tokens_per_second"] = round(tokens / max(1e-9, sum(row[name] for name in SECONDS)), 1)
+    seconds = sum(row[name] for name in SECONDS)
+    row["tokens_per_second"] = round(tokens / max(1e-9, seconds), 1)
     row |= {name: round(row[name], 3) for name in SECONDS}
     if row["iteration"] == 0:  # so that an interval is a whole batch
       marks.append((row["step"], time.monotonic()))
-    per_step, to_do = runs.pace(marks), state["max_steps"] - row["step"]
+    per_step = runs.pace(marks)
+    to_do = state["max_steps"] - row["step"]
     left = stop.max_seconds - stop.seconds
     bar.update()
     bar.set_postfix_str(f"reward {row['reward']:.3f} format {row['format']:.2f} kl {row['kl']:.4f}")
@@ -143,7 +180,8 @@ def open_report(
       command_line.say(step_line(row, state["max_steps"], per_step * to_do / 3600, left / 3600))
     if np.isfinite(left) and row["step"] - first == steady:
       command_line.say(
-        f"grpo: at {per_step:.2f} s a step, {int(left / per_step)} more steps fit the time left; {to_do} are to do"
+        f"grpo: at {per_step:.2f} s a step, {int(left / per_step)} more steps fit the time left; "
+        f"{to_do} are to do"
       )
     jsonl.append_rows(metrics_path, [row])
     log(row)
@@ -151,10 +189,23 @@ def open_report(
   return show
 
 
-def open_log(out_dir: str, use_wandb: bool) -> Callable[[dict], None]:
-  """TensorBoard events under out_dir/tensorboard, and Weights & Biases only when asked (Tunix would start it unasked).
+def start_wandb(out_dir: str):
+  """A Weights & Biases run named after the folder."""
+  try:
+    import wandb
+  except ImportError as error:
+    raise InputError(
+      "--wandb needs the wandb package: pip install wandb, or leave the flag out"
+    ) from error
+  return wandb.init(project="gemma-reasoning", name=os.path.basename(os.path.abspath(out_dir)))
 
-  The events are written by this thread: TensorBoard's own writer thread dies on a full disk, and the run then waits for ever.
+
+def open_log(out_dir: str, use_wandb: bool) -> Callable[[dict], None]:
+  """TensorBoard events under out_dir/tensorboard, and Weights & Biases only when asked (Tunix would
+  start it unasked).
+
+  This thread writes the events: TensorBoard's own writer thread dies on a full disk, and the run
+  then waits for ever.
   """
   from tensorboardX.event_file_writer import EventsWriter
   from tensorboardX.proto.event_pb2 import Event
@@ -162,28 +213,17 @@ def open_log(out_dir: str, use_wandb: bool) -> Callable[[dict], None]:
 
   folder = os.path.join(out_dir, "tensorboard")
   os.makedirs(folder, exist_ok=True)
-  writer, wandb_run = EventsWriter(os.path.join(folder, "events")), None
-  if use_wandb:
-    try:
-      import wandb
-    except ImportError as error:
-      raise InputError(
-        "--wandb needs the wandb package: pip install wandb, or leave the flag out"
-      ) from error
-    wandb_run = wandb.init(
-      project="gemma-reasoning", name=os.path.basename(os.path.abspath(out_dir))
-    )
+  writer = EventsWriter(os.path.join(folder, "events"))
+  wandb_run = start_wandb(out_dir) if use_wandb else None
 
   def log(row: dict):
-    numbers = {
-      name: value
-      for name, value in row.items()
-      if isinstance(value, float | int) and name != "step"
-    }
+    numbers = {}
+    for name, value in row.items():
+      if isinstance(value, float | int) and name != "step":
+        numbers[name] = value
     for name, value in numbers.items():
-      writer.write_event(
-        Event(wall_time=time.time(), step=row["step"], summary=scalar(f"grpo/{name}", value))
-      )
+      summary = scalar(f"grpo/{name}", value)
+      writer.write_event(Event(wall_time=time.time(), step=row["step"], summary=summary))
     writer.flush()
     if wandb_run:
       wandb_run.log(numbers, step=row["step"])

@@ -1,4 +1,6 @@
-"""train_grpo.py: each objective against its paper's formula, advantages and weights by table, whole runs, what is refused."""
+"""train_grpo.py: each objective against its paper's formula, advantages and weights by table, whole
+runs, what is refused.
+"""
 
 import dataclasses
 import functools
@@ -17,20 +19,24 @@ import pytest
 from conftest import argv_of, one_line_error, run, run_well
 from flax import nnx
 from tunix.rl import algo_core, common
-from tunix.rl.grpo import grpo_learner
+from tunix.rl.grpo import grpo_learner as tunix_learner
 from tunix.sft import utils as sft_utils
 
 import rewards
 import train_grpo
 import train_sft
 from lib import (
+  answer_packing,
   checkpoints,
   code_checking,
   contract,
   devices,
   failures,
   gemma,
+  grpo_learner,
   grpo_settings,
+  grpo_start,
+  health,
   jsonl,
   loading,
   logprobs,
@@ -38,11 +44,15 @@ from lib import (
   parameters,
   policy_gradient,
   preflight,
+  programs,
   rollouts,
   sampling,
+  streams,
   tokenization,
   training_log,
 )
+from lib.answer_packing import Packed, RowShape
+from lib.errors import InputError
 from lib.grpo_learner import LeanGRPOLearner
 from lib.grpo_settings import Settings
 from lib.loading import Policy
@@ -64,8 +74,8 @@ GRPO = dict(
 )
 SETTINGS = Settings(
   algorithm="grpo",
+  reference=True,
   batch_size=2,
-  micro_batch_size=2,
   rollout_batch_size=2,
   num_generations=4,
   num_iterations=1,
@@ -76,10 +86,13 @@ SETTINGS = Settings(
   dynamic_sampling=0,
   mask_truncated=False,
   overlong_buffer=0,
+  replace_by="reward",
   anneal_domains=False,
   temperature=0.7,
   max_new_tokens=12,
   prompt_widths=(8,),
+  row_shape=RowShape(turns=4, rows=2, width=64),
+  sliding_window=128,
   seed=0,
   remat=False,
   style="tags",
@@ -87,12 +100,12 @@ SETTINGS = Settings(
 )
 
 
-# -------------------------------------------------------------------------------------------------- the objectives, from papers
+# ---------------------------------------------------------------------- the objectives, from papers
 def textbook(
   xp, logps, old, ref, lengths, counted, advantages, beta, *, algorithm, low, high, limit
 ):
-  """−J as the papers write it, one answer and one token at a time: 2402.03300 eq. 3 and 4, 2503.20783 §3.2, 2503.14476 eq. 8,
-  2507.18071 eq. 5 to 7. logps, old, ref: (N, L)."""
+  """−J as the papers write it, one answer and one token at a time: 2402.03300 eq. 3 and 4,
+  2503.20783 §3.2, 2503.14476 eq. 8, 2507.18071 eq. 5 to 7. logps, old, ref: (N, L)."""
   answers, tokens = [], 0
   for i in range(len(lengths)):
     if not counted[i]:
@@ -176,30 +189,42 @@ def make_rollout(rows: int = 2, generations: int = 4, length: int = 12, seed: in
   return Rollout(data, prompts, completions, lengths, stopped, ["text"] * len(lengths))
 
 
+def make_batch(rollout: Rollout, advantages, settings: Settings) -> tuple[Batch, Packed]:
+  packed = policy_gradient.pack_rollout(rollout, settings)
+  return policy_gradient.make_batch(rollout, packed, np.asarray(advantages), settings), packed
+
+
 def summed(model, kind, batch: Batch, settings):
-  """(loss, aux, gradient) of policy_loss over all micro-batches."""
+  """(loss, aux, gradient) of policy_loss over all micro-batches that hold anything."""
   graph, params, rest = nnx.split(model, kind, ...)
   config = types.SimpleNamespace(options=settings)
-  loss = jax.jit(
-    jax.value_and_grad(
-      lambda p, micro: policy_gradient.policy_loss(nnx.merge(graph, p, rest), micro, config),
-      has_aux=True,
-    )
-  )
-  parts = [loss(params, Batch(*micro)) for micro in zip(*batch)]
-  total = lambda trees: jax.tree.map(lambda *x: sum(x), *trees)
-  return (
-    float(sum(value for (value, _), _ in parts)),
-    [aux for (_, aux), _ in parts],
-    total([g for _, g in parts]),
-  )
+
+  def loss_of(params, micro_batch):
+    return policy_gradient.policy_loss(nnx.merge(graph, params, rest), micro_batch, config)
+
+  value_and_grad = jax.jit(jax.value_and_grad(loss_of, has_aux=True))
+  loss, auxes, gradient = 0.0, [], jax.tree.map(jnp.zeros_like, params)
+  for turn in range(answer_packing.turns_of(batch.rows)):
+    micro_batch = jax.tree.map(lambda x, turn=turn: x[turn], batch)
+    (value, aux), part = value_and_grad(params, micro_batch)
+    loss += float(value)
+    auxes.append(aux)
+    gradient = jax.tree.map(jnp.add, gradient, part)
+  return loss, auxes, gradient
+
+
+def answers_of(auxes: list[dict], packed: Packed) -> np.ndarray:
+  """(N, L) log-probs that the loss returned, at the answers."""
+  values = np.zeros(packed.rows.tokens.shape, np.float32)
+  values[: len(auxes)] = [aux["logps"] for aux in auxes]
+  return answer_packing.gather(values, packed)
 
 
 @pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_loss_and_gradient_equal_the_paper(small, algorithm, lora):
-  """Value in float64 NumPy, gradient by autodiff of the formula; on-policy and with old log-probs, KL with a weight per row,
-  micro-batches of 1 and 2 prompts, with and without truncated answers."""
+  """Value in float64 NumPy, gradient by autodiff of the formula; on-policy and with old log-probs,
+  KL with a weight per row, micro-batches of 1 and 2 prompts, with and without truncated answers."""
   model = small[lora]
   kind = parameters.trainable(model)
   graph, params, rest = nnx.split(model, kind, ...)
@@ -215,21 +240,26 @@ def test_loss_and_gradient_equal_the_paper(small, algorithm, lora):
       lambda p: plain_logps(nnx.merge(graph, p, rest), rows, rollout.completions, 0.7), params
     )[1](by_logp)[0]
   )
-  for on_policy, masked, micro in ((True, False, 2), (False, True, 1), (False, False, 2)):
+  cases = [
+    # The answers share their prompt; a row an answer; the window ends the sharing.
+    (RowShape(4, 2, 64), 128, True, False),
+    (RowShape(8, 1, 24), 128, False, True),
+    (RowShape(2, 4, 48), 24, False, False),
+  ]
+  for shape, window, on_policy, masked in cases:
     settings = SETTINGS._replace(
       algorithm=algorithm,
-      micro_batch_size=micro,
+      row_shape=shape,
+      sliding_window=window,
       mask_truncated=masked,
       domain_beta={"math": 0.3, "coding": 0.0 if masked else 0.1},
     )
-    batch = policy_gradient.make_batch(rollout, advantages, settings)
-    fold = lambda x, like: x.astype(np.float32).reshape(like.shape)
+    batch, packed = make_batch(rollout, advantages, settings)
     batch = batch._replace(
-      ref_logps=fold(ref, batch.ref_logps),
-      old_logps=fold(old, batch.old_logps),
+      ref_logps=answer_packing.spread(ref, packed),
+      old_logps=answer_packing.spread(old, packed),
       on_policy=np.full_like(batch.on_policy, on_policy),
     )
-    assert batch.prompts.shape == (2 // micro, micro, 8)
     got, auxes, gradient = summed(model, kind, batch, settings)
 
     counted = rollout.stopped | (not masked)
@@ -263,9 +293,7 @@ def test_loss_and_gradient_equal_the_paper(small, algorithm, lora):
         "nothing was clipped: the case shows too little"
       )
     real = (np.arange(12) < rollout.lengths[:, None]) & counted[:, None]
-    np.testing.assert_allclose(
-      np.concatenate([aux["logps"] for aux in auxes])[real], logps[real], atol=2e-5
-    )
+    np.testing.assert_allclose(answers_of(auxes, packed)[real], logps[real], atol=2e-5)
 
 
 @pytest.mark.parametrize(
@@ -278,12 +306,14 @@ def test_loss_and_gradient_equal_tunix(small, algorithm, aggregation):
   advantages = rng.normal(size=8)
   mask = np.arange(12) < rollout.lengths[:, None]
   old, ref = (rng.normal(-6, 0.3, mask.shape).astype(np.float32) for _ in range(2))
-  batch = policy_gradient.make_batch(rollout, advantages, settings)
+  batch, packed = make_batch(rollout, advantages, settings)
   batch = batch._replace(
-    ref_logps=ref[None], old_logps=old[None], on_policy=np.zeros_like(batch.on_policy)
+    ref_logps=answer_packing.spread(ref, packed),
+    old_logps=answer_packing.spread(old, packed),
+    on_policy=np.zeros_like(batch.on_policy),
   )
   got, _, gradient = summed(model, nnx.LoRAParam, batch, settings)
-  config = grpo_learner.GRPOConfig(
+  config = tunix_learner.GRPOConfig(
     num_generations=4, beta=0.1, epsilon=0.2, kl_loss_mode="low_var_kl", loss_agg_mode=aggregation
   )
   config.temperature, config.epsilon_high, config.kl_clamp_value = 0.7, 0.2, None
@@ -309,7 +339,9 @@ def test_loss_and_gradient_equal_tunix(small, algorithm, aggregation):
 
 
 def test_sampled_log_probs_are_the_loss_log_probs(small):
-  """Rollout and loss see one distribution: at T = 0.5 the empirical mean of −log p of sampled tokens is the loss's entropy."""
+  """Rollout and loss see one distribution: at T = 0.5 the empirical mean of −log p of sampled
+  tokens is the loss's entropy.
+  """
   policy = Policy(small[False], None, devices.make_mesh("1x1"), "", "", 0, 0.0)
   keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), (1, 512))))
   prompt = [[2, 130, 140]]
@@ -317,14 +349,14 @@ def test_sampled_log_probs_are_the_loss_log_probs(small):
     policy, prompt, width=4, generations=512, max_new_tokens=4, temperature=0.5, keys=keys
   )
   logps, entropy = logprobs.token_logps(
-    policy.model, tokenization.pad_left(prompt, 4), out, temperature=0.5, generations=512
+    policy.model, tokenization.pad_left(prompt, 4), out, temperature=0.5
   )
   seen = np.arange(4) < sampling.completion_lengths(out)[0][:, None]
   gap = (np.asarray(entropy) + np.asarray(logps))[seen]
   assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(len(gap))
 
 
-# --------------------------------------------------------------------------------------------------- advantages, weights, rewards
+# --------------------------------------------------------------------- advantages, weights, rewards
 def test_group_advantages():
   reward = np.array([1.0, 0.0, 0.0, 1.0, 2.0, 2.0, 2.0, 2.0])
   std = np.std([1, 0, 0, 1], ddof=1)
@@ -350,30 +382,6 @@ def test_token_weights():
       policy_gradient.token_weights(lengths, counted, 4, algorithm, 10), [first, second, [0] * 4]
     )
     assert not policy_gradient.token_weights(lengths, ~counted & False, 4, algorithm, 10).any()
-
-
-def test_completions_are_trimmed_to_their_bucket():
-  rollout = make_rollout(length=12)
-  for limit, longest, size in (
-    (1024, 12, 512),
-    (512, 200, 256),
-    (512, 300, 512),
-    (100, 12, 64),
-    (12, 12, 12),
-  ):
-    wide = np.pad(rollout.completions, ((0, 0), (0, limit - 12)))
-    lengths = (
-      np.minimum(rollout.lengths, longest)
-      if longest <= 12
-      else np.append(rollout.lengths[:-1], longest)
-    )
-    batch = policy_gradient.make_batch(
-      rollout._replace(completions=wide, lengths=lengths),
-      np.zeros(8),
-      SETTINGS._replace(max_new_tokens=limit),
-    )
-    assert batch.completions.shape == batch.weights.shape == (1, 8, size)
-    assert float(batch.weights.sum()) == pytest.approx(1, rel=1e-5)
 
 
 def test_overlong_penalty_counts_tokens():
@@ -460,7 +468,7 @@ def test_no_code_runs_where_code_rewards_is_off(monkeypatch):
   assert training_log.check_failures()["failed/ValueError"] == 1 and not failures.failed_rows()
 
 
-# ------------------------------------------------------------------------------------------------------------ streams and sampling
+# ----------------------------------------------------------------------------- streams and sampling
 def test_noise_is_a_function_of_draw_prompt_and_generation(data_dir):
   """Each of the three alone changes an answer; how many prompts are sampled at once does not."""
   policy = loading.load_policy("tiny", data_dir=data_dir)
@@ -472,12 +480,15 @@ def test_noise_is_a_function_of_draw_prompt_and_generation(data_dir):
   )
   rows = [{"prompt": contract.format_prompt("2+2=?"), "metadata": {}}] * 2
   settings = SETTINGS._replace(prompt_widths=(64,), max_new_tokens=8, temperature=1.0)
-  draw = lambda index, **change: (
-    rollouts.sample_rollout(
-      cluster, policy.tokenizer, rows, index, settings._replace(**change)
-    ).completions
-  )
-  first, ids = draw(1), lambda completions: {row.tobytes() for row in completions}
+
+  def draw(index: int, **change) -> np.ndarray:
+    changed = settings._replace(**change)
+    return rollouts.sample_rollout(cluster, policy.tokenizer, rows, index, changed).completions
+
+  def ids(completions: np.ndarray) -> set[bytes]:
+    return {row.tobytes() for row in completions}
+
+  first = draw(1)
   assert np.array_equal(draw(1), first) and np.array_equal(draw(1, rollout_batch_size=1), first)
   assert len(ids(first)) == 8, "two equal prompts of four answers"
   for other in (draw(2), draw(1, seed=1)):
@@ -485,7 +496,9 @@ def test_noise_is_a_function_of_draw_prompt_and_generation(data_dir):
 
 
 def test_optimizer_is_the_one_that_is_said(monkeypatch, data_dir, tmp_path):
-  """AdamW with b1 0.9, b2 0.99, decay 0.1, clip 0.1, 10% warm-up and a cosine to 0, against optax's own parts."""
+  """AdamW with b1 0.9, b2 0.99, decay 0.1, clip 0.1, 10% warm-up and a cosine to 0, against optax's
+  own parts.
+  """
   made, build = [], optimization.make_optimizer
   monkeypatch.setattr(
     optimization, "make_optimizer", lambda **options: made.append(build(**options)) or made[0]
@@ -537,9 +550,9 @@ def test_optimizer_is_the_one_that_is_said(monkeypatch, data_dir, tmp_path):
     ("grpo", {}, (0.04, 0.2, 0.2)),
     ("dr_grpo", {}, (0.0, 0.2, 0.2)),
     ("dapo", {}, (0.0, 0.2, 0.28)),
-    ("gspo", {}, (0.04, 3e-4, 4e-4)),
+    ("gspo", {}, (0.0, 3e-4, 4e-4)),
     ("dapo", dict(beta=0.1, epsilon=0.1), (0.1, 0.1, 0.28)),
-    ("gspo", dict(epsilon=0.01), (0.04, 0.01, 0.01)),
+    ("gspo", dict(epsilon=0.01), (0.0, 0.01, 0.01)),
     ("grpo", dict(beta=0.0, epsilon_high=0.3), (0.0, 0.2, 0.3)),
   ],
 )
@@ -547,7 +560,9 @@ def test_defaults_are_the_published_ones(algorithm, flags, expected):
   for name in train_grpo.FLAGS:
     train_grpo.FLAGS[name].unparse()
   train_grpo.FLAGS(["train_grpo.py", f"--algorithm={algorithm}", *argv_of(flags)])
-  settings = grpo_settings.read_settings(train_grpo.FLAGS, (8,), "tags", 1)
+  settings = grpo_settings.read_settings(
+    train_grpo.FLAGS, (8,), "tags", RowShape(1, 1, 512), sliding_window=512
+  )
   assert (
     settings.beta,
     settings.epsilon,
@@ -563,22 +578,22 @@ def rows_of(**counts) -> list[dict]:
 
 def test_stream_is_a_function_of_progress():
   rows = rows_of(math=3, logic=2)
-  stream, progress = train_grpo.make_stream(rows, SETTINGS), preflight.new_progress()
+  stream, progress = streams.make_stream(rows, SETTINGS), preflight.new_progress()
   drawn = [row["id"] for _ in range(5) for row in stream(progress)]
   assert drawn == [row["id"] for row in rows] * 2 and progress["draws"] == 5
   again = preflight.new_progress() | {"draws": 3}
-  assert [row["id"] for row in train_grpo.make_stream(rows, SETTINGS)(again)] == drawn[6:8]
+  assert [row["id"] for row in streams.make_stream(rows, SETTINGS)(again)] == drawn[6:8]
 
 
 def test_annealed_domains_follow_the_pass_rate():
-  """A domain is drawn ∝ share × max(0.1, 1 − pass rate), its rows in order; the stream goes on from saved progress. One that has no
-  pass rate counts as the mean, here 0.75."""
+  """A domain is drawn ∝ share × max(0.1, 1 − pass rate), its rows in order; the stream goes on from
+  saved progress. One that has no pass rate counts as the mean, here 0.75."""
   rows, settings = (
     rows_of(math=50, logic=50, coding=100),
     SETTINGS._replace(anneal_domains=True, batch_size=8),
   )
   progress = preflight.new_progress() | {"pass_rate": {"math": 1.0, "logic": 0.5}}
-  stream = train_grpo.make_stream(rows, settings)
+  stream = streams.make_stream(rows, settings)
   batches = [stream(progress) for _ in range(300)]
   counts = {
     d: sum(row["domain"] == d for batch in batches for row in batch) / 2400
@@ -590,14 +605,16 @@ def test_annealed_domains_follow_the_pass_rate():
   order = [row["id"] for batch in batches for row in batch if row["domain"] == "logic"]
   assert order[:60] == [f"logic{i % 50}" for i in range(60)]
   saved = json.loads(json.dumps(progress))
-  assert stream(progress) == train_grpo.make_stream(rows, settings)(saved)
+  assert stream(progress) == streams.make_stream(rows, settings)(saved)
 
 
 def fake_learner(spreads: list[list[bool]], dynamic_sampling: int):
-  """A learner whose nth rollout has groups with (True) and without spread, on prompts of different width."""
+  """A learner whose nth rollout has groups with (True) and without spread, on prompts of different
+  width.
+  """
   calls = []
 
-  def rollout(rows, draw):
+  def rollout(rows, draw, meanwhile=None):
     useful = spreads[len(calls)]
     calls.append(draw)
     made = make_rollout(seed=draw)
@@ -625,13 +642,14 @@ def fake_learner(spreads: list[list[bool]], dynamic_sampling: int):
     (2, [[False, False]] * 3, ["1.0", "1.1"], 0),
   ],
 )
-def test_dynamic_sampling_replaces_flat_groups(limit, spreads, kept, resampled):
-  """Bounded further draws, always B groups of one shape, in the order drawn; flat ones only where no other is left. The share of
-  flat groups and the pass rates that are kept see all that was drawn."""
+def test_dynamic_sampling_replaces_zero_std_groups(limit, spreads, kept, resampled):
+  """Bounded further draws, always B groups of one shape, in the order drawn; flat ones only where
+  no other is left. The share of flat groups and the pass rates that are kept see all that was
+  drawn."""
   learner, calls = fake_learner(spreads, limit)
   rows, progress = rows_of(math=9), preflight.new_progress()
   rollout, scores, seconds = LeanGRPOLearner.informative_rollout(
-    learner, train_grpo.make_stream(rows, SETTINGS), progress
+    learner, streams.make_stream(rows, SETTINGS), progress
   )
   assert [row["id"] for row in rollout.rows] == kept and seconds["resampled"] == resampled
   assert calls == list(range(1, len(spreads) + 1)) and progress["draws"] == len(calls)
@@ -653,7 +671,7 @@ def test_dynamic_sampling_replaces_flat_groups(limit, spreads, kept, resampled):
     )
 
 
-# -------------------------------------------------------------------------------------------------------------- phases and health
+# -------------------------------------------------------------------------------- phases and health
 def test_curriculum_phases_follow_the_step():
   flag = types.SimpleNamespace(
     rewards="curriculum", weights=[], phase_metrics=[], judge_url="", code_rewards="on"
@@ -661,11 +679,11 @@ def test_curriculum_phases_follow_the_step():
   state = {"step": 0, "max_steps": 100, "progress": preflight.new_progress()}
   functions = train_grpo.reward_functions(flag, "tags", state)
   row = dict(domain=["math"], question=["2 + 2?"], answer=["4"], metadata=["{}"])
-  pays = lambda: {
-    f.__name__
-    for f in functions
-    if f(["p"], [contract.format_response("2 + 2 = 4", "4")], **row) != [0.0]
-  }
+  right = contract.format_response("2 + 2 = 4", "4")
+
+  def pays() -> set[str]:
+    return {f.__name__ for f in functions if f(["p"], [right], **row) != [0.0]}
+
   phases = []
   for step in (0, 24, 25, 74, 75, 99):
     state["step"] = step
@@ -700,7 +718,9 @@ def flag(data_dir, sft_dir) -> dict:
 
 @pytest.mark.parametrize("bad,code", [((2, 3), 0), ((3, 4, 5), 2)])
 def test_updates_that_are_not_finite(flag, tmp_path, monkeypatch, bad, code):
-  """Skipped and counted; three in a row stop the run with the step's samples saved and the last good checkpoint in place."""
+  """Skipped and counted; three in a row stop the run with the step's samples saved and the last
+  good checkpoint in place.
+  """
   inner, made = policy_gradient.make_batch, []
 
   def poisoned(*args):
@@ -736,7 +756,9 @@ def test_updates_that_are_not_finite(flag, tmp_path, monkeypatch, bad, code):
 
 
 def test_a_skipped_batch_is_left(flag, tmp_path, monkeypatch):
-  """With μ = 3 the second batch's first update is not finite: its other two would be no better, the next batch is drawn."""
+  """With μ = 3 the second batch's first update is not finite: its other two would be no better, the
+  next batch is drawn.
+  """
   inner, made = policy_gradient.make_batch, []
 
   def poisoned(*args):
@@ -779,10 +801,12 @@ def test_reward_function_that_raises_in_a_run(flag, tmp_path, monkeypatch, bad, 
     assert result.code == 0 and len(metrics) == 5 * iterations
 
 
-# ------------------------------------------------------------------------------------------------------------------- whole runs
+# --------------------------------------------------------------------------------------- whole runs
 def test_iterations_ratio_and_exact_end(flag, tmp_path):
-  """μ = 4 does not divide 6 steps: it ends at 6. At T = 0.5 the first iteration's ratio is 1 and its clip fraction 0, exactly;
-  later iterations move. Micro-batches, evaluation, best, samples and curves ride along; a finished run trains nothing."""
+  """μ = 4 does not divide 6 steps: it ends at 6. At T = 0.5 the first iteration's ratio is 1 and
+  its clip fraction 0, exactly;
+  later iterations move. Micro-batches, evaluation, best, samples and curves ride along; a finished
+  run trains nothing."""
   flag = flag | dict(
     num_iterations=4,
     temperature=0.5,
@@ -851,7 +875,7 @@ def test_iterations_ratio_and_exact_end(flag, tmp_path):
     and "grpo 6/6 | eta 0.00 h" in out
     and "2 a batch × 4 answers = 8" in out
   )
-  assert "updated 4 at once" in out
+  assert "packed rows, 4 × " in out
   before = (tmp_path / "metrics.jsonl").read_bytes()
   assert "complete, nothing to train" in run_well(train_grpo, **flag)
   assert (tmp_path / "metrics.jsonl").read_bytes() == before
@@ -884,9 +908,9 @@ def test_logged_learning_rate_is_the_one_used(flag, sft_dir, tmp_path):
 
 def test_beta_zero_loads_no_reference(flag, tmp_path, monkeypatch):
   made = []
-  inner = train_grpo.build_learner
+  inner = grpo_learner.build_learner
   monkeypatch.setattr(
-    train_grpo,
+    grpo_learner,
     "build_learner",
     lambda policy, reference, *rest: made.append(reference) or inner(policy, reference, *rest),
   )
@@ -899,13 +923,18 @@ def test_beta_zero_loads_no_reference(flag, tmp_path, monkeypatch):
 
 
 def test_the_reference_of_all_parameters_is_in_the_models_own_dtype(data_dir):
-  """What an accelerator holds: bfloat16 weights of the frozen reference beside float32 masters, also where SFT left float32."""
+  """What an accelerator holds: bfloat16 weights of the frozen reference beside float32 masters,
+  also where SFT left float32.
+  """
   start = loading.load_policy(
     "tiny", data_dir=str(data_dir)
   )  # float32, as full-parameter SFT leaves every model
   start.model.config = dataclasses.replace(start.model.config, param_dtype=jnp.bfloat16)
-  policy, reference = train_grpo.starting_policy(start, 0, 0.0, 0, with_reference=True)
-  dtypes = lambda model: {x.dtype.name for x in parameters.flat_params(model).values()}
+  policy, reference = grpo_start.starting_policy(start, 0, 0.0, 0, with_reference=True)
+
+  def dtypes(model) -> set[str]:
+    return {x.dtype.name for x in parameters.flat_params(model).values()}
+
   assert (dtypes(policy.model), dtypes(reference)) == ({"float32"}, {"bfloat16"})
 
 
@@ -944,32 +973,11 @@ def test_lora_goes_on_as_lora_and_the_reference_is_the_start(data_dir, tmp_path)
   assert not any("_lora_" in name for name in restore(tmp_path / "full" / "params"))
 
 
-def test_a_sequence_for_each_answer_gives_the_same_loss(small):
-  """Where the prompts of a micro-batch do not divide over the devices, such as 2 × 4 answers on 8."""
-  rng, found = np.random.default_rng(5), []
-  advantages, ref = rng.normal(size=8), rng.normal(-6, 0.3, (1, 8, 12)).astype(np.float32)
-  for fsdp, prompts in ((1, 2), (8, 8)):
-    for name in train_grpo.FLAGS:
-      train_grpo.FLAGS[name].unparse()
-    train_grpo.FLAGS(["train_grpo.py", "--batch_size=2", "--num_generations=4"])
-    settings = SETTINGS._replace(
-      packed=grpo_settings.read_settings(train_grpo.FLAGS, (8,), "tags", fsdp).packed
-    )
-    batch = policy_gradient.make_batch(make_rollout(), advantages, settings)._replace(ref_logps=ref)
-    assert batch.prompts.shape == (1, prompts, 8)
-    found.append(summed(small[True], nnx.LoRAParam, batch, settings))
-  (loss, _, gradient), (other, _, theirs) = found
-  assert (
-    other == pytest.approx(loss, abs=1e-5)
-    and max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)) > 1e-3
-  )
-  for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(theirs)):
-    np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-# -------------------------------------------------------------------------------------------------------------------- preflight
+# ---------------------------------------------------------------------------------------- preflight
 def test_preflight(flag, tmp_path):
-  """A model that has never seen the tags: refused with the cause and the flag to change; --force goes on; nothing half-done."""
+  """A model that has never seen the tags: refused with the cause and the flag to change; --force
+  goes on; nothing half-done.
+  """
   raw = flag | dict(init_from="", force=False, max_steps=1)
   result = run(train_grpo, **raw | dict(out_dir=tmp_path / "a"))
   one_line_error(
@@ -1008,18 +1016,23 @@ def test_held_out_rows_without_right_answers_have_no_accuracy(flag, data_dir, tm
 
 
 def test_preflight_sees_all_that_a_curriculum_will_pay(flag, tmp_path, monkeypatch):
-  """After a good SFT its first phase pays every answer alike: that is no reason to refuse the run."""
+  """After a good SFT its first phase pays every answer alike: no reason to refuse the run."""
   columns = dict(domain=["math"], question=["What is 12 * 7?"], answer=["84"], metadata=["{}"])
-  text = lambda answer: f"<reasoning>I multiply 12 by 7.</reasoning>\n<answer>{answer}</answer>"
-  pay = lambda learner, answer: sum(
-    f([""], [text(answer)], **columns)[0] for f in learner.reward_fns
-  )
   seen = {}
-  spy = lambda name: (
-    lambda learner, *_, **__: seen.update({name: (pay(learner, 84), pay(learner, 12))}) or []
-  )
-  for name in ("preflight", "train"):
-    monkeypatch.setattr(train_grpo, name, spy(name))
+
+  def pay(reward_fns, answer: int) -> float:
+    text = f"<reasoning>I multiply 12 by 7.</reasoning>\n<answer>{answer}</answer>"
+    return sum(f([""], [text], **columns)[0] for f in reward_fns)
+
+  def see_preflight(learner, reward_fns, *_):
+    seen["preflight"] = (pay(reward_fns, 84), pay(reward_fns, 12))
+    return []
+
+  def see_training(learner, *_, **__):
+    seen["train"] = (pay(learner.reward_fns, 84), pay(learner.reward_fns, 12))
+
+  monkeypatch.setattr(preflight, "preflight", see_preflight)
+  monkeypatch.setattr(train_grpo, "train", see_training)
   for phases in ("", "0.9,0.5"):
     run(
       train_grpo,
@@ -1048,9 +1061,8 @@ def test_preflight_of_a_started_run_trains_nothing(flag, tmp_path):
   assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
-# ------------------------------------------------------------------------------------------------------------------- bad input
+# ---------------------------------------------------------------------------------------- bad input
 BAD = [
-  (dict(batch_size=6, micro_batch_size=4), "is not a multiple of --micro_batch_size=4"),
   (dict(batch_size=6, rollout_batch_size=4), "is not a multiple of --rollout_batch_size=4"),
   (dict(max_steps=0), "expected a positive number"),
   (dict(max_steps="x"), "expected a positive number"),
@@ -1093,9 +1105,11 @@ def test_rows_refused_by_id(flag, data_dir, tmp_path):
   rows = jsonl.read_rows(data / "train.jsonl")
   row = next(row for row in rows if row["metadata"]["use"] == "grpo")
   row["prompt"] = contract.format_prompt("word " * 3000)
-  save = lambda rows: jsonl.write_text(
-    data / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows)
-  )
+
+  def save(rows: list[dict]):
+    lines = [json.dumps(row) + "\n" for row in rows]
+    jsonl.write_text(data / "train.jsonl", "".join(lines))
+
   save(rows)
   attempt = functools.partial(
     run, train_grpo, **flag | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1)
@@ -1106,7 +1120,9 @@ def test_rows_refused_by_id(flag, data_dir, tmp_path):
 
 
 def test_refused_then_mended_in_the_same_folder(flag, tmp_path):
-  """Advice that a refusal gives can be followed: nothing was done, so nothing holds the run to its first flags."""
+  """Advice that a refusal gives can be followed: nothing was done, so nothing holds the run to its
+  first flags.
+  """
   one_line_error(
     run(train_grpo, **flag | dict(max_steps=1, out_dir=tmp_path, max_prompt_tokens=10)),
     "or raise it here",
@@ -1143,7 +1159,9 @@ def test_rewards_of_the_other_style(dual_data_dir, tmp_path):
 
 
 def test_resume_on_other_rows_or_another_start(flag, data_dir, sft_dir, tmp_path):
-  """What the run reads may move, but not change: the same flags would go on to parameters that neither run would have had."""
+  """What the run reads may move, but not change: the same flags would go on to parameters that
+  neither run would have had.
+  """
   data, start = (
     shutil.copytree(data_dir, tmp_path / "data"),
     shutil.copytree(sft_dir, tmp_path / "sft"),
@@ -1178,3 +1196,161 @@ def test_sft_folder_of_another_model_or_prompt(flag, sft_dir, tmp_path):
   one_line_error(attempt(), "was made with prompt 0000000000000000", "--allow_prompt_mismatch")
   (start / "config.json").unlink()
   one_line_error(attempt(), "is incomplete")
+
+
+# ------------------------------------------------------------------------------------------- health
+@pytest.mark.parametrize(
+  "row,word",
+  [
+    ({}, ""),
+    (dict(entropy=0.001), "entropy 0.0010"),
+    (dict(truncated=0.97), "97% of the answers are cut"),
+    (dict(kl=0.9), "kl 0.900 is 10 times its mean, 0.0500"),
+    (dict(kl=0.4), ""),
+    (dict(sampler_gap=0.05), "sampler and learner differ by 0.050"),
+  ],
+)
+def test_what_looks_wrong_is_said(row, word):
+  progress = preflight.new_progress() | {"kl_mean": 0.05, "kl_updates": 50}
+  well = dict(entropy=0.5, truncated=0.1, kl=0.05, loss=0.1, grad_norm=0.2)
+  found = health.watch(well | row, progress)
+  assert word in found.get("warning", "") and bool(found.get("warning")) == bool(word)
+
+
+def test_two_skipped_updates_and_one_good_over_and_over():
+  """Never three in a row, so nothing stops; but it is said, and --stop_on_collapse ends it."""
+  progress = preflight.new_progress()
+  state = {"step": 9, "progress": progress}
+  saved = []
+  for step in range(9):
+    loss = 0.1 if step % 3 == 2 else float("nan")
+    row = dict(entropy=0.5, truncated=0.1, kl=0.05, loss=loss, grad_norm=0.2)
+    row |= health.watch(row, progress)
+    health.check_health(row, 0, state, lambda: saved.append(1))
+  assert "6 of the last 9 updates were not finite" in row["warning"] and not saved
+  with pytest.raises(InputError, match="most updates of late"):
+    health.check_health(row, 0, state, lambda: saved.append(1), stop_on_collapse=True)
+  assert saved == [1]
+
+
+def test_a_collapse_that_lasts_stops_when_asked():
+  progress = preflight.new_progress()
+  row = dict(entropy=0.0, truncated=0.1, kl=0.0, loss=0.0, grad_norm=0.0)
+  for _ in range(4):
+    row |= health.watch(row, progress)
+    health.check_health(row, 0, {"step": 1, "progress": progress}, list, stop_on_collapse=True)
+  with pytest.raises(InputError, match="all answers to a prompt are the same, for 5 batches"):
+    health.check_health(row, 0, {"step": 5, "progress": progress}, list, stop_on_collapse=True)
+
+
+def test_one_token_cannot_decide_an_update():
+  """k3 is exact to a log-ratio of 5, and a line beyond; its slope never changes its sign."""
+  gaps = jnp.array([-15.0, -1.0, 0.0, 0.3, 4.9])
+  np.testing.assert_allclose(policy_gradient.bounded_k3(gaps), jnp.exp(gaps) - gaps - 1, rtol=1e-6)
+  slopes = jax.vmap(jax.grad(policy_gradient.bounded_k3))(jnp.array([-50.0, 6.0, 12.0, 80.0]))
+  np.testing.assert_allclose(slopes, [-1.0] + [np.exp(5) - 1] * 3, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "by,idle", [("reward", [False, True, False]), ("accuracy", [True, False, False])]
+)
+def test_groups_that_teach_nothing(by, idle):
+  """All right but paid by length; half right but paid alike; half right and paid so. Where nothing
+  can be checked, rewards decide."""
+  rewards_paid = np.array([1.0, 0.8, 0.5, 0.5, 1.0, 0.0])
+  right = np.array([True, True, True, False, True, False])
+  scores = Scores(rewards_paid, {}, right, right, 0)
+  settings = SETTINGS._replace(num_generations=2, replace_by=by)
+  rollout = types.SimpleNamespace(rows=rows_of(math=3))
+  assert list(grpo_learner.idle_groups(rollout, scores, settings)) == idle
+  rollout = types.SimpleNamespace(rows=rows_of(ethics=3))
+  by_reward = [False, True, False]
+  assert list(grpo_learner.idle_groups(rollout, scores, settings)) == by_reward
+
+
+# -------------------------------------------------------------------------------------- packed rows
+@pytest.mark.parametrize(
+  "window,width,pieces",
+  [
+    (128, 64, [[0, 1, 2, 3], [4, 5, 6, 7]]),  # all answers behind one copy of their prompt
+    (24, 64, [[0, 1], [2, 3], [4, 5], [6, 7]]),  # 4 + 2 × 10 tokens fill the window
+    (128, 14, [[0], [1], [2], [3], [4], [5], [6], [7]]),  # a row holds one answer
+  ],
+)
+def test_answers_share_their_prompt_where_it_is_exact(window, width, pieces):
+  found = answer_packing.choose_pieces(
+    np.array([4, 4]), np.full(8, 10), np.ones(8, bool), min(window, width)
+  )
+  assert [piece.answers for piece in found] == pieces
+  assert [piece.tokens for piece in found] == [4 + 10 * len(answers) for answers in pieces]
+
+
+def test_rows_hold_every_counted_token_once():
+  rollout = make_rollout(rows=4, length=12, seed=2)
+  counted = np.arange(16) % 5 != 0
+  ids = [row[row != tokenization.PAD_ID] for row in rollout.prompts]
+  shape = RowShape(turns=16, rows=1, width=32)
+  packed = answer_packing.pack_answers(
+    ids, rollout.completions, rollout.lengths, counted, shape, window=24
+  )
+  rows = answer_packing.Rows(*(x[:, 0] for x in packed.rows))  # (16, 32)
+  assert list(packed.place[:, 0] >= 0) == list(counted)
+  for i in np.flatnonzero(counted):
+    row, begin = packed.place[i]
+    end = begin + rollout.lengths[i]
+    prompt = ids[i // 4]
+    assert np.array_equal(rows.tokens[row, begin:end], rollout.completions[i, : end - begin])
+    assert np.array_equal(rows.positions[row, begin:end], len(prompt) + np.arange(end - begin))
+    assert set(rows.answer[row, begin:end]) == {begin}
+    before = rows.previous[row, begin]  # the prompt's last token
+    assert np.array_equal(rows.tokens[row, before + 1 - len(prompt) : before + 1], prompt)
+    assert list(rows.previous[row, begin + 1 : end]) == list(range(begin, end - 1))
+  assert (rows.answer >= 0).sum() == rollout.lengths[counted].sum()
+  values = np.random.default_rng(0).normal(size=(16, 12)).astype(np.float32)
+  back = answer_packing.gather(answer_packing.spread(values, packed), packed)
+  real = (np.arange(12) < rollout.lengths[:, None]) & counted[:, None]
+  assert np.array_equal(back, np.where(real, values, 0))
+  used = answer_packing.turns_of(packed.rows)
+  assert not packed.rows.positions[used:].any() and 1 / 2 < answer_packing.fill(packed.rows) <= 1
+
+
+@pytest.mark.parametrize(
+  "prompt,new,generations,prompts,at_once,fsdp,shape",
+  [
+    (656, 512, 4, 8, 8, 1, (32, 1, 1168)),  # as wide as the longest answer needs
+    (110, 64, 4, 8, 8, 1, (16, 2, 368)),  # as wide as a whole group
+    (100, 64, 8, 8, 8, 1, (32, 2, 512)),
+    (100, 64, 8, 8, 8, 8, (4, 16, 512)),
+    (100, 64, 4, 8, 2, 8, (4, 8, 368)),  # a small micro-batch
+    (649, 512, 4, 8, 8, 1, (32, 1, 1168)),  # whole sixteens
+  ],
+)
+def test_row_shape(prompt, new, generations, prompts, at_once, fsdp, shape):
+  found = answer_packing.row_shape(prompt, new, generations, prompts, at_once, fsdp)
+  assert found == shape
+
+
+def test_update_and_reference_compile_once_and_before_the_first_step(flag, tmp_path, monkeypatch):
+  """Batches of one turn and of several, on-policy and not: one program each, made of empty rows,
+  which leave parameters and optimizer as they were."""
+  counted, inner = [], LeanGRPOLearner.compile_programs
+
+  def arrays(learner):
+    trainer = learner.trainer
+    optimizer = parameters.flat_params(trainer.optimizer, nnx.optimizer.OptState)
+    return jax.tree.map(np.array, [parameters.flat_params(trainer.model), optimizer])
+
+  def watched(learner):
+    before = arrays(learner)
+    inner(learner)
+    for a, b in zip(*map(jax.tree.leaves, (before, arrays(learner))), strict=True):
+      assert np.array_equal(a, b)
+    counted.append(dict(compiled.counts))
+
+  monkeypatch.setattr(LeanGRPOLearner, "compile_programs", watched)
+  jax.clear_caches()
+  compiled = programs.Programs()
+  out = run_well(train_grpo, **flag | dict(out_dir=tmp_path, max_steps=6, num_iterations=2))
+  assert counted == [{"update": 1, "reference": 1}]
+  assert compiled.counts["update"] == compiled.counts["reference"] == 1, compiled
+  assert compiled.counts["prefill"] and "programs: update 1, reference 1, prefill" in out

@@ -78,58 +78,49 @@ def plain_logps(model, prompts, completions, temperature: float):
 
 # ------------------------------------------------------------------------------------------------------------------ log-probs
 @pytest.mark.parametrize(
-  "generations,length,chunk,remat,share",
+  "generations,length,chunk,remat",
   [
-    (1, 9, 256, False, 1),
-    (3, 9, 81, True, 1),
-    (3, 9, 7, False, 0.3),
-    (3, 5, 8, False, 1),
-    (2, 260, 256, True, 0.3),
-    (4, 130, 256, False, 0.3),
+    (1, 9, 256, False),
+    (3, 9, 81, True),
+    (3, 9, 7, False),
+    (2, 260, 256, True),
+    (4, 130, 96, False),
   ],
 )
 def test_token_logps_equal_plain_log_softmax(
-  policy, monkeypatch, generations, length, chunk, remat, share
+  policy, monkeypatch, generations, length, chunk, remat
 ):
-  """Value and gradient, the answers of a prompt in one sequence, in one each (2 × 260 tokens do not fit beside the prompt in the
-  window of 512) and two by two (4 × 130), chunk sizes that divide the positions, do not, and hold all of them; all positions, or
-  a share."""
+  """Value and gradient: the answers of a prompt behind one copy of it, one by one (2 × 260 tokens
+  do not fit beside the prompt in the window of 512) and three and one (4 × 130); chunk sizes that
+  divide the positions, do not, and hold all of them."""
   monkeypatch.setattr(logprobs, "HEAD_CHUNK", chunk)
   model = parameters.with_params(policy.model, {})
   prompts = tokenization.pad_left(PROMPTS, WIDTH)
   completions = draw_completions(len(PROMPTS) * generations, length)
   rng = np.random.default_rng(1)
-  live = rng.random(completions.shape) < share
-  weights = jnp.asarray(rng.normal(size=completions.shape) * live, jnp.float32)
+  weights = jnp.asarray(rng.normal(size=completions.shape), jnp.float32)
   graph, params, rest = nnx.split(model, nnx.LoRAParam, ...)
 
   def ours(params):
     logps, entropy = logprobs.token_logps(
-      nnx.merge(graph, params, rest),
-      prompts,
-      completions,
-      temperature=0.7,
-      generations=generations,
-      remat=remat,
-      live=None if share == 1 else live,
+      nnx.merge(graph, params, rest), prompts, completions, temperature=0.7, remat=remat
     )
-    return (weights * logps).sum() / weights.size, (logps, entropy)
+    return (weights * seen * logps).sum() / weights.size, (logps, entropy)
 
   def plain(params):
     logps, entropy = plain_logps(
       nnx.merge(graph, params, rest), np.repeat(prompts, generations, 0), completions, 0.7
     )
-    return (weights * logps).sum() / weights.size, (logps, entropy)
+    return (weights * seen * logps).sum() / weights.size, (logps, entropy)
 
+  # Behind the stop token nothing counts.
+  lengths, _ = sampling.completion_lengths(completions)
+  seen = np.arange(length) < lengths[:, None]
   (_, got), got_gradient = jax.jit(jax.value_and_grad(ours, has_aux=True))(params)
   (_, want), want_gradient = jax.jit(jax.value_and_grad(plain, has_aux=True))(params)
-  seen = live & (
-    np.arange(length) < sampling.completion_lengths(completions)[0][:, None]
-  )  # behind the stop token nothing counts
-  assert not got[0][~live].any()
-  for a, b in zip(got, want):
+  for a, b in zip(got, want, strict=True):
     np.testing.assert_allclose(a[seen], b[seen], atol=2e-5, rtol=1e-5)
-  for a, b in zip(jax.tree.leaves(got_gradient), jax.tree.leaves(want_gradient)):
+  for a, b in zip(jax.tree.leaves(got_gradient), jax.tree.leaves(want_gradient), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
   assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(want_gradient)) > 1e-3
 
@@ -143,7 +134,6 @@ def test_entropy_and_probabilities_are_of_the_sampled_distribution(policy):
     tokenization.pad_left(PROMPTS[:1], WIDTH),
     words,
     temperature=0.5,
-    generations=vocabulary,
   )
   assert float(jnp.exp(logps).sum()) == pytest.approx(1, abs=1e-5)
   assert float(entropy[0, 0]) == pytest.approx(-float((jnp.exp(logps) * logps).sum()), abs=1e-4)
@@ -235,9 +225,13 @@ def test_wider_padding_changes_nothing(policy):
 def biased(policy, token: int, size: float):
   """A model whose head prefers `token` whatever the text: its embedding row is a multiple of the mean hidden state."""
   view = forward_pass.compute_view(policy.model)
-  h = logprobs.completion_hidden(
-    view, 512, tokenization.pad_left(PROMPTS, WIDTH), draw_completions(3, 4), 1, False
-  )
+  prompts = tokenization.pad_left(PROMPTS, WIDTH)
+  tokens = np.concatenate([prompts, draw_completions(3, 4)], 1)
+  real = np.pad(prompts != tokenization.PAD_ID, ((0, 0), (0, 4)), constant_values=True)
+  positions = np.maximum(np.cumsum(real, -1) - 1, 0)
+  mask = np.tril(np.ones((WIDTH + 4, WIDTH + 4), bool)) & real[:, None]
+  h, _ = forward_pass.forward(view, tokens, positions, mask)
+  h = h[:, WIDTH - 1 : -1]
   direction = np.asarray(h.reshape(-1, h.shape[-1]).mean(0))
   embedding = np.array(parameters.flat_params(policy.model)["embedder.input_embedding"])
   embedding[token] = size * direction / np.linalg.norm(direction)
@@ -323,9 +317,7 @@ def test_a_drawn_padding_id_is_a_token_like_any_other(policy):
     if any(inside):
       break
   assert any(inside) and (lengths[~stopped] == 12).all()
-  logps, _ = logprobs.token_logps(
-    often.model, tokenization.pad_left(PROMPTS, WIDTH), out, generations=8
-  )
+  logps, _ = logprobs.token_logps(often.model, tokenization.pad_left(PROMPTS, WIDTH), out)
   row = int(np.flatnonzero(inside)[0])
   want = plain_logps(
     often.model,
@@ -476,12 +468,11 @@ import dataclasses, json, math, os, sys
 sys.path.insert(0, sys.argv[1])
 import jax, jax.numpy as jnp, numpy as np
 import train_sft
-from lib import (checkpoints, contract, devices, forward_pass, gemma, grpo_learner, loading, optimization, parameters,
+from lib import (answer_packing, checkpoints, contract, devices, forward_pass, gemma, grpo_learner, loading, optimization, parameters,
                  policy_gradient, sampling, tokenization)
 from lib.errors import InputError
+from lib.answer_packing import RowShape, Rows
 from lib.grpo_settings import Settings
-from lib.policy_gradient import Batch
-import train_grpo
 from tunix.utils import sharding_utils
 assert jax.device_count() == 8
 devices.enable_compilation_cache()
@@ -493,10 +484,14 @@ rng = np.random.default_rng(0)
 prompts = tokenization.pad_left([[2, *rng.integers(110, 500, n)] for n in rng.integers(3, 15, 8)], 16)
 completions = rng.integers(110, 500, (16, 12)).astype(np.int32)
 advantages = rng.normal(size=16).astype(np.float32)
-weights = np.full((16, 12), 1 / 192, np.float32)
-ref = rng.normal(-6, 1, (16, 12)).astype(np.float32)
-batch = Batch(prompts, completions, weights, advantages, np.full(16, 0.1, np.float32), ref, ref, np.ones(16, bool))
-stacked = Batch(*(x[None] for x in batch))
+shape = RowShape(turns=2, rows=8, width=28)  # an answer a row, some rows two
+ids = [row[row > 0] for row in prompts]
+packed = answer_packing.pack_answers(ids, completions, np.full(16, 12), np.ones(16, bool), shape, 512)
+assert answer_packing.turns_of(packed.rows) == 2
+ref = answer_packing.spread(rng.normal(-6, 1, (16, 12)), packed)
+batch = policy_gradient.blank_batch(packed.rows)._replace(
+  weights=answer_packing.spread(np.full(16, 1 / 192), packed), advantages=answer_packing.spread(advantages, packed),
+  beta=answer_packing.spread(np.full(16, 0.1), packed), ref_logps=ref, old_logps=ref)
 tokens = np.concatenate([prompts, completions[::2]], 1)[None]  # (1, 8, 28)
 sft = dict(tokens=tokens, positions=np.broadcast_to(np.arange(28), tokens.shape), weights=(np.arange(28) > 15) / np.float32(96))
 sft["weights"] = np.broadcast_to(sft["weights"], tokens.shape)
@@ -508,21 +503,25 @@ for mesh in ("1x1", "8x1", "4x2", "2x2", "1x4"):
   assert mesh == "1x1" or not all(s.is_fully_replicated for s in laid), mesh
   losses = []
   for lora in (False, True) if mesh in ("1x1", "8x1", "4x2") else (False,):
-    settings = Settings("grpo", 8, 8, 8, 2, 1, 0.1, {}, 0.2, 0.2, 0, False, 0, False, 1.0, 12, (16,), 0, False, "tags",
-                                   "multi_domain")
+    settings = Settings(
+      algorithm="grpo", beta=0.1, domain_beta={}, epsilon=0.2, epsilon_high=0.2, mask_truncated=False, reference=True,
+      batch_size=8, rollout_batch_size=8, num_generations=2, num_iterations=1, dynamic_sampling=0, replace_by="reward", anneal_domains=False,
+      seed=0, prompt_widths=(16,), max_new_tokens=12, row_shape=shape, sliding_window=512, remat=False, temperature=1.0,
+      style="tags", rewards="multi_domain", overlong_buffer=0)
     model = parameters.apply_lora(policy.model, policy.mesh, 4, 8.0) if lora else parameters.float32_masters(policy.model)
     tx, schedule = optimization.make_optimizer(b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.1), optimization.make_schedule(1e-3, 10, 0.0)
     none = [lambda prompts, completions: prompts]  # never called
-    learner = train_grpo.build_learner(policy._replace(model=model), None, tx, none, settings, "vanilla")
+    learner = grpo_learner.build_learner(policy._replace(model=model), None, tx, none, settings, "vanilla")
     for step in range(2):
-      _, row = learner.update(stacked, schedule(step))
+      _, row = learner.update(batch, schedule(step))
       losses += [row["loss"], row["kl"]]
     checkpoints.save_params(f"{folder}/{mesh}_{lora}", learner.trainer.model)
     trainer = train_sft.make_trainer(learner.trainer.model, tx, False)
     losses.append(optimization.make_update(trainer, policy.mesh)(sft, 1e-4)[0])
     moved = checkpoints.load_params(f"{folder}/1x1_{lora}", trainer.model)
     with policy.mesh:
-      logps = policy_gradient.reference_logps(moved, prompts, completions, weights > 0, temperature=1.0, generations=2)
+      parts = [Rows(*(x[turn] for x in packed.rows)) for turn in range(2)]
+      logps = np.stack([policy_gradient.reference_logps(moved, rows, temperature=1.0) for rows in parts])
     losses.append(float(logps.sum()) / 192)
   with policy.mesh:  # decoding reads whole layers (under tp its part) and a part of the words: no turn of its loop collects them
     view = lambda model: forward_pass.whole_layers(forward_pass.compute_view(model))
@@ -641,7 +640,6 @@ def test_the_sampler_sees_the_log_probs_that_the_loss_sees(policy):
       tokenization.pad_left(PROMPTS, WIDTH),
       out,
       temperature=temperature,
-      generations=8,
     )
     np.testing.assert_allclose(log_p[drawn], np.asarray(want)[drawn], atol=5e-5)
     assert (log_p[~drawn] == 0).all()

@@ -1,0 +1,34 @@
+"""How many programs a run compiles: each costs minutes on a TPU, and one in mid-run stalls it.
+
+Small ones that JAX makes for single operations are left out: only the four of a run are counted.
+"""
+
+import collections
+
+import jax
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
+NAMES = {
+  "step": "update",
+  "reference_logps": "reference",
+  "_prefill": "prefill",
+  "_decode": "decode",
+}
+
+
+class Programs:
+  """Counts what is compiled, or read from the cache of compiled programs, since it was made."""
+
+  def __init__(self):
+    self.counts = collections.Counter()
+    jax.monitoring.register_event_duration_secs_listener(self.note)
+
+  def note(self, event: str, seconds: float, fun_name: str = "", **_):
+    name = fun_name.removeprefix("jit(").removesuffix(")")
+    if event == COMPILED and name in NAMES:
+      self.counts[NAMES[name]] += 1
+
+  def __str__(self) -> str:
+    """For example "5 programs: update 1, reference 1, prefill 2, decode 1"."""
+    parts = [f"{name} {self.counts[name]}" for name in NAMES.values() if self.counts[name]]
+    return f"{self.counts.total()} programs: {', '.join(parts)}"
