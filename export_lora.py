@@ -101,7 +101,7 @@ def main():
     FLAGS.title
     or f"{os.path.basename(FLAGS.model.rstrip('/'))} reasoning {os.path.basename(checkpoint)}"
   )
-  check_flags(formats, checkpoint, FLAGS.kaggle_id, title)
+  check_export(formats, checkpoint, FLAGS.kaggle_id, title)
   check_out_dir(out_dir, FLAGS.overwrite)
   python = parity.find_python(FLAGS.verify_python) if FLAGS.verify else None
   config, params = loading.read_checkpoint(checkpoint)
@@ -169,7 +169,7 @@ def main():
     )
 
 
-def check_flags(formats: list[str], checkpoint: str, kaggle_id: str, title: str):
+def check_export(formats: list[str], checkpoint: str, kaggle_id: str, title: str):
   unknown = [f for f in formats if f not in FORMATS]
   if unknown or not formats:
     raise InputError(

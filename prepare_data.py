@@ -184,7 +184,7 @@ flags.DEFINE_integer("seed", 0, "Seed of every random choice.", flag_values=FLAG
 def main():
   began = time.time()
   out_dir = pathlib.Path(FLAGS.out_dir).expanduser()
-  check_flags(out_dir)
+  check_flags()
   tokenizer = open_named_tokenizer()
 
   rows, digests = read_rows()
@@ -222,8 +222,9 @@ def main():
   readers.say(f"wrote {written} rows to {out_dir} in {time.time() - began:.1f} s")
 
 
-def check_flags(out_dir: pathlib.Path):
+def check_flags():
   """Refuses in the first second what reading a large pool would only delay."""
+  out_dir = pathlib.Path(FLAGS.out_dir).expanduser()
   if out_dir.exists() and not out_dir.is_dir():
     raise InputError(f"--out_dir={out_dir} is a file; expected a folder")
   for name in FLAGS.sources:
