@@ -7,8 +7,7 @@ Writes  out_dir/responses.jsonl (a row per response; grows while running, so tha
         continues), results.json, report.md, report.html (one file, no network), *.png, and
         config.json last.
 
-  python evaluate.py --data_dir=artifacts/run/data --checkpoint=artifacts/run/grpo \
-      --out_dir=artifacts/run/eval_grpo --compare=artifacts/run/eval_sft/results.json
+  python evaluate.py --checkpoint=artifacts/run/grpo --compare=artifacts/run/eval_sft/results.json
   python evaluate.py --table=artifacts/run                  # base, SFT, GRPO
   python evaluate.py --table=artifacts/a,artifacts/b      # a sweep, paired against its first
   python evaluate.py --ask="What is 12 * 7?" --checkpoint=artifacts/run/grpo

@@ -1,22 +1,20 @@
-"""GRPO: samples groups of answers, scores them, and moves the model toward the better half of each
-group.
+"""GRPO: samples groups of answers, scores them, and moves the model toward the better ones.
 
 Reads   data_dir/{train,val}.jsonl (rows marked metadata.use = "sft" are left to SFT), and
-init_from, an SFT folder. Writes  out_dir/params (the policy), best/ (highest validation accuracy),
-checkpoints/ (to resume),
+        init_from, an SFT folder.
+Writes  out_dir/params (the policy), best/ (highest validation accuracy), checkpoints/ (to resume),
         metrics.jsonl, samples.jsonl (whole groups with rewards and advantages), curves.png,
         tokenizer.model, run.json; config.json last.
 
-  python train_grpo.py --data_dir=artifacts/run/data --model=tiny --init_from=artifacts/run/sft
-  --lora_rank=0 --max_steps=100
+  python train_grpo.py --data_dir=artifacts/run/data --init_from=artifacts/run/sft --lora_rank=0
 
 rows → tokens → rollouts → rewards → advantages → update: `train` tells it, lib/ holds the parts. A
-step is one optimizer update; a batch of prompts serves --num_iterations of them. Where we depart
-from google-tunix 0.1.7, whose classes this builds on:
+step is one optimizer update; a batch of prompts serves --num_iterations of them.
+
+Where we depart from google-tunix 0.1.7, whose classes this builds on:
 - completions keep their stop token;
 - noise is a pure function of (seed, batch, prompt, generation);
-- sampling is untruncated: top-p or top-k would make the sampler another distribution than the
-  loss's;
+- sampling is untruncated: top-p or top-k would be another distribution than the loss's;
 - old, reference and current log-probs are one function at one temperature, and KL is the k3
   estimator;
 - reference and update run on real tokens only: prompts and answers are packed end to end;

@@ -62,6 +62,7 @@ def make_optimizer(
   return optax.apply_if_finite(
     optax.chain(
       optax.clip_by_global_norm(max_grad_norm),
+      # A rate of 1: the real one multiplies the whole update behind it, weight decay included.
       optax.adamw(1.0, b1=b1, b2=b2, eps=1e-8, weight_decay=weight_decay),
       scale_by_argument(),
     ),
@@ -83,6 +84,8 @@ def make_step(trainer: peft_trainer.PeftTrainer):
   arrays may be abstract: `make_step(…).lower(…).compile()` says what an update needs before there
   is a machine.
   """
+  # What the program closes over is structure alone; every array comes in as an argument, so that
+  # XLA may reuse the memory of what it replaces.
   kind = parameters.trainable(trainer.model)
   graph, _, _ = nnx.split(trainer.model, kind, ...)
   optimizer_graph, _ = nnx.split(trainer.optimizer)
@@ -102,7 +105,8 @@ def make_step(trainer: peft_trainer.PeftTrainer):
       return gradient_of_loss(params, frozen, micro_batch)
 
     size = jax.tree.leaves(micro_batches)[0].shape[0]
-    if size == 1:  # no loop, no accumulator
+    # A loop needs an accumulator as large as the parameters; a single micro-batch needs neither.
+    if size == 1:
       (value, aux), gradient = one(0)
       aux = jax.tree.map(lambda x: x[None], aux)
     else:
@@ -128,7 +132,7 @@ def sum_micro_batches(one, size: int, count, params):
     rows = jax.tree.map(lambda rows, x: rows.at[i].set(x), rows, aux)
     return total_value + value, rows, jax.tree.map(jnp.add, total_gradient, gradient)
 
-  (_, aux), _ = jax.eval_shape(one, 0)
+  (_, aux), _ = jax.eval_shape(one, 0)  # shapes only, nothing runs
   no_rows = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), aux)
   no_gradient = jax.tree.map(jnp.zeros_like, params)
   return jax.lax.fori_loop(0, count, add, (jnp.zeros(()), no_rows, no_gradient))
@@ -164,6 +168,8 @@ def make_update(trainer: peft_trainer.PeftTrainer, mesh):
   def update(micro_batches, learning_rate: float, count=None):
     if count is None:
       count = len(jax.tree.leaves(micro_batches)[0])
+    # The step donates parameters and optimizer state: from here to nnx.update the model's own are
+    # invalid.
     _, params, frozen = nnx.split(trainer.model, kind, ...)
     with mesh:
       params, state, loss, aux, norm = step(
@@ -172,7 +178,7 @@ def make_update(trainer: peft_trainer.PeftTrainer, mesh):
         frozen,
         jax.tree.map(lambda x: jax.device_put(x, by_rows), micro_batches),
         count,
-        np.float32(learning_rate),
+        np.float32(learning_rate),  # as an array: a Python float would be compiled in
       )
     nnx.update(trainer.model, params)
     nnx.update(trainer.optimizer, state)

@@ -14,13 +14,14 @@ import sentencepiece as spm
 from lib import contract, jsonl
 from lib.errors import InputError
 
+# Gemma's own ids, which the tiny tokenizer takes over.
 PAD_ID = 0
 EOS_ID = 1
 BOS_ID = 2
 UNKNOWN_ID = 3
 START_OF_TURN_ID = 105
 END_OF_TURN_ID = 106
-STOP_IDS = (EOS_ID, END_OF_TURN_ID)
+STOP_IDS = (EOS_ID, END_OF_TURN_ID)  # a base model ends with the first, a tuned one with the second
 
 # Padded lengths: few, since each is a compilation; near to each other, since padding is work.
 LENGTH_BUCKETS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
@@ -47,7 +48,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> bytes:
     hard_vocab_limit=False,
     byte_fallback=True,
     character_coverage=1.0,
-    split_digits=True,
+    split_digits=True,  # as Gemma's: "128" is three tokens, so arithmetic can be read off them
     pad_id=PAD_ID,
     eos_id=EOS_ID,
     bos_id=BOS_ID,
@@ -70,6 +71,7 @@ def fixed_symbols() -> list[str]:
   """Each style's prompt header, the tags and the section headings."""
   headers = []
   for style in contract.STYLES:
+    # From the prompt itself, so that another wording needs no change here.
     user_turn = contract.format_prompt("", style).split(contract.TURN_END)[0]
     headers.append(user_turn.removeprefix(contract.TURN_START).rstrip())  # "user\n…\n\nTask:"
   tags = ["<reasoning>", "</reasoning>", "</reasoning>\n<answer>", "<answer>", "</answer>"]
@@ -150,6 +152,7 @@ def choose_widths(lengths: list[int], limit: int) -> tuple[int, ...]:
 
   A width costs a compilation, and padding costs work. limit: the largest width; 0 for none.
   """
+  # Two are enough on real prompts: one for the many short ones, one for the few long ones.
   widths = set()
   for share in (0.75, 1.0):
     length = int(np.quantile(lengths, share))
