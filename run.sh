@@ -10,7 +10,8 @@
 #
 # MODEL    tiny | gemma-3-{270m,1b,4b,12b,27b}-it or -pt | OWNER/NAME on Hugging Face | a Kaggle handle | a folder of Gemma 3
 # RECIPE   multi_domain | curriculum | dual_stream | four_component (the four lists below)
-# POOL     JSONL files in the unified schema, comma-separated; EVAL_POOL: the same for val and test; empty: the built-in pool
+# POOL     files of questions and answers (CSV, TSV, JSON, JSONL, parquet; hf:OWNER/NAME), comma-separated; EVAL_POOL: the same
+#          for val and test; empty: the built-in pool
 # OUT      where the stages write, one folder a run; SEED; MAX_HOURS: one time budget for all stages, 0 for none
 #          MODEL, POOL and OUT are read from the folder you are in
 # DATA_FLAGS, SFT_FLAGS, GRPO_FLAGS, EVAL_FLAGS, EXPORT_FLAGS: further flags for a stage; they win over the recipe's
@@ -125,9 +126,9 @@ case $MODEL in
   *) folder=$(from_here "$MODEL"); if [ -d "$folder" ]; then MODEL=$folder; fi ;;
 esac
 
-# --- the four recipes: what their seeds ran with on Gemma 3 1B --------------------------------------------------------------
+# --- the four recipes: what their write-ups ran with on Gemma 3 1B --------------------------------------------------------------
 data=(--max_prompt_tokens=1024 --mixing=disco --disco_temperature=0.5)
-if [ -n "${POOL:-}" ]; then data+=(--train_size=10000 --val_size=500 --test_size=500); fi  # the built-in pool has its own sizes
+if [ -n "${POOL:-}" ]; then data+=(--train_size=10000 --val_size=500 --test_size=500 --shrink); fi  # the built-in pool has its own sizes
 sft=(--lora_rank=16 --lora_alpha=32 --max_steps=200 --batch_size=32 --max_length=2048 --max_new_tokens=512)
 grpo=(--num_generations=4 --num_iterations=4 --learning_rate=3e-6 --lora_rank=16 --lora_alpha=32 --temperature=0.7
       --max_prompt_tokens=1024 --max_new_tokens=512 --batch_size=2 --max_steps=20000 --rewards="$RECIPE")  # beta 0.04, epsilon 0.2
@@ -229,6 +230,16 @@ against() {  # against NAME...: an evaluation is compared with the first of thes
 is_complete() { [ -f "$OUT/$1/config.json" ]; }
 is_wanted() { [[ " $STAGES " == *" $1 "* ]]; }
 
+without_sft() {  # rows without worked solutions: nothing for SFT, and GRPO starts from the model itself
+  if ! is_wanted sft || ! is_complete data || is_complete sft; then return; fi
+  if [ ! -f "$OUT/data/train.jsonl" ] || grep -q '"target": ' "$OUT/data/train.jsonl"; then return; fi
+  echo "run.sh: no row has a worked solution, so there is no SFT and GRPO starts from the model itself (SFT needs a column such as 'reasoning')"
+  STAGES=" $STAGES "
+  STAGES=${STAGES/ sft / }
+  STAGES=${STAGES/ eval_sft / }
+  sft_folder=""
+}
+
 # made_with holds a line for each complete stage: its name, and the words that made it, wherever OUT lies now.
 line_of() { echo "$1:$(printf ' %q' "${words[@]//"$OUT"/OUT}")"; }
 
@@ -277,6 +288,7 @@ if [ -f "$OUT/early" ] && is_wanted grpo; then  # made from a GRPO that goes on 
   rm "$OUT/early"
 fi
 
+without_sft
 anew="" to_check=()
 for name in $ORDER; do
   is_wanted $name || continue
@@ -296,6 +308,7 @@ mkdir -p "$OUT"
 echo "run.sh: MODEL=$MODEL RECIPE=$RECIPE OUT=$OUT SEED=$SEED on $hardware"
 for name in $ORDER; do
   if is_wanted $name; then stage $name; fi
+  if [ $name = data ]; then without_sft; fi
 done
 if compgen -G "$OUT/eval_*/results.json" >/dev/null; then  # STAGES may leave the evaluations out
   py evaluate.py --table="$OUT"

@@ -122,6 +122,25 @@ def test_other_flags_of_a_finished_stage_are_refused_wherever_it_lies(shell, tmp
   assert "out/eval_sft is complete, but out/sft, which it was made from, is not" in done.stderr
 
 
+def test_rows_without_worked_solutions_go_to_grpo_at_once(shell, tmp_path):
+  """SFT has nothing to learn from them, which is no reason to stop; nor to forget it when the
+  command is given again.
+  """
+  shell(STAGES="data", POOL="my.csv")
+  (tmp_path / "out/data/train.jsonl").write_text('{"answer": "4"}\n')
+  done, calls = shell(POOL="my.csv")
+  assert done.returncode == 0 and stages(calls) == ["eval_base", "grpo", "eval_grpo", "export"]
+  assert "there is no SFT" in done.stdout and "--init_from= " in calls[1]
+  assert "--compare=out/eval_base/results.json" in calls[2]
+  done, calls = shell(POOL="my.csv")
+  assert done.returncode == 0 and stages(calls) == []
+
+
+def test_a_small_pool_shrinks_the_sizes_of_a_recipe(shell):
+  (data,) = shell(STAGES="data", POOL="my.csv")[1]
+  assert "--shrink" in data
+
+
 def test_a_first_try_that_failed_refuses_no_second(shell, tmp_path):
   (tmp_path / "stop").write_text("data")  # as if --tokenizer were a typo
   assert shell(MODEL="gema", POOL="pol.jsonl")[0].returncode != 0
