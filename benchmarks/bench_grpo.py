@@ -14,7 +14,7 @@ Every contestant runs in a process of its own, so that peak memory is its own, a
 ours, Tunix, TRL, ours, … A process's first step compiles and is reported apart. All generate
 exactly max_new_tokens (nothing stops early), with the reference's KL and without rematerialisation.
 Ours pads a batch's prompts as train_grpo.py does, to one of two widths; Tunix to the one bucket
-that holds them all (in the seeds to 1,024, which does not fit 24 GiB); TRL to the longest of the
+that holds them all (in the write-ups to 1,024, which does not fit 24 GiB); TRL to the longest of the
 batch. CPU seconds (all threads) stand beside the wall clock: on a busy machine they are the
 steadier measure.
 """
@@ -81,7 +81,7 @@ flags.DEFINE_list("shapes", ["2x4"], "Shapes as PROMPTSxGENERATIONS.", flag_valu
 flags.DEFINE_bool(
   "seed_shape",
   False,
-  "Instead: ours at the seeds' shape, 2x4, prompts padded to 1,024, 512 new tokens, one "
+  "Instead: ours at the write-ups' shape, 2x4, prompts padded to 1,024, 512 new tokens, one "
   "prompt a micro-batch, rematerialised; one step.",
   flag_values=FLAGS,
 )
@@ -295,7 +295,7 @@ def run_ours(job: dict, clock: Clock):
 
 
 def run_tunix(job: dict, clock: Clock):
-  """Tunix's GRPOLearner as the seeds call it (prompts padded to our bucket, see above)."""
+  """Tunix's GRPOLearner as the write-ups call it (prompts padded to our bucket, see above)."""
   import jax
   import numpy as np
   import optax

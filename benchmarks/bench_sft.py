@@ -9,7 +9,7 @@ Writes  nothing; prints a table a case: median s/step, rows/s, tokens/s (padding
 
 Two kinds of rows: `real` are as prepared, up to the length limit; `full` are made exactly that long by joining rows' targets,
 so that nobody pads and only the arithmetic differs. Each contestant batches as it does by itself: ours packs a batch's rows end
-to end, Tunix pads all to the limit as the seeds do, TRL pads to the longest row of the batch.
+to end, Tunix pads all to the limit as the write-ups do, TRL pads to the longest row of the batch.
 --loss_check trains twice from each seed, on the same batches in the same order: packed as train_sft.py does, and every row
 padded apart; it prints both held-out losses and what each took. Processes, turns and CPU seconds as in bench_grpo.py.
 """
@@ -170,7 +170,7 @@ def run_ours(job: dict, clock: Clock):
 
 
 def run_tunix(job: dict, clock: Clock):
-  """Tunix's PeftTrainer with its default loss, every row padded to the limit, as the seeds call it."""
+  """Tunix's PeftTrainer with its default loss, every row padded to the limit, as the write-ups call it."""
   import jax
   import optax
   import qwix

@@ -30,7 +30,7 @@ MODULES = [
   "gate_proj",
   "up_proj",
   "down_proj",
-]  # what the seeds' pattern names in Tunix
+]  # what the write-ups' pattern names in Tunix
 
 
 class Clock(transformers.TrainerCallback):

@@ -86,6 +86,24 @@ def test_own_component(copy):
   assert "calm: up to 0.10 more: an answer without exclamation marks" in result.stdout
 
 
+def test_own_data_set(copy):
+  """--sources takes the new name, and what a record lacks is said as for any other set."""
+  apply(copy, "lib/public_sources.py")
+  (copy / "raw").mkdir()
+  records = []
+  for i in range(60):
+    story = f"{i} crates of lemons arrive at stall {i * 7}."
+    record = {"Body": story, "Question": f"How many are {i} and 2 crates?", "Answer": f"{i + 2}.0"}
+    records.append(json.dumps(record) + "\n")
+  (copy / "raw/svamp.jsonl").write_text("".join(records))
+  flags = ["--raw_dir=raw", "--train_size=40", "--val_size=5", "--test_size=5", "--out_dir=data"]
+  result = python(copy, "prepare_data.py", "--sources=svamp", *flags)
+  assert result.returncode == 0, result.stderr
+  row = json.loads((copy / "data/train.jsonl").read_text().splitlines()[0])
+  assert row["domain"] == "math" and row["metadata"]["source"] == "svamp"
+  assert row["answer"].isdigit() and "crates of lemons arrive" in row["prompt"]
+
+
 def test_own_metric(copy):
   apply(copy, "lib/summary.py")
   apply(copy, "lib/tables.py")

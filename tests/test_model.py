@@ -422,7 +422,7 @@ def test_lora_saves_loads_and_merges(policy, tmp_path):
 
 
 def test_bfloat16_base_trains_float32_masters(policy):
-  """At the seeds' rate of 3e-6 a bfloat16 weight does not move: what is trained is float32, arithmetic follows the base."""
+  """At the write-ups' rate of 3e-6 a bfloat16 weight does not move: what is trained is float32, arithmetic follows the base."""
   base = gemma.load_base("tiny", policy.tokenizer, policy.mesh)
   half = parameters.with_params(
     base, {name: x.astype(jnp.bfloat16) for name, x in parameters.flat_params(base).items()}
