@@ -284,7 +284,7 @@ def write_formats(
         policy.tokenizer.serialized_model_proto()
       )
   if "zip" in formats:
-    recipe = "dsa_cast_" if config["style"] == "dual_stream" else ""  # the dual_stream write-up's file name
+    recipe = "dsa_cast_" if config["style"] == "dual_stream" else ""  # as dual_stream's write-up
     shutil.make_archive(f"{out}/tunix_{recipe}{config['stage']}_actor_ckpt", "zip", f"{out}/orbax")
     if "orbax" not in formats:
       shutil.rmtree(f"{out}/orbax")
