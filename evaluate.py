@@ -646,4 +646,4 @@ def main():
 
 
 if __name__ == "__main__":
-  command_line.launch(main, FLAGS, __doc__)
+  command_line.launch(main, FLAGS, __doc__, check_flags)

@@ -84,7 +84,8 @@ flags.DEFINE_string(
 flags.DEFINE_list(
   "check",
   [],
-  "How answers in domains of your own are checked, as chess=exact: exact, number, choice or judge.",
+  "How answers of domains of your own are checked, e.g. chess=exact,poetry=judge,go=my.py:right; "
+  "empty: as their rows say (see lib/own_checks.py).",
   flag_values=FLAGS,
 )
 flags.DEFINE_list(
@@ -432,4 +433,4 @@ def write(out_dir: pathlib.Path, splits: dict, stats: dict, tokenizer):
 
 
 if __name__ == "__main__":
-  command_line.launch(main, FLAGS, __doc__)
+  command_line.launch(main, FLAGS, __doc__, check_flags)

@@ -2,7 +2,8 @@
 # The whole pipeline: data → evaluate → SFT → evaluate → GRPO → evaluate → export, ending with one table.
 #
 #   ./run.sh                                    the built-in pool; a tiny model on a CPU, Gemma 3 1B on a TPU or GPU
-#   MODEL=gemma-3-270m-it POOL=pool.jsonl ./run.sh
+#   POOL=my.csv ./run.sh                        your own questions and answers
+#   MODEL=gemma-3-270m-it POOL=pool.jsonl REWARDS=my_reward.py:score ./run.sh
 #   RECIPE=dual_stream OUT=artifacts/ds ./run.sh
 #   STAGES="data sft" ./run.sh                  some stages; complete ones are skipped, a broken-off one is resumed
 #   SMOKE=1 ./run.sh                            all of it with a few steps each: minutes before a run of hours
@@ -10,10 +11,12 @@
 #
 # MODEL    tiny | gemma-3-{270m,1b,4b,12b,27b}-it or -pt | OWNER/NAME on Hugging Face | a Kaggle handle | a folder of Gemma 3
 # RECIPE   multi_domain | curriculum | dual_stream | four_component (the four lists below)
+# REWARDS  what GRPO pays in place of the recipe's rewards: my_reward.py:score, several as my_reward.py:score=0.5,multi_domain;
+#          score(prompts, completions, **columns) returns a float for each completion (see lib/own_rewards.py)
 # POOL     files of questions and answers (CSV, TSV, JSON, JSONL, parquet; hf:OWNER/NAME), comma-separated; EVAL_POOL: the same
-#          for val and test; empty: the built-in pool
+#          for val and test; empty: the built-in pool. Without a column of worked solutions there is no SFT
 # OUT      where the stages write, one folder a run; SEED; MAX_HOURS: one time budget for all stages, 0 for none
-#          MODEL, POOL and OUT are read from the folder you are in
+#          MODEL, POOL, REWARDS and OUT are read from the folder you are in
 # DATA_FLAGS, SFT_FLAGS, GRPO_FLAGS, EVAL_FLAGS, EXPORT_FLAGS: further flags for a stage; they win over the recipe's
 #
 # Several hosts: one process drives all of them through a Pathways proxy and alone writes OUT (docs/scale.md, "Several hosts"):
@@ -67,7 +70,7 @@ install() {
 }
 
 hardware=$(accelerator)
-quick=(tests/test_{answers,rewards,builtin_pool,references,statistics,visible,flags,run_sh}*.py)
+quick=(tests/test_{answers,rewards,builtin_pool,references,statistics,visible,flags,run_sh,run_size}*.py)
 
 if [ "${1:-}" = test ]; then
   install .venv requirements.txt requirements-test.txt || fail "pip could not install the pinned packages"
@@ -118,21 +121,34 @@ from_here_each() {  # from_here_each PATH,PATH…
   (IFS=,; echo "${paths[*]}")
 }
 
+from_here_rewards() {  # from_here_rewards TERM,TERM…: FILE.py:FUNCTION holds a path, a reward system's name does not
+  terms=()
+  IFS=, read -ra parts <<< "$1"
+  for part in "${parts[@]}"; do
+    case $part in *.py:*) part=$(from_here "$part") ;; esac
+    terms+=("$part")
+  done
+  (IFS=,; echo "${terms[*]}")
+}
+
 if [ -n "${OUT:-}" ]; then OUT=$(from_here "$OUT"); else OUT=artifacts/run; fi
 [ -z "${POOL:-}" ] || POOL=$(from_here_each "$POOL")
 [ -z "${EVAL_POOL:-}" ] || EVAL_POOL=$(from_here_each "$EVAL_POOL")
+rewards=$RECIPE
+if [ -n "${REWARDS:-}" ]; then rewards=$(from_here_rewards "$REWARDS"); fi
 case $MODEL in
   tiny|gemma-3-*) ;;
   *) folder=$(from_here "$MODEL"); if [ -d "$folder" ]; then MODEL=$folder; fi ;;
 esac
 
-# --- the four recipes: what their write-ups ran with on Gemma 3 1B --------------------------------------------------------------
+# --- the four recipes: what their write-ups ran with on Gemma 3 1B ----------------------------------------------------------
 data=(--max_prompt_tokens=1024 --mixing=disco --disco_temperature=0.5)
-if [ -n "${POOL:-}" ]; then data+=(--train_size=10000 --val_size=500 --test_size=500 --shrink); fi  # the built-in pool has its own sizes
+# The built-in pool has its own sizes. Of a user's pool these are the most that is taken: a smaller one is shared out.
+if [ -n "${POOL:-}" ]; then data+=(--train_size=10000 --val_size=500 --test_size=500 --shrink); fi
 sft=(--lora_rank=16 --lora_alpha=32 --max_steps=200 --batch_size=32 --max_length=2048 --max_new_tokens=512)
 grpo=(--num_generations=4 --num_iterations=4 --learning_rate=3e-6 --lora_rank=16 --lora_alpha=32 --temperature=0.7
-      --max_prompt_tokens=1024 --max_new_tokens=512 --batch_size=2 --max_steps=20000 --rewards="$RECIPE")  # beta 0.04, epsilon 0.2
-evaluate=(--max_new_tokens=512 --rewards="$RECIPE")
+      --max_prompt_tokens=1024 --max_new_tokens=512 --batch_size=2 --max_steps=20000 --rewards="$rewards")  # beta 0.04, epsilon 0.2
+evaluate=(--max_new_tokens=512 --rewards="$rewards")
 package=()
 case $RECIPE in
   multi_domain) ;;
@@ -232,12 +248,14 @@ is_wanted() { [[ " $STAGES " == *" $1 "* ]]; }
 
 without_sft() {  # rows without worked solutions: nothing for SFT, and GRPO starts from the model itself
   if ! is_wanted sft || ! is_complete data || is_complete sft; then return; fi
-  if [ ! -f "$OUT/data/train.jsonl" ] || grep -q '"target": ' "$OUT/data/train.jsonl"; then return; fi
+  grep -q '^ "targets": 0,*$' "$OUT/data/config.json" || return 0
   echo "run.sh: no row has a worked solution, so there is no SFT and GRPO starts from the model itself (SFT needs a column such as 'reasoning')"
   STAGES=" $STAGES "
   STAGES=${STAGES/ sft / }
   STAGES=${STAGES/ eval_sft / }
   sft_folder=""
+  # The tiny model earns nothing before SFT, which preflight refuses; as a rehearsal of the stages it runs all the same.
+  if [ "$MODEL" = tiny ]; then grpo+=(--force); fi
 }
 
 # made_with holds a line for each complete stage: its name, and the words that made it, wherever OUT lies now.
@@ -301,7 +319,7 @@ for name in $ORDER; do
     case $name in data|sft|grpo) anew=$name ;; esac
   fi
 done
-known=(MODEL RECIPE POOL EVAL_POOL OUT SEED MAX_HOURS STAGES SMOKE DATA_FLAGS SFT_FLAGS GRPO_FLAGS EVAL_FLAGS EXPORT_FLAGS)
+known=(MODEL RECIPE REWARDS POOL EVAL_POOL OUT SEED MAX_HOURS STAGES SMOKE DATA_FLAGS SFT_FLAGS GRPO_FLAGS EVAL_FLAGS EXPORT_FLAGS)
 .venv/bin/python -m lib.command_line "${known[@]}" < <(printf '%s\0' "${to_check[@]}") || exit 2
 
 mkdir -p "$OUT"

@@ -632,13 +632,19 @@ def compile_programs(learner: LeanGRPOLearner):
   )
 
 
+def check_flags():
+  """Refuses what would end the run once a model is loaded: an unknown system, a reward's file that
+  cannot be imported, --weights of a system that is not paid.
+  """
+  own_checks.use(FLAGS.check)
+  rewards.make_rewards(FLAGS.rewards, **rewards.read_weights(FLAGS.weights, FLAGS.rewards))
+
+
 def main():
   flag = FLAGS
   out_dir = flag.out_dir
   max_steps = runs.read_max_steps(flag.max_steps, flag.max_hours)
-  own_checks.use(flag.check)
-  # Refused here, before a model is loaded: an unknown system, a file that cannot be imported.
-  rewards.make_rewards(flag.rewards, **rewards.read_weights(flag.weights, flag.rewards))
+  check_flags()
   data, rows, held_out = load_rows(
     flag.data_dir, flag.rewards, flag.allow_prompt_mismatch, flag.eval_rows
   )
@@ -716,4 +722,4 @@ def main():
 
 
 if __name__ == "__main__":
-  command_line.launch(main, FLAGS, __doc__)
+  command_line.launch(main, FLAGS, __doc__, check_flags)

@@ -41,7 +41,7 @@ def save_params(folder: str, model: nnx.Module):
   """Writes the trained parameters as one Orbax tree {name: array}; the folder is whole or is not
   there.
   """
-  folder = os.path.abspath(folder)
+  folder = os.path.realpath(folder)  # a link stays one: the folder that it names is replaced
   partial = folder + ".partial"
   shutil.rmtree(partial, ignore_errors=True)
   with ocp.StandardCheckpointer(async_options=NO_TIMEOUT) as saver:  # its end waits for the disk

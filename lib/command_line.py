@@ -16,7 +16,7 @@ import urllib.parse
 
 from absl import flags
 
-from lib import errors, visible
+from lib import errors, run_size, visible
 from lib.errors import InputError, Stopped
 
 CHECK_ONLY = "--check_flags"  # the flags are read and checked, `main` is not called
@@ -73,6 +73,7 @@ def check_values(flag_values: flags.FlagValues):
   """Refuses what absl lets through: numbers that are none, and values that make no sense."""
   for name in flag_values:
     value = flag_values[name].value
+    # float("nan") and float("inf") are numbers to absl, and nan passes every bound.
     if isinstance(value, float) and not math.isfinite(value):
       raise InputError(f"--{name}={value}: expected a finite number")
     valid, words = MAY_BE.get(name, (None, ""))
@@ -88,6 +89,7 @@ def expand_home(flag_values: flags.FlagValues):
   """~ at the start of a path: a shell leaves it as it is inside --name=~/path."""
   for name in flag_values:
     flag = flag_values[name]
+    # Some flags hold several paths; a comma inside a path is kept, for the parts are joined again.
     if isinstance(flag.value, str) and "~" in flag.value:
       parts = [os.path.expanduser(part) for part in flag.value.split(",")]
       flag.value = ",".join(parts)
@@ -97,13 +99,14 @@ def expand_home(flag_values: flags.FlagValues):
 
 def command_of(argv: list[str]) -> list[str]:
   """argv without the connection file that a notebook's kernel was started with."""
+  # Jupyter starts it as `ipykernel_launcher.py -f kernel-….json`.
   started_kernel = any(word.endswith(".json") or word == "-f" for word in argv[1:2])
   return argv[:1] if "ipykernel" in sys.modules and started_kernel else argv
 
 
 def read_flags(flag_values: flags.FlagValues, argv: list[str]):
   """Parses and checks the flags; a word that is no flag is refused."""
-  rest = flag_values(argv)[1:]
+  rest = flag_values(argv)[1:]  # absl leaves words without dashes for the script to read
   if rest:
     raise flags.UnrecognizedFlagError(
       rest[0], f"unexpected argument {rest[0]!r}; flags are given as --name=value"
@@ -128,7 +131,7 @@ def launch(main, flag_values: flags.FlagValues, doc: str | None = "", check=None
   if any(word in ("--help", "-h", "-help") for word in argv[1:]):
     print(f"{doc or ''}\nflags:\n{flag_values.get_help()}")
     return
-  only_check = CHECK_ONLY in argv
+  only_check = CHECK_ONLY in argv  # no flag of absl's: it is no setting of any script
   signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
   handlers = {number: signal.getsignal(number) for number in signals}
   try:
@@ -138,6 +141,7 @@ def launch(main, flag_values: flags.FlagValues, doc: str | None = "", check=None
     if not only_check:
       main()
   except tuple(ENDINGS) as error:
+    # A cell must fail, so that "run all" stops; a run that stopped early has saved its state.
     if notebook and not isinstance(error, Stopped):
       raise
     where = f"{os.path.basename(argv[0])}: " if only_check else ""
@@ -153,6 +157,7 @@ def launch(main, flag_values: flags.FlagValues, doc: str | None = "", check=None
 def say_ending(error: BaseException, where: str) -> int:
   """The one line about what ended a script, on stderr; returns the exit status."""
   status, line = next(ending for kind, ending in ENDINGS.items() if isinstance(error, kind))
+  # One line: logs are searched by lines, and run.sh's last one should say what happened.
   message = where + " ".join(str(error).split("\n"))
   sys.stderr.write(line.format(visible.visible(message)))
   return status
@@ -161,6 +166,7 @@ def say_ending(error: BaseException, where: str) -> int:
 def say(text: str):
   """Prints a line at once. A lost terminal, a dead pipe or a full disk under it must not end a run:
   later lines go nowhere."""
+  # Text of data and models passes here: its control characters must not steer the terminal.
   try:
     print(visible.visible(text), flush=True)
   except OSError:
@@ -170,27 +176,38 @@ def say(text: str):
 def check_settings(known: list[str], given):
   """Refuses a variable that looks like one of run.sh's settings and is none, such as RECIPIE."""
   for name in sorted(given):
+    # 0.9 lets PATH and HOME pass, and catches one wrong, missing or swapped letter.
     near = difflib.get_close_matches(name, known, 1, cutoff=0.9)
     if near and name not in known:
       raise InputError(f"{name} is no setting of run.sh; did you mean {near[0]}?")
 
 
-def check_commands(text: str):
-  """Checks the flags of several commands: words that end in NUL, an empty word after each command.
+def read_commands(text: str) -> list[list[str]]:
+  """Words that end in NUL, an empty word after each command: "a.py\\0--x=1\\0\\0" → [["a.py", …]].
 
-  A script that refuses its flags ends this process with its own line.
+  NUL is the one character that no word of a command line can hold.
   """
-  for command in text.split("\0\0"):
-    words = command.strip("\0").split("\0")
-    if words != [""]:
-      sys.argv = [*words, CHECK_ONLY]
-      runpy.run_path(words[0], run_name="__main__")  # ends in `launch`
+  commands = [command.strip("\0").split("\0") for command in text.split("\0\0")]
+  return [words for words in commands if words != [""]]
+
+
+def check_commands(commands: list[list[str]]):
+  """Checks the flags of several commands; a script that refuses its flags ends this process with
+  its own line.
+  """
+  for words in commands:
+    sys.argv = [*words, CHECK_ONLY]
+    runpy.run_path(words[0], run_name="__main__")  # ends in `launch`
 
 
 if __name__ == "__main__":
   sys.path.insert(0, "")
+  asked = read_commands(sys.stdin.read())
   try:
     check_settings(sys.argv[1:], os.environ)
+    size = run_size.ask(asked)  # before the flags: the scripts take seconds to import
   except InputError as refusal:
     sys.exit(say_ending(refusal, ""))
-  check_commands(sys.stdin.read())
+  check_commands(asked)
+  if size:
+    say(f"run.sh: {size}")

@@ -20,6 +20,7 @@ from lib import contract, jsonl, visible
 from lib.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent  # of the checkout
+# The installed versions of these decide the numbers; others, such as matplotlib, do not.
 PACKAGES = (
   "jax",
   "flax",
@@ -48,6 +49,7 @@ def write_config(out_dir, stage: str, flag_values: flags.FlagValues, style: str,
     "versions": versions(),
     **facts,
   }
+  # Sorted, so that two runs compare by diff.
   text = json.dumps(config, indent=1, sort_keys=True) + "\n"
   jsonl.write_text(pathlib.Path(out_dir) / "config.json", text)
 
@@ -65,6 +67,7 @@ def given_flags(flag_values: flags.FlagValues) -> list[str]:
   recorded = recorded_flags(flag_values)
   given = []
   for name in sorted(flag_values):
+    # `serialize` would write the address with its secret.
     if flag_values[name].present and name == "judge_url":
       given.append(f"--judge_url={recorded[name]}")
     elif flag_values[name].present:
@@ -87,6 +90,7 @@ def why_incomplete(folder: pathlib.Path, name: str, made_by: str) -> str:
   """What to do about a folder without config.json. A broken-off run may have parameters to use."""
   if not folder.is_dir():
     return f"{name} does not exist; make it with {made_by}"
+  # Hours of training must not look lost because the last minute is missing.
   usable = [f"{name}/{part}" for part in ("params", "best") if (folder / part).is_dir()]
   or_use = f", or name {' or '.join(usable)}" if usable else ""
   return (
@@ -97,8 +101,9 @@ def why_incomplete(folder: pathlib.Path, name: str, made_by: str) -> str:
 
 def check_prompt_hash(config: dict, folder, allow_mismatch: bool = False):
   """Refuses a folder made with another prompt text: one changed space cost 39 points of format."""
-  style = config.get("style", "tags")
+  style = config.get("style", "tags")  # folders of before there were two hold tags
   theirs, ours = config.get("prompt_hash"), contract.prompt_hash(style)
+  # The text itself is shown: a changed space is not seen in two hashes.
   if theirs != ours and not allow_mismatch:
     raise InputError(
       f"{folder} was made with prompt {theirs}, this code renders {ours}: "
@@ -121,7 +126,9 @@ def versions() -> dict[str, str | None]:
 def git_commit() -> str | None:
   """The commit of this code, "+" where the tree has changes; None outside a checkout."""
   describe = ["describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+  # By hash alone: a tag, such as a release's, may be moved.
   command = ["git", "-C", str(ROOT), *describe]
+  # Without git, or on a network disk where it hangs, the run goes on and says that it cannot tell.
   try:
     result = subprocess.run(command, capture_output=True, text=True, timeout=10)
   except (OSError, subprocess.TimeoutExpired):
@@ -138,7 +145,9 @@ def digest(path: str) -> str:
   """
   files = [path]
   if not os.path.isfile(path):
+    # `escape`: a folder named run[1] is no pattern.
     files = sorted(glob.glob(os.path.join(glob.escape(path), "**"), recursive=True))
+  # Sorted, and by digests of digests: the order of a listing must not matter, nor a file's end.
   total = hashlib.sha256()
   for name in filter(os.path.isfile, files):
     with open(name, "rb") as f:

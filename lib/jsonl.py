@@ -39,6 +39,7 @@ def read_rows(path, torn: bool = False) -> list[dict]:
 def write_text(path, text: str):
   """Writes a whole file or nothing: a reader never sees half of it."""
   path = pathlib.Path(path)
+  # Beside it: a rename is one step only within a file system.
   partial = path.with_name(f".{path.name}.partial")
   partial.write_text(text, encoding="utf-8")
   os.replace(partial, path)
@@ -51,11 +52,16 @@ def write_rows(path, rows: list[dict]):
 
 def without_nan(row: dict) -> dict:
   """The row with null for NaN and infinity, which JSON has no word for."""
-  return json.loads(json.dumps(row), parse_constant=lambda name: None)
+  return json.loads(json.dumps(row), parse_constant=as_null)
+
+
+def as_null(name: str) -> None:
+  """For a constant such as "NaN"."""
 
 
 def append_rows(path, rows: list[dict]):
   """Appends JSON lines in one write."""
+  # One write: a kill cuts at most the last line, which `trim_rows` drops.
   lines = [json.dumps(without_nan(row), ensure_ascii=False, allow_nan=False) for row in rows]
   with open(path, "a", encoding="utf-8") as f:
     f.write("".join(line + "\n" for line in lines))
@@ -64,7 +70,7 @@ def append_rows(path, rows: list[dict]):
 def trim_rows(path, last_step: int):
   """Drops rows after `last_step` and a half-written last line: a resumed run writes those again."""
   path = pathlib.Path(path)
-  if not path.is_file():
+  if not path.is_file():  # stopped before its first step
     return
   kept = []
   for line in path.read_bytes().splitlines(keepends=True):

@@ -19,7 +19,7 @@ import time
 import jax
 from flax import nnx
 
-from lib import checkpoints, command_line, curves, folders, jsonl
+from lib import checkpoints, command_line, curves, folders, jsonl, run_size
 from lib.errors import InputError, Stopped
 from lib.loading import Policy
 
@@ -43,6 +43,7 @@ def lock_folder(out_dir: str):
   """
   check_one_process()
   folder = os.path.realpath(out_dir)
+  # flock is held by the open file, not by the process: our own older one would refuse us.
   if held := LOCKS.pop(folder, None):
     held.close()
   try:
@@ -52,6 +53,7 @@ def lock_folder(out_dir: str):
     raise InputError(
       f"--out_dir={out_dir} cannot be written ({error.strerror}); choose a folder that can"
     ) from error
+  # The kernel lets go of it however the process ends; a file that says "locked" would stay.
   try:
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except OSError as error:
@@ -62,10 +64,10 @@ def lock_folder(out_dir: str):
   return lock
 
 
-def check_disk(out_dir: str, needed: int):
+def check_disk(out_dir: str, needed: float):
   """Refuses to start what cannot be saved. needed: bytes."""
   free = shutil.disk_usage(out_dir).free
-  if free < needed:
+  if free < needed:  # a full disk in the middle would cost the steps since the last checkpoint
     raise InputError(
       f"{out_dir} has {free / 1e9:.1f} GB free, this run writes up to {needed / 1e9:.1f} GB; "
       "free some space"
@@ -77,14 +79,12 @@ def check_run_fits(out_dir: str, trained: int):
 
   One that goes on has written most of this already.
   """
-  checkpoint = 3 * 4 * trained  # a parameter and its two moments, float32
-  parameters = 4 * trained  # params/, and as much for best/
-  half_written = 8 * trained
-  check_disk(out_dir, 2 * checkpoint + 2 * parameters + half_written)
+  check_disk(out_dir, run_size.training_bytes(trained))
 
 
 def pace(marks) -> float:
   """Seconds a step, from the last marks (step, time); nan before the second: the first compiles."""
+  # Over the last steps only: prompts grow and shrink along a run, and so does its speed.
   first, began = marks[0]
   last, now = marks[-1]
   return (now - began) / (last - first) if last > first else math.nan
@@ -97,14 +97,14 @@ def copy_run(resume_from: str, out_dir: str):
       f"--resume_from={resume_from} holds no run.json, so no run of this script; "
       "give the folder of one"
     )
+  # config.json would say that the copy is complete, and it is to go on.
   skip = shutil.ignore_patterns(".lock", "run.json", "config.json", "*.partial")
   shutil.copytree(
     resume_from, out_dir, dirs_exist_ok=True, ignore=skip, copy_function=shutil.copyfile
   )
+  # copytree keeps the modes of folders, and those of an attached input are read-only.
   for folder, _, _ in os.walk(out_dir):
-    os.chmod(
-      folder, 0o755
-    )  # copytree keeps the modes of folders; an attached input's are read-only
+    os.chmod(folder, 0o755)
   notes = pathlib.Path(resume_from, "run.json").read_text(encoding="utf-8")
   jsonl.write_text(os.path.join(out_dir, "run.json"), notes)
 
@@ -122,10 +122,11 @@ def begin_run(
   if resume_from and not os.path.isfile(path):
     copy_run(resume_from, out_dir)
   started = folders.read_run(out_dir)
-  if begun not in started:
+  if begun not in started:  # nothing is lost by starting over
     jsonl.write_text(path, json.dumps({"flags": flags}, indent=1) + "\n")
     return {}
   before = started["flags"]
+  # All are named at once: one a try would cost a start of the script each.
   changed = [
     f"--{name} was {before.get(name)!r}, is {value!r}"
     for name, value in flags.items()
@@ -194,6 +195,7 @@ def save_run(model: nnx.Module, out_dir: str, panels):
 
 def record_run(out_dir: str, **facts):
   """Adds facts (the step count of auto, …) to run.json, so that a resume keeps them."""
+  # Read anew each time: facts come from several places of a script, none of which holds them all.
   notes = folders.read_run(out_dir) | facts
   jsonl.write_text(os.path.join(out_dir, "run.json"), json.dumps(notes, indent=1) + "\n")
 
@@ -203,6 +205,7 @@ def check_inputs(out_dir: str, started: dict, **inputs: str):
 
   started: of `begin_run`. inputs: flag → `folders.digest` of what it names.
   """
+  # By content, not by path: a folder that was moved is the same input, an edited one is not.
   before = started.get("inputs", inputs)
   changed = [f"--{name}" for name in inputs if before.get(name) != inputs[name]]
   if changed:
@@ -235,9 +238,11 @@ class StopSignal:
       if not under_nohup:
         signal.signal(number, self._received)
 
+  # Only notes it: in the middle of an update nothing can be saved.
   def _received(self, number, _):
     if number == signal.SIGINT and self.reason:
       raise KeyboardInterrupt
+    # The first reason stays: a preemption sends SIGTERM, then others.
     self.reason = self.reason or signal.Signals(number).name
 
   @property

@@ -127,10 +127,11 @@ def test_rows_without_worked_solutions_go_to_grpo_at_once(shell, tmp_path):
   command is given again.
   """
   shell(STAGES="data", POOL="my.csv")
-  (tmp_path / "out/data/train.jsonl").write_text('{"answer": "4"}\n')
+  (tmp_path / "out/data/config.json").write_text('{\n "stage": "data",\n "targets": 0\n}\n')
   done, calls = shell(POOL="my.csv")
   assert done.returncode == 0 and stages(calls) == ["eval_base", "grpo", "eval_grpo", "export"]
   assert "there is no SFT" in done.stdout and "--init_from= " in calls[1]
+  assert "--force" in calls[1].split(), "preflight refuses a tiny model that knows no format"
   assert "--compare=out/eval_base/results.json" in calls[2]
   done, calls = shell(POOL="my.csv")
   assert done.returncode == 0 and stages(calls) == []
@@ -139,6 +140,18 @@ def test_rows_without_worked_solutions_go_to_grpo_at_once(shell, tmp_path):
 def test_a_small_pool_shrinks_the_sizes_of_a_recipe(shell):
   (data,) = shell(STAGES="data", POOL="my.csv")[1]
   assert "--shrink" in data
+
+
+def test_rewards_of_ones_own_are_paid_and_evaluated(shell, tmp_path):
+  """Their file is the one in the user's folder; the recipe keeps everything but its rewards."""
+  mine = tmp_path / "mine"
+  mine.mkdir()
+  done, calls = shell(mine, RECIPE="curriculum", REWARDS="my.py:score=0.5,multi_domain")
+  assert done.returncode == 0, done.stderr
+  wanted = f"--rewards={mine}/my.py:score=0.5,multi_domain"
+  paid = [call for call in calls if wanted in call.split()]
+  assert len(paid) == 4, "three evaluations and GRPO"
+  assert "--beta=0.08" in paid[2] and "--rewards=curriculum" not in " ".join(calls)
 
 
 def test_a_first_try_that_failed_refuses_no_second(shell, tmp_path):
@@ -187,6 +200,12 @@ def test_paths_are_those_of_the_folder_the_user_is_in(shell, tmp_path):
     (dict(GRPO_FLAGS="--bta=0.1"), "train_grpo.py: Unknown command line flag 'bta'"),
     (dict(EXPORT_FLAGS="--formats"), "export_lora.py: Missing value for flag"),
     (dict(SFT_FLAGS="--learning_rate=nan"), "train_sft.py: --learning_rate=nan: expected a finite"),
+    (dict(GRPO_FLAGS="--weights=format=1"), "train_grpo.py: --weights are four_component's"),
+    (dict(REWARDS="mine.py:score"), "mine.py"),
+    (
+      dict(MODEL="gemma-3-27b-it", RECIPE="dual_stream"),
+      "GB free, all stages together write up to",
+    ),
     (dict(EVAL_FLAGS="--seed=-1"), "evaluate.py: --seed=-1: expected 0 or more"),
     (dict(RECIPIE="curriculum"), "RECIPIE is no setting of run.sh; did you mean RECIPE?"),
   ],
