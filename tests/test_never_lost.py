@@ -26,6 +26,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from conftest import LORA, REPO, SFT, SIGNALS, argv_of, one_line_error, process, run, run_well
+from flax import nnx
 from orbax.checkpoint._src.handlers import json_checkpoint_handler
 from orbax.checkpoint._src.serialization import serialization
 
@@ -819,3 +820,17 @@ def test_sft_auto_steps_are_kept_in_a_copy(data_dir, tmp_path):
   rates = [row["learning_rate"] for row in jsonl.read_rows(b / "metrics.jsonl")]
   np.testing.assert_allclose(rates, [float(schedule(i)) for i in range(4)], rtol=1e-6)
   assert len(jsonl.read_rows(a / "metrics.jsonl")) == 2
+
+
+def test_parameters_behind_a_link_are_replaced_where_it_leads(tmp_path):
+  """params/ may have been moved to another disk, with a link in its place: the link stays."""
+  disk = tmp_path / "disk"
+  disk.mkdir()
+  (tmp_path / "params").symlink_to(disk)
+  for seed in (0, 1):
+    layer = nnx.Linear(2, 3, rngs=nnx.Rngs(seed))
+    checkpoints.save_params(str(tmp_path / "params"), layer)
+    saved = restore(disk)
+    assert np.array_equal(saved["kernel"], layer.kernel)
+  assert (tmp_path / "params").is_symlink()
+  assert sorted(os.listdir(tmp_path)) == ["disk", "params"], "nothing half-written is left"
