@@ -110,7 +110,7 @@ DENIALS = (
   "not|no|never|none|nobody|nothing|neither|nor|cannot|without|hardly|scarcely|barely|anything|"
   "\\w+n['’]t|wrong|wrongly|false|falsely|incorrect|incorrectly|untrue|mistake|mistaken|mistakenly|"
   "invalid|impossible|fails?|failed|unlikely|unequal|except|exclud\\w+|instead|rather|unless|"
-  "lies?|lied|opposite|pretend\\w*|deny|denies|denied|refus\\w+|reject\\w*|exceed\\w*|surpass\\w*"
+  "lies?|lied|lying|opposite|pretend\\w*|deny|denies|denied|refus\\w+|reject\\w*|exceed\\w*|surpass\\w*"
 )
 DOUBTS = (
   "maybe|perhaps|possibly|probably|presumably|might|may(?=\\s+(?:be|have|not|well|or)\\b)|doubts?|"
@@ -146,7 +146,9 @@ QUANTITY = re.compile(
 )
 PLAIN_NUMERAL = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.A)  # most answers; saves the rest
 
+# Words that multiply the number before them: "2 dozen eggs" are 24.
 MAGNITUDES = {
+  "dozen": 12,
   "hundred": 100,
   "thousand": 10**3,
   "million": 10**6,

@@ -5,6 +5,7 @@ A text states a value when its last announcement ("The answer is 72", "#### 72",
 
   72 apples                               a bare value with its unit; a list, an expression
   x = 72, 70 + 2 = 72 apples              the last side of an equation
+  The family saves 76 - 48 = 28 if …      a sum that comes out, whatever is said of its result
   Natalia sold 72 clips in total.         subject, a verb of the list, the value, its unit, a tail
   72 clips are left at the end.           the value, its unit, what is said of it
   Total: 72                               a label
@@ -18,6 +19,7 @@ words that `quantities` lists.
 """
 
 import re
+from fractions import Fraction
 from typing import NamedTuple
 
 from lib import contract, quantities
@@ -73,7 +75,7 @@ LIST_WORD = re.compile(r"\b(?:and|or)\b")
 DANGLING = re.compile(r"(?:,|\band|\bor)\s*$|^\s*(?:,|and\b|or\b)")
 # Where a sentence turns to its conclusion; what stands before is how it got there.
 CONCLUSION = re.compile(
-  r"[,;:]?\s+(?:so|thus|therefore|hence|giving|which (?:gives|means|is|rounds (?:up |down )?to))\b"
+  r"[,;:]?\s+(?:so|thus|therefore|hence|(?<!after )giving|which (?:gives|means|is|rounds (?:up |down )?to))\b"
   r",?\s+(?!that\b)",
   re.I,
 )
@@ -83,13 +85,65 @@ REASON = re.compile(r",?\s+because\b|(?<!\band),?\s+since\b|,\s+which\s+(?:are|w
 CONDITION = re.compile(
   r"^(?:so|thus|then)?,?\s*if\b(?P<what>[^,]*?)(?:,(?!\d)(?:\s*then\b)?|\bthen\b)\s*", re.I
 )
+# "If he pays with a 50 dollar bill he will have 20 dollars left"
+BARE_CONDITION = re.compile(
+  r"^if\s+(?P<what>(?:he|she|they|the|each|every)\s[^,=]*?)\s+(?=(?:he|she|they|it)\s+(?:will|would|can|must)\b)",
+  re.I,
+)
 DOUBT = re.compile(rf"\b(?:{quantities.DOUBTS})\b", re.I)
 # "the sticks that are not used", "the lights not working" deny nothing of the number.
 RELATIVE_DENIAL = re.compile(
   r"\b(?:that|who|which)\s+(?:is|are|was|were|do|does|did|have|has|had|will|would)\s+not\s+\w+"
+  r"|\b(?:that|who|which)\s+(?:did|do|does|had|have|has|was|were|are|is)n['’]t\s+[a-z]+"
   r"|\bnot\s+\w+(?:ing|ed)\b",
   re.I,
 )
+# Another number that is set against the stated one: ", not 72", "rather than 72 apples".
+OTHER_NUMBER = rf"[-+]?(?:{quantities.DIGITS})(?:/\d+)?%?(?:\s[a-z]+){{0,2}}"
+AGAINST = re.compile(
+  rf",?\s+(?:and\s+)?(?:not|rather\s+than|instead\s+of)\s+(?P<other>{OTHER_NUMBER})\s*$", re.I
+)
+NOT_BUT = re.compile(rf"\bnot\s+{OTHER_NUMBER},?\s+but\s+(?:rather\s+)?(?=[-+]?\d)", re.I)
+# "44 times the weight of the cat, or 44 * 5 = 220 pounds": what is said in words, then in numbers.
+IN_NUMBERS = re.compile(
+  r"\b(?:times|%\s*of|percent\s+of|half(?:\s+of)?|twice)\s+(?:the|his|her|its|their)\b"
+  r"[^=.;]*?,?\s+or\s+(?=[\d.,]+%?\s?[-+*/])",
+  re.I,
+)
+# A sum and its result: "30 minutes - 19 minutes = 11"
+TERM = rf"(?:{quantities.DIGITS})%?(?:\s[a-z]+){{0,2}}+"
+SUM = re.compile(
+  rf"(?<![\w.,^])(?P<sum>{TERM}(?:\s*[-+*/]\s*{TERM})++)\s*=\s*(?P<value>-?(?:{quantities.DIGITS}))"
+  r"(?![\w%^/*])"
+)
+SUM_PARTS = re.compile(r"[-+*/]|(?:\d[\d,]*\.?\d*|\.\d+)%?")
+# Said of a sum's result, these deny or restrict something else: "17 students are not on the team",
+# "25 miles without stopping", "28 dollars if they choose the other park".
+HARMLESS_DENIAL = re.compile(
+  r"^(?:\s+[a-z]+){0,6}?\s+(?:(?:are|were|did|do|have|had|will|would|could|can)\s+not"
+  r"|without(?=\s+(?!count|includ|consider|add)[a-z]+ing\b)|if(?=\s+(?:he|she|they)\s))"
+  r"(?=\s+[a-z]+)",
+  re.I,
+)
+# And the numbers that may follow it: "after 2 years", "more than 2 bagels", "did not get 2 hotdogs".
+HARMLESS_NUMBER = re.compile(
+  r"\b(?:more\s+than|after|in|after\s+\w+ing(?:\s+\w+){1,3}|get)\s+\d[\d,.]*(?=\s+[a-z]+|\s*$)",
+  re.I,
+)
+# ", the game, and the ball" behind "for the rope" names things only.
+THINGS = re.compile(
+  r"(?<=\w)(?:,\s+(?:and\s+)?(?:the|a|an|his|her|their)(?:\s+[a-z]+){1,2})+\s*$", re.I
+)
+# Words by which what follows a sum goes on to another value or judges the sum.
+GOES_ON = re.compile(
+  r"\b(?:answer|right|correct|true|case|result|value|number|solution|but|though|however|although|"
+  r"while|and|then|leav\w+|gives?|equals?|is(?!\s+\w+(?:ed|ing|en|ld)\b)|minus|plus|times|squared|"
+  r"cubed|too|off|close|short|estimate\w*|ruled|crossed|struck|discarded|dismissed|ignored|expected|"
+  r"claimed|intended|dis\w+ed|refuted|contradicted|avoided|at\s+(?:least|most)|"
+  r"dozen|hundred|thousand|million|billion|half|double|twice)\b",
+  re.I,
+)
+SPELLED = re.compile(rf"\b(?:{'|'.join(quantities.SPELLED_NUMBERS)})\b", re.I)
 RELATION = re.compile(r"[<>≤≥≠]|\\(?:leq?|geq?|lt|gt|neq?|in)\b|!=")
 EQUALS = re.compile(r"(?<![<>!≠:=])=(?!=)")
 
@@ -109,7 +163,10 @@ VERB = re.compile(
   | watched|orders?|ordered|delivers?|delivered|invites?|invited|visits?|visited|climbs?|climbed
   | throws?|threw|swims?|swam|carry|carries|carried|share|shares|shared|waits?|waited|pack|packs
   | packed|count|counts|counted|answers?|answered|solves?|solved|measures?|measured|return|returns
-  | fill|fills|fit|fits|serves?|builds?|built|covers?|covered|bring|brings|brought
+  | fill|fills|fit|fits|hiked?|hikes|biked?|bikes|cycled?|rode|rides?|swam|flew|sailed|rowed|jogged
+  | (?:travels?|lasts?|works?|runs?|stays?|walks?|sleeps?)\s+for
+  | sets?(?:\s+(?:it|them))?\s+(?:at|to)
+  | serves?|builds?|built|covers?|covered|bring|brings|brought
   | (?:come|comes|came|adds?\ up|amounts?|works?\ out|rounds?|simplif(?:y|ies)|reduces|evaluates)
     \s+to | equal\ to
   )\s+(?=\S)""",
@@ -159,7 +216,11 @@ SAID_OF_IT = re.compile(
 )
 # "Total cost: ", but not "At least: " and "Upper bound: "
 LABEL = re.compile(
-  r"(?!.{0,60}\b(?:at\s+(?:least|most)|bound|limit)\b)[^\d=:]{1,60}:\s+(?=\S)", re.I
+  r"(?!.{0,60}\b(?:at\s+(?:least|most)|bound|limit|(?:more|less|fewer)\s+than)\b)"
+  r"(?!\W*(?:min|max|minimum|maximum|over|under|above|below|between|upto|up\s+to|approx\w*|around|"
+  r"about|estimate\w*|hint|example|given|question|previous\w*|other|alternative)\W*:)"
+  r"[^\d=:]{1,60}:\s+(?=\S)",
+  re.I,
 )
 IS_THE_ANSWER = re.compile(
   r"\s+(?:is|was)\s+(?:the|my|our)\s+(?:final\s+|correct\s+)?answer\s*", re.I
@@ -277,7 +338,10 @@ def value_in(statement: str) -> str | None:
   clause = conclusion(plain)
   if is_mathematics(clause):
     return clause
-  clause = without_condition(clause)
+  clause = without_contrast(without_condition(clause))
+  worked = sum_value(clause)
+  if worked is not None:
+    return worked
   if TURNED.search(RELATIVE_DENIAL.sub("", without_reasons(clause))):
     return None
   return (
@@ -309,10 +373,71 @@ def without_reasons(clause: str) -> str:
 
 def without_condition(clause: str) -> str:
   """Cuts "If 5 did not grow then he has 25" to "he has 25"; "If I had to guess" stays."""
-  condition = CONDITION.match(clause)
+  condition = CONDITION.match(clause) or BARE_CONDITION.match(clause)
   if not condition or DOUBT.search(condition["what"]):
     return clause
   return clause[condition.end() :]
+
+
+def without_contrast(clause: str) -> str:
+  """Cuts "71, not 72" to "71" and "not 71 but 72" to "72"; "72, not 72" stays."""
+  clause = NOT_BUT.sub("", clause)
+  contrast = AGAINST.search(clause)
+  if not contrast:
+    return clause
+  said = clause[: contrast.start()]
+  other = quantities.read_number(contrast["other"])
+  numbers = [match.group() for match in NUMBER_IN_TEXT.finditer(said)]
+  if not other or not numbers:
+    return clause
+  stated = quantities.read_number(numbers[-1])
+  return said if stated and stated.value != other.value else clause
+
+
+def sum_value(clause: str) -> str | None:
+  """The result of a sentence's last sum, if the sum comes out and nothing around it turns it.
+
+  A sum that comes out is a strong sign of a conclusion, so more may be said of its result than of
+  a bare number: "84 - 63 = 21 melons were not ready" states 21.
+  """
+  clause = without_reasons(clause)
+  clause = clause[match.end() :] if (match := IN_NUMBERS.search(clause)) else clause
+  sums = list(SUM.finditer(clause))
+  if not sums:
+    return None
+  before, after = clause[: sums[-1].start()], clause[sums[-1].end() :]
+  if "=" in after or RELATION.search(clause) or TURNED.search(RELATIVE_DENIAL.sub("", before)):
+    return None
+  if not comes_out(sums[-1]["sum"], sums[-1]["value"]):
+    return None
+  after = HARMLESS_NUMBER.sub("", THINGS.sub("", HARMLESS_DENIAL.sub("", after)))
+  if re.search(r"[^a-zA-Z\s'’.-]", after) or SPELLED.search(after):
+    return None
+  turned = TURNED.search(after) or GOES_ON.search(after)
+  return None if turned else sums[-1]["value"]
+
+
+def comes_out(terms: str, result: str) -> bool:
+  """Is "30 minutes - 19 minutes" 11? A decimal result may be rounded to the digits it shows."""
+  products = [Fraction(0)]
+  operator = "+"
+  for part in SUM_PARTS.findall(terms):
+    if part in "+-*/":
+      operator = part
+      continue
+    number = Fraction(part.rstrip("%").replace(",", "")) / (100 if part.endswith("%") else 1)
+    if operator == "/" and number == 0:
+      return False
+    if operator == "*":
+      products[-1] *= number
+    elif operator == "/":
+      products[-1] /= number
+    else:
+      products.append(number if operator == "+" else -number)
+  value = quantities.numeral(result.removeprefix("-")) * (-1 if result.startswith("-") else 1)
+  decimals = len(result.partition(".")[2])
+  allowed = Fraction(1, 2 * 10**decimals) if decimals else 0
+  return abs(sum(products) - value) <= allowed
 
 
 def is_mathematics(text: str) -> bool:
@@ -367,7 +492,9 @@ def value_phrase(text: str) -> str | None:
     return text
   number = NUMBER_IN_TEXT.match(text)
   if number:
-    return number.group().strip() if UNIT_AND_TAIL.fullmatch(text, number.end()) else None
+    if not UNIT_AND_TAIL.fullmatch(text, number.end()):
+      return None
+    return with_magnitude(number.group().strip(), text[number.end() :])
   expression = EXPRESSION_IN_TEXT.match(text)
   if expression and SHOWS_VALUE.search(expression.group()):
     value = expression.group().rstrip()
@@ -382,7 +509,19 @@ def spelled_value(text: str) -> str | None:
     return None
   if rest and quantities.changes_number(rest.lower().split()[0]):
     return None  # "two thirds"
-  return word if UNIT_AND_TAIL.fullmatch(f" {rest}" if rest else "") else None
+  if not UNIT_AND_TAIL.fullmatch(f" {rest}" if rest else ""):
+    return None
+  return with_magnitude(word, rest)
+
+
+def with_magnitude(number: str, rest: str) -> str | None:
+  """Of 2 "dozen eggs in total" → "2 dozen", which is 24; None for "2 hundred five"."""
+  magnitude, *others = rest.strip(" -").lower().split() or [""]
+  if magnitude not in quantities.MAGNITUDES:
+    return number
+  if others and (others[0] == "and" or quantities.changes_number(others[0])):
+    return None
+  return f"{number} {magnitude}"
 
 
 def value_then_predicate(clause: str) -> str | None:
@@ -393,7 +532,9 @@ def value_then_predicate(clause: str) -> str | None:
     return None
   rest = clause[number.end() :]
   shapes = (UNIT_AND_TAIL, SAID_OF_IT, IS_THE_ANSWER)
-  return number.group().strip() if any(shape.fullmatch(rest) for shape in shapes) else None
+  if not any(shape.fullmatch(rest) for shape in shapes):
+    return None
+  return with_magnitude(number.group().strip(), rest)
 
 
 def labelled_value(clause: str) -> str | None:
