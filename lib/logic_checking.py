@@ -35,6 +35,13 @@ BEHIND = r"""(?:
       could|would|will|has|have|had|should)(?:n['’]t|\s?not)?)\s*[.!]?$
   )"""
 STATED = re.compile(rf"\W*{LEAD}[\"'(\[]*{VERDICT}\b[*_\"'`)}}\]$]*{BEHIND}", re.I | re.X | re.S)
+# The verdict by a verb alone: "It would not.", "He could not have", "They did."
+BY_VERB = re.compile(
+  r"\W*(?:they|it|he|she|you|we|there)\s+"
+  r"(?:is|are|was|were|do|does|did|can|could|would|will|wo|ca|has|have|had)"
+  r"(?P<not>n['’]t|\s?not)?(?:\s+(?:have|be|have\s+been))?\s*[.!]?",
+  re.I,
+)
 DENIED = re.compile(r"\bnot\b|n['’]t\b", re.I)
 # A verdict inside a sentence. "No" is one only where nothing it could belong to follows.
 WORD_OF_VERDICT = re.compile(
@@ -43,7 +50,8 @@ WORD_OF_VERDICT = re.compile(
   re.I,
 )
 UNDECIDED = re.compile(
-  r"\b(?:maybe|perhaps|possibly|unclear|unsure|uncertain|unknown|depends|guess(?:ing)?)\b|\bhard to say\b"
+  r"\byes,?\s+(?:if|unless|but\s+only|sometimes)\b"
+  r"|\b(?:maybe|perhaps|possibly|unclear|unsure|uncertain|unknown|depends|guess(?:ing)?)\b|\bhard to say\b"
   r"|\b(?:no idea|not sure|not certain|no way to (?:know|tell|say)|unknowable)\b"
   r"|\b(?:no one|nobody)\s+(?:can |could )?(?:knows?|tell|say)\b"
   r"|\b(?:i|we|one)\s+(?:do not|don['’]t|cannot|can['’]t|could not|couldn['’]t)\s+(?:\w+\s+)?"
@@ -78,8 +86,13 @@ def stated_verdict(text: str) -> bool | None:
 
 def sentence_verdict(sentence: str) -> bool | None:
   """The verdict of one sentence: "No, they did not" → False, "No one knows" → None."""
+  if "?" in sentence:
+    return None
+  by_verb = BY_VERB.fullmatch(sentence.strip())
+  if by_verb:
+    return not by_verb["not"]
   match = STATED.fullmatch(sentence.strip())
-  if not match or "?" in sentence:
+  if not match:
     return None
   verdict = VERDICTS[match["verdict"].lower()]
   if match["again"] and bool(DENIED.search(match["again"])) == verdict:

@@ -286,6 +286,8 @@ def same_expression(plain: str, wanted: str) -> bool:
     return False
   plain, wanted = for_math_verify(plain), for_math_verify(wanted)
   if "=" not in wanted:
+    if "=" in plain and not statements.assigns([side.strip() for side in plain.split("=")]):
+      return False  # "2x = 72" for 72
     plain = plain.rsplit("=", 1)[-1]
   elif "=" not in plain:
     assigned = ASSIGNED.fullmatch(wanted)

@@ -101,7 +101,7 @@ VALUE = (
   rf"(?:(?P<whole>\d+)(?:\s+|\sand\s))?(?P<top>{NUMBER})\s?/\s?(?P<bottom>{NUMBER})"
   rf"|(?P<number>{NUMBER})"
 )
-PERCENT = r"(?:\s?(?P<percent>%|percent\b))?"
+PERCENT = r"(?:\s?(?P<percent>%|percent\b)(?!\s+of\s+\d))?"  # but "72% of 90" is 64.8
 
 # The closed class of words that give a statement another meaning than its number: "not 72",
 # "72 is wrong", "more than 72", "72 or 71", "maybe 72". None of them is part of a unit, and a
@@ -115,6 +115,8 @@ DENIALS = (
 DOUBTS = (
   "maybe|perhaps|possibly|probably|presumably|might|may(?=\\s+(?:be|have|not|well|or)\\b)|doubts?|"
   "doubted|doubtful|guess\\w*|unsure|uncertain|unclear|unknown|whether|if|wonder\\w*|suppose\\w*|"
+  "claims|claimed|allegedly|supposedly|reportedly|thinks|thought|"
+  "(?:they|some|people|others|many)\\s+(?:think|say|believe)|"
   "assum\\w+|almost|nearly|or|either|versus|vs|sometimes|hopefully"
 )
 # "72 at most", "72 plus", "72nd", "72 squared". But "72 more" and "72 times" are answers to how
@@ -126,7 +128,7 @@ BOUNDS = (
 )
 # What a unit does not begin with besides: joining words, verbs of being, single letters of algebra.
 JOINERS = (
-  "and|to|over|by|than|but|sqrt|pi|is|are|was|were|be|been|has|have|had|isn|think|believe|"
+  "at(?=\\s+(?:least|most))|and|to|over|by|than|but|sqrt|pi|is|are|was|were|be|been|has|have|had|isn|think|believe|"
   "because|since|so|as|that|which|while"
 )
 LETTERS = "x|y|z|n|k|t|i|e|a|b|c|d|p|q|r|u|v|w|I|B|D|E|G|P|Q|X|Y|Z"
@@ -136,7 +138,7 @@ UNIT_WORD = (
   rf"[a-zA-Z'\"&]++\.?{UNIT_POWER}(?:\s?/\s?[a-zA-Z]++{UNIT_POWER})?"
 )
 # Up to four words: "apples", "km/h", "cm^2", "pairs of shoes", "square units"
-UNIT = rf"(?:(?:\s|-(?=(?-i:[a-z])))?{UNIT_WORD}(?:[\s-]{UNIT_WORD}){{0,3}})?"
+UNIT = rf"(?:(?:\s|-(?!odd\b)(?=(?-i:[a-z])))?{UNIT_WORD}(?:[\s-]{UNIT_WORD}){{0,3}})?"
 CURRENCY_CODES = "USD|EUR|GBP|INR|JPY|CNY|CAD|AUD|NZD|CHF|KRW|MXN|PHP|SGD|HKD|ZAR|BRL"
 # "USD 18", "Rs. 18", "%95" stand before the number
 QUANTITY = re.compile(
@@ -170,6 +172,7 @@ def spelled_numbers() -> dict[str, int]:
 
 
 SPELLED_NUMBERS = spelled_numbers()
+FRACTION_WORD = re.compile(r"(?:third|fifth|sixth|seventh|eighth|ninth|tenth)s?")
 SPELLED_PARTS = re.compile(r"(?:hal|third|quarter|fifth|sixth|eighth|tenth)\w*")
 
 
@@ -183,6 +186,9 @@ class Number(NamedTuple):
   exact: bool  # written as an integer or a fraction, not as a decimal
   percent: bool = False
   cents: bool = False
+
+  def unlike(self, other: "Number") -> bool:
+    return self.value != other.value and self.percent == other.percent and not self.cents
 
 
 def read_number(text: str) -> Number | None:
@@ -214,7 +220,11 @@ def to_number(match: re.Match) -> Number | None:
   if divisor == 0:
     return None
   value = numeral(whole) + numeral(top) / divisor
-  first_unit = next(iter(match["unit"].lower().split()), "")
+  first_unit, *units = match["unit"].lower().split() or [""]
+  if first_unit in MAGNITUDES and any(map(changes_number, units)):
+    return None  # "2 hundred five"
+  if FRACTION_WORD.fullmatch(first_unit):
+    return None  # "2 fifths"; "3 quarters" may be coins
   value *= MAGNITUDES.get(first_unit, 1)
   if match["sign"] == "-":
     value = -value

@@ -54,6 +54,11 @@ ANNOUNCEMENT = re.compile(
     | (?P<phrase>{ANSWER_IS})""",
   re.I | re.M | re.X,
 )
+# The answer of someone else, or one that was left: "The student's answer is", "Previous answer:"
+OTHERS_ANSWER = re.compile(
+  r"\b(?:previous|earlier|old|other|another|alternative|initial|sample|student|friend)(?:['’]s)?\s*$",
+  re.I,
+)
 BOX = r"\\?(?:boxed|fbox)\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 # "\boxed{k = 45} \quad \text{and} \quad \boxed{n = 2}": several boxes are one list
 BETWEEN_BOXES = r"(?:[\s$,.;()\[\]]|\\(?:quad|qquad|text\s*\{|[,;()\[\]])|\}|\b(?:and|or)\b)*"
@@ -164,12 +169,12 @@ VERB = re.compile(
   | throws?|threw|swims?|swam|carry|carries|carried|share|shares|shared|waits?|waited|pack|packs
   | packed|count|counts|counted|answers?|answered|solves?|solved|measures?|measured|return|returns
   | fill|fills|fit|fits|hiked?|hikes|biked?|bikes|cycled?|rode|rides?|swam|flew|sailed|rowed|jogged
-  | (?:travels?|lasts?|works?|runs?|stays?|walks?|sleeps?)\s+for
+  | stays?|stayed|leav(?:es|ing)\s+\w+\s+with
   | sets?(?:\s+(?:it|them))?\s+(?:at|to)
   | serves?|builds?|built|covers?|covered|bring|brings|brought
   | (?:come|comes|came|adds?\ up|amounts?|works?\ out|rounds?|simplif(?:y|ies)|reduces|evaluates)
-    \s+to | equal\ to
-  )\s+(?=\S)""",
+    \s+(?:out\s+)?to | went\s+(?:up|down)\s+to | equal\ to
+  )(?:\s+for(?=\s+\d))?\s+(?=\S)""",
   re.I | re.X,
 )
 # What may stand between the verb and the value and change neither.
@@ -179,6 +184,9 @@ FILLER = re.compile(
   r"an?\s+(?:additional|extra)|another|me|him|her|us|them|you|out|up|in\s+total|:)\s+)*",
   re.I,
 )
+ONLY = re.compile(
+  r"(?:(?:(?:in\s+(?:all|total)|altogether),?|only|exactly|just|all|a\s+total\s+of)\s+)?", re.I
+)  # "Only 72 remain"
 # A number inside a sentence: no part of an expression, a time or a name.
 NUMBER_IN_TEXT = re.compile(
   rf"(?P<sign>[+-]?)\s?(?:{quantities.VALUE})"
@@ -193,14 +201,15 @@ EXPRESSION_IN_TEXT = re.compile(
 )
 # The tail begins with a word of place, time, measure or reason: "at the party", "each", "tall".
 TAIL_START = (
-  r"in|inside|at|of|on|for|from|between|among|to(?!\s*[-\d])|by(?!\s*[-\d])|with|after|before|per|"
+  r"in|inside|at(?!\s+(?:least|most|best|worst)\b)|of|on|for|from|between|among|to(?!\s*[-\d])|by(?!\s*[-\d])|with|after|before|per|"
   r"during|each|every|altogether|together|total|overall|apiece|left|over(?!\s*\d)|remaining|long|"
-  r"tall|wide|high|deep|old|away|ago|later|today|now|that|so|when|a|an|up\s+to"
+  r"tall|wide|high|deep|old|away|back|ago|later|today|now|that|so|when|a|an|up\s+to"
 )
 MORE_THAN = r"more|less|fewer|further|\w+(?<!ev)(?<!ov)(?<!numb)er"
 TAIL = re.compile(
   rf"(?:\s+(?:{MORE_THAN}))?"
-  rf"(?:\s+(?:{TAIL_START})\b[^,;()=]*|\s+than\b(?!\s+the\s+answer)[^,;()=\d]*)?"
+  rf"(?:\s+(?:{TAIL_START})\b[^,;()=]*|\s+than\b(?!\s+the\s+answer)[^,;()=\d]*"
+  r"|\s+as\s+(?:many|much|fast|long|tall|old|big|large|heavy|far|high)\b[^,;()=\d]*)?"
   r"(?:,?\s+(?:altogether|in\s+(?:total|all|dollars)|respectively|overall|on\s+average))?"
   r"(?:\s*\([^()\d]*\))?\s*",
   re.I,
@@ -217,14 +226,17 @@ SAID_OF_IT = re.compile(
 # "Total cost: ", but not "At least: " and "Upper bound: "
 LABEL = re.compile(
   r"(?!.{0,60}\b(?:at\s+(?:least|most)|bound|limit|(?:more|less|fewer)\s+than)\b)"
-  r"(?!\W*(?:min|max|minimum|maximum|over|under|above|below|between|upto|up\s+to|approx\w*|around|"
-  r"about|estimate\w*|hint|example|given|question|previous\w*|other|alternative)\W*:)"
+  r"(?!\W*(?:(?:previous|other|another|alternative|ignore)\b[^:]*|min|max|minimum|maximum|over|under|above|below|between|upto|up\s+to|approx\w*|around|"
+  r"about|estimate\w*|hint|example|given|question|check|ignore\w*)\W*:)"
   r"[^\d=:]{1,60}:\s+(?=\S)",
   re.I,
 )
 IS_THE_ANSWER = re.compile(
   r"\s+(?:is|was)\s+(?:the|my|our)\s+(?:final\s+|correct\s+)?answer\s*", re.I
 )
+ASSUMED = re.compile(r"(?:let|say|set|put|take)\b", re.I)
+# An equation that is still to be solved: "2x", "x + 1", "3x - 4" on its left.
+STEP = re.compile(r"-?\d+\s*\*?\s*[a-z]|-?(?:\d+\s*\*?\s*)?[a-z]\s*[-+]\s*\d+|\d+\s*[-+]\s*[a-z]")
 # Arithmetic left to the reader: "3 * 4" is not the 12 that was asked for.
 UNEVALUATED = re.compile(r"[\s\d.,()]*[\d)]\s*[-+*/^][-+*/^\s\d.,(){}]*")
 
@@ -267,6 +279,8 @@ def announced(text: str, mark: re.Match, end: int) -> Statement:
   if mark["phrase"]:
     before = text[: mark.start()]
     context = before_clause(before)
+    if OTHERS_ANSWER.search(before):
+      context += " or"  # "Another answer: 72"
     if JOINED.search(before) and ANNOUNCEMENT.search(re.split(r"[.!?\n]", before)[-1]):
       context += " or"  # "The answer is 71 and the answer is 72"
   return Statement(said, context, rest[len(said) :] + text[end:])
@@ -330,7 +344,7 @@ def value_in(statement: str) -> str | None:
   if quantities.read_number(statement) is not None:
     return statement
   plain = re.sub(
-    r"\b(it|that|this|there)['’]s\b", r"\1 is", quantities.simplify(statement), flags=re.I
+    r"\b(it|that|this|there|he|she)['’]s\b", r"\1 is", quantities.simplify(statement), flags=re.I
   )
   if plain.endswith("?"):
     return None
@@ -451,7 +465,7 @@ def equation_value(clause: str) -> str | None:
   """The last side that is a value: "x = 72", "70 + 2 = 72 apples"; in "7 = 4 + 3" the first."""
   clause = without_reasons(clause)
   sides = [side.strip() for side in EQUALS.split(clause)]
-  if len(sides) < 2 or RELATION.search(clause):
+  if len(sides) < 2 or RELATION.search(clause) or not assigns(sides):
     return None
   if re.search(r"\b(?:bound|limit|at (?:least|most))\W*$", sides[0], re.I):
     return None
@@ -461,6 +475,17 @@ def equation_value(clause: str) -> str | None:
     if value is not None and SHOWS_VALUE.search(value) and not UNEVALUATED.fullmatch(value):
       return value
   return None
+
+
+def assigns(sides: list[str]) -> bool:
+  """Is the last of the sides what the one before it is? Not in "2x = 72", "70 = 72", "Let x = 72".
+
+  "a + b = 72" may be what was asked for.
+  """
+  if ASSUMED.match(sides[0]) or STEP.fullmatch(sides[-2]):
+    return False
+  left, right = quantities.read_number(sides[-2]), quantities.read_number(sides[-1])
+  return not (left and right and left.exact and right.exact and left.unlike(right))
 
 
 def subject_verb_value(clause: str) -> str | None:
@@ -507,8 +532,8 @@ def spelled_value(text: str) -> str | None:
   word, _, rest = text.partition(" ")
   if word.lower() not in quantities.SPELLED_NUMBERS:
     return None
-  if rest and quantities.changes_number(rest.lower().split()[0]):
-    return None  # "two thirds"
+  if any(map(quantities.changes_number, rest.lower().split()[:3])):
+    return None  # "two thirds", "one in five"
   if not UNIT_AND_TAIL.fullmatch(f" {rest}" if rest else ""):
     return None
   return with_magnitude(word, rest)
@@ -527,6 +552,7 @@ def with_magnitude(number: str, rest: str) -> str | None:
 def value_then_predicate(clause: str) -> str | None:
   """The value of "8 women are left at the party" and "72 is the answer", not of "72 is wrong"."""
   clause = without_reasons(clause)
+  clause = clause[ONLY.match(clause).end() :]
   number = NUMBER_IN_TEXT.match(clause)
   if not number:
     return None
