@@ -34,6 +34,7 @@ def is_correct(domain: str, answer: str, truth: str, metadata: dict | None = Non
   `truth` is the row's answer; for coding the reference code, with metadata's test_cases and
   test_setup_code. Raises ValueError for a domain without right answers.
   """
+  # A row of the user's may hold 72 or None where others hold text.
   answer, truth, metadata = str(answer), str(truth), metadata or {}
   way = own_checks.way_of(domain, metadata)
   if way in ("math", "number"):
@@ -43,6 +44,7 @@ def is_correct(domain: str, answer: str, truth: str, metadata: dict | None = Non
   if way == "logic":
     return logic_checking.logic_correct(answer, truth)
   if way == "coding":
+    # A batch of one: code is always judged in the sandbox.
     (verdict,) = code_checking.code_verdicts([answer], [truth], [metadata])
     return code_checking.code_share(verdict) == 1.0
   if way == "exact":
@@ -91,10 +93,12 @@ def grade(domains, answers, truths, metadatas=None, code_rewards: str = "on") ->
   for index, (domain, answer, truth, metadata) in enumerate(
     zip(domains, answers, truths, metadatas, strict=True)
   ):
+    # The default of whatever is not graded below.
     credits.append(0.0)
     if answer is None:
       continue
     if domain == "coding" and code_rewards != "off":
+      # Programs wait, so that all of them share one sandbox call.
       code_rows.append(index)
     elif domain != "coding":
       credits[index] = text_credit(domain, answer, truth, metadata)
@@ -102,6 +106,7 @@ def grade(domains, answers, truths, metadatas=None, code_rewards: str = "on") ->
     columns = [[column[index] for index in code_rows] for column in (answers, truths, metadatas)]
     for index, verdict in zip(code_rows, code_checking.code_verdicts(*columns), strict=True):
       share = code_checking.code_share(verdict)
+      # Half at most for a part of the tests: 9 of 10 is not nearly right.
       credits[index] = 1.0 if share == 1.0 else 0.5 * share
   return credits
 
@@ -130,19 +135,23 @@ def near_number_credit(answer: str, truth: str) -> float:
   right = quantities.read_number(math_checking.final_truth(truth))
   if not number or not right or right.value == 0:
     return 0.0
+  # Truth 100: 108 is off by 0.08 and gets 1/6, 85 is off by 0.15 and gets 1/12.
   off = abs(number.value / right.value - 1)
   return next((credit for limit, credit in NEAR_NUMBERS if off <= limit), 0.0)
 
 
 def wordy_credit(answer: str, truth: str) -> float:
   """Half for the true words in a row among at most twice as many others, none of them a denial."""
+  # "not osmosis" holds the true word, too.
   if statements.TURNED.search(answer):
     return 0.0
   said = science_checking.normalize(answer).split()
   wanted = science_checking.normalize(truth).split()
   n = len(wanted)
+  # A long text would hold the true words by chance.
   if n == 0 or not n < len(said) <= 3 * n + 3:
     return 0.0
+  # Every place at which the true words could begin.
   starts = range(len(said) - n + 1)
   return 0.5 if any(said[start : start + n] == wanted for start in starts) else 0.0
 
@@ -155,6 +164,7 @@ def last_number_correct(text: str, truth: str) -> bool:
   """
   if math_checking.stated_answer(text) is not None:
     return False
+  # "$1,234.50." → ["1,234.50"]
   numbers = LAST_NUMBER.findall(quantities.simplify(text[-contract.MAX_READ :]))
   return bool(numbers) and math_checking.math_correct(numbers[-1].rstrip("."), truth)
 
@@ -170,11 +180,13 @@ def majority(domain: str, votes: list[tuple[str | None, bool]]) -> bool:
   for answer, correct in votes:
     if answer is None:
       continue
+    # "The  Cat." and "the cat" vote as one.
     key = " ".join(answer.casefold().split()).rstrip(".")
     for known in count:
       if known == key or (domain == "math" and is_correct("math", key, known)):
         key = known
         break
     count[key] += 1
+    # The verdict of the first sample that gave this answer stands for all.
     right.setdefault(key, correct)
   return bool(count) and right[max(count, key=count.get)]

@@ -43,6 +43,7 @@ SYSTEM_PROMPTS = {
 }
 TURN_START = "<start_of_turn>"
 TURN_END = "<end_of_turn>"
+# Gemma's chat format has no system turn: the system text opens the user's.
 CHAT_TEMPLATE = (
   TURN_START + "user\n{system}\n\nTask: {question}" + TURN_END + "\n" + TURN_START + "model\n"
 )
@@ -52,9 +53,11 @@ SECTIONS = ("Plan", "Reasoning", "Evidence", "Sanity_check")
 MAX_READ = 4000  # characters of an answer's end that are read: what is stated last counts
 MAX_SCALAR = 64  # characters of a dual-stream answer that is no number
 TAGS = ("<reasoning>", "</reasoning>", "<answer>", "</answer>")
+# "<reasoning>r</reasoning>\n<answer>a</answer>" → ["", "r", "\n", "a", ""]
 TAG_SPLIT = re.compile("|".join(TAGS))
 # Also "<ANSWER>", "</ answer>" and "<answer id=1>", which are all cheats.
 TAG_LIKE = re.compile(r"<\s*/?\s*(?:reasoning|answer)\b[^<>]*>?", re.I)
+# Space that may stand around the blocks; a BOM is what Windows editors put first.
 OUTER_SPACE = " \t\r\n\f\v\ufeff"
 HEADING = re.compile(rf"^[ \t]*({'|'.join(SECTIONS)}):", re.M)
 # What separates two values: ";", a line, a comma outside a number ("1,234" is one value), a word.
@@ -73,6 +76,7 @@ def format_prompt(question: str, style: str = "tags") -> str:
   with its neighbours into a new marker.
   """
   errors.check_option("style", style, STYLES)
+  # A space in its place: without it, what stands around a removed marker could form a new one.
   question = question.replace(TURN_START, " ").replace(TURN_END, " ").strip()
   return CHAT_TEMPLATE.format(system=SYSTEM_PROMPTS[style], question=question)
 
@@ -110,6 +114,7 @@ def format_problems(text: str, style: str = "tags") -> list[str]:
   problems = tag_problems(text)
   if problems:
     return problems
+  # All four tags stand once and in order here, so the split has five parts.
   before, reasoning, between, answer, after = TAG_SPLIT.split(text)
   for where, part in (("before", before), ("between", between), ("after", after)):
     if stray := part.strip(OUTER_SPACE):
@@ -156,6 +161,7 @@ def dual_stream_problems(reasoning: str, answer: str) -> list[str]:
 
 def says_something(text: str) -> bool:
   """Holds a letter, digit or symbol; dots, spaces and zero-width characters are an empty block."""
+  # The cheap test first: nearly every text holds a letter or a digit.
   if re.search(r"[^\W_]", text):
     return True
   return any(unicodedata.category(character)[0] in "LNS" for character in text[:MAX_READ])
@@ -163,6 +169,7 @@ def says_something(text: str) -> bool:
 
 def read_sections(reasoning: str) -> dict[str, str] | None:
   """The dual-stream sections by heading; None unless all stand in order, once and with content."""
+  # With a group in its pattern, split returns heading, body, heading, body, …
   before, *pieces = HEADING.split(reasoning)
   headings, bodies = pieces[::2], pieces[1::2]
   if before.strip() or tuple(headings) != SECTIONS:
@@ -176,6 +183,7 @@ def is_scalar(answer: str) -> bool:
   """One value: a number with its unit, an expression without spaces, or up to three plain words."""
   if quantities.read_number(answer) is not None:
     return True
+  # "blue whale" is one value; "3 4" are two, and so are "cats or dogs".
   words = answer.split()
   short = len(words) == 1 or (len(words) <= 3 and not re.search(r"\d", answer))
   return short and len(answer) <= MAX_SCALAR and not SEVERAL_VALUES.search(answer)
@@ -186,6 +194,7 @@ def extract_answer(text: str) -> str | None:
   _, *rest = re.split(r"<answer>", text, flags=re.I)
   if not rest:
     return None
+  # The closing tag may be missing, as in a response that was cut off.
   answer = re.split(r"</?\s*answer\b|<end_of_turn>", rest[-1], maxsplit=1, flags=re.I)[0]
   answer = answer.strip(OUTER_SPACE)
   return answer if says_something(answer) else None

@@ -51,7 +51,8 @@ WORD_OF_VERDICT = re.compile(
 )
 UNDECIDED = re.compile(
   r"\byes,?\s+(?:if|unless|but\s+only|sometimes)\b"
-  r"|\b(?:maybe|perhaps|possibly|unclear|unsure|uncertain|unknown|depends|guess(?:ing)?)\b|\bhard to say\b"
+  r"|\b(?:maybe|perhaps|possibly|unclear|unsure|uncertain|unknown|depends|guess(?:ing)?)\b"
+  r"|\bhard to say\b"
   r"|\b(?:no idea|not sure|not certain|no way to (?:know|tell|say)|unknowable)\b"
   r"|\b(?:no one|nobody)\s+(?:can |could )?(?:knows?|tell|say)\b"
   r"|\b(?:i|we|one)\s+(?:do not|don['’]t|cannot|can['’]t|could not|couldn['’]t)\s+(?:\w+\s+)?"
@@ -71,12 +72,14 @@ def logic_correct(answer: str, truth: str) -> bool:
 def stated_verdict(text: str) -> bool | None:
   """The yes or no that a text states; None for neither, for both and for doubt."""
   text = MARKUP.sub("", text).strip()
+  # Doubt anywhere outweighs a yes: "Yes, or maybe no".
   if UNDECIDED.search(text):
     return None
   sentences = [sentence for sentence in SENTENCE_END.split(text) if re.search(r"\w", sentence)]
   if not sentences or "?" in sentences[-1]:
     return None
   stated = {sentence_verdict(sentence) for sentence in sentences} - {None}
+  # "Birds lay eggs. Yes." and "Yes. Birds lay eggs." but not a yes amid other sentences.
   ends = [sentence_verdict(sentences[0]), sentence_verdict(sentences[-1])]
   if len(stated) != 1 or ends == [None, None]:  # the verdict comes first or last
     return None

@@ -35,12 +35,14 @@ OPERATOR_LEFT = re.compile(r"[-+*/^=]\s*$|^\s*[*/^]")
 def math_correct(answer: str, truth: str) -> bool:
   """Does the answer, or the whole response, state the true final value?"""
   truth = final_truth(truth)
+  # Most pairs are two plain numerals, "72" and "72.0": no need to look for sentences.
   if quantities.PLAIN_NUMERAL.fullmatch(answer) and quantities.PLAIN_NUMERAL.fullmatch(truth):
     return answer == truth or same_number(
       quantities.read_number(answer), quantities.read_number(truth)
     )
   if not contract.says_something(answer) or not contract.says_something(truth):
     return False
+  # A truth may itself be words ("even") or a sentence, which states no number.
   if len(answer) <= MAX_VALUE and same_text(answer, truth):
     return True
   statement = statements.final_statement(answer)
@@ -65,6 +67,7 @@ def plain_text(text: str) -> str:
   Spaces between digits stay ("7 2" is no 72), and braces around more than one character do
   ("\frac{a}{bc}" is no "\frac{ab}{c}").
   """
+  # "**EAST**." → "EAST"; a single letter keeps its case, for x and X may differ.
   text = quantities.simplify(text).strip(" .,;:$*\"'`").removesuffix("\\")
   if re.fullmatch(r"[a-zA-Z ]{2,}", text):
     text = text.lower()
@@ -91,14 +94,17 @@ def same_value(stated: str, truth: str) -> bool:
       left = left._replace(value=left.value / 100, exact=False)
     return same_number(left, right)
   plain, wanted = plain_value(stated), plain_value(truth)
+  # "11_2" must not be read as the number 11, nor as an expression with an index.
   based = same_in_base(plain, wanted)
   if based is not None:
     return based
   member = MEMBER.match(plain)
+  # "x \in [2, 3]" says the interval [2, 3].
   if member and brackets(wanted):
     return same_value(plain[member.end() :], wanted)
   if brackets(wanted) and statements.RELATION.search(plain):  # "-2 < x < 7" for "(-2, 7)"
     return not right and equivalence.WORKER.ask(plain, wanted)
+  # A number such as "1,234" holds a comma too, but is no list.
   if not right and is_list(wanted):
     return same_items(plain, wanted)
   items = split_items(plain)
@@ -117,13 +123,17 @@ def same_number(answer: quantities.Number, truth: quantities.Number) -> bool:
   p% is p/100, and also p where the truth is a bare number of at least 1, since GSM8K asks "what
   percent" and keeps 25; a bare p answers a truth of p%.
   """
+  # Each pair is one reading of the percent signs; one equal pair is enough.
   pairs = [(answer.value, truth.value)]
   if answer.percent and not truth.percent:
     pairs = [(answer.value / 100, truth.value)]
     if truth.value == 0 or abs(truth.value) >= 1:
+      # "25%" for a truth of 25
       pairs.append((answer.value, truth.value))
   elif truth.percent and not answer.percent:
+    # "25" for a truth of 25%
     pairs.append((answer.value, truth.value / 100))
+  # "1/3" is no 0.333333, but a truth of 0.333333 was rounded from something.
   if answer.exact and truth.exact:
     return any(x == y for x, y in pairs)
   return any(abs(x - y) <= min(DECIMAL_TOLERANCE, abs(y) / 500_000) for x, y in pairs)
@@ -138,6 +148,7 @@ def same_in_base(plain: str, wanted: str) -> bool | None:
   if not truth:
     return False if answer and re.fullmatch(r"\w+", wanted) else None
   if not answer:
+    # "4210" for "4210_{5}"
     return plain == truth["digits"]
   return answer["digits"].lower() == truth["digits"].lower() and base(answer) == base(truth)
 
@@ -165,6 +176,7 @@ def split_items(text: str) -> list[str]:
   r"""The values between commas, "and" and "or" outside brackets; "3 \pm a" is two of them."""
   text = text.replace("\\{", "{").replace("\\}", "}").strip()
   if brackets(text) and closes_at_end(text):
+    # "{1, 2}" → "1, 2"
     text = text[1:-1]
   items, depth, current = [], 0, ""
   for piece in re.split(r"([(\[{]|[)\]}]|,|;|\band\b|\bor\b)", text):
@@ -172,6 +184,7 @@ def split_items(text: str) -> list[str]:
       items.append(current)
       current = ""
       continue
+    # Commas within brackets belong to an item: "(1, 2), (3, 4)" has two.
     depth += (piece in tuple("([{")) - (piece in tuple(")]}"))
     current += piece
   items.append(current)
@@ -205,8 +218,10 @@ def same_items(plain: str, wanted: str) -> bool:
   bare values is a set of solutions and takes any order, unless it is a sequence of three and more
   that does not ascend (a ranking); a tuple, an interval and a ratio have an order.
   """
+  # A ratio: "3:4", also as "3/4"
   if ":" in wanted:
     return same_sequence(re.split(r"[:/]", plain), wanted.split(":"))
+  # A pair of brackets counts only where it encloses all: "(1, 2), (3, 4)" has none.
   kind = brackets(wanted) if closes_at_end(wanted.replace("\\", "")) else ""
   said = brackets(plain) if closes_at_end(plain.replace("\\", "")) else ""
   left, right = split_items(plain), split_items(wanted)
@@ -217,15 +232,18 @@ def same_items(plain: str, wanted: str) -> bool:
   names, wanted_names = assigned_names(left), assigned_names(right)
   left, right = [without_name(item) for item in left], [without_name(item) for item in right]
   named = len(set(names)) == len(names) and None not in names  # "x = 3, y = 4"
+  # Sets, and bare lists of solutions.
   if kind in ("", "{}"):
     if said not in ("", "{}"):
       return False
     if named and sorted(names) == sorted(map(str, wanted_names)):
+      # "y = 4, x = 3" for "x = 3, y = 4"
       left = [left[names.index(name)] for name in wanted_names]
       return same_sequence(left, right)
     if (named and names != [names[0]] * len(names)) or (kind == "" and is_ranking(right)):
       return same_sequence(left, right)
     return same_set(left, right)
+  # "x = 3, y = 4" names the places of (3, 4), so it needs no brackets.
   if said != kind and not (kind == "()" and said == "" and named):
     return False
   return same_sequence(left, right)
@@ -260,9 +278,11 @@ def same_sequence(left: list[str], right: list[str]) -> bool:
 def same_set(left: list[str], right: list[str]) -> bool:
   """Each value of the one is one of the other, and no two of them the same one."""
   if len(left) > MAX_ITEMS:
+    # Comparing every pair would ask math-verify too often.
     return sorted(left) == sorted(right)
   missing = list(right)
   for item in left:
+    # Each true value is used up once: "2, 2" is no "2, 3".
     match = next((other for other in missing if same_value(item, other)), None)
     if match is None:
       return False
@@ -285,6 +305,7 @@ def same_expression(plain: str, wanted: str) -> bool:
   if OPERATOR_LEFT.search(plain) or not EXPRESSION.search(plain + " " + wanted):
     return False
   plain, wanted = for_math_verify(plain), for_math_verify(wanted)
+  # "x = 3/8" for 3/8: the last side is the value.
   if "=" not in wanted:
     if "=" in plain and not statements.assigns([side.strip() for side in plain.split("=")]):
       return False  # "2x = 72" for 72
@@ -300,6 +321,8 @@ def same_expression(plain: str, wanted: str) -> bool:
 def for_math_verify(text: str) -> str:
   """Degrees and trailing units away; within a function degrees become radians."""
   if FUNCTION_OF_DEGREES.search(text):
+    # "\sin 20 degrees" → "\sin (\frac{20\pi}{180})"
     text = re.sub(r"(\d+(?:\.\d+)?)\s?degrees", r"(\\frac{\1\\pi}{180})", text)
+  # Elsewhere the sign is a unit like others: "75 degrees" → "75".
   text = re.sub(r"(\d|\})\s?degrees", r"\1", text)
   return UNIT_BEHIND.sub("", text)

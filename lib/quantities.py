@@ -128,7 +128,8 @@ BOUNDS = (
 )
 # What a unit does not begin with besides: joining words, verbs of being, single letters of algebra.
 JOINERS = (
-  "at(?=\\s+(?:least|most))|and|to|over|by|than|but|sqrt|pi|is|are|was|were|be|been|has|have|had|isn|think|believe|"
+  "at(?=\\s+(?:least|most))|and|to|over|by|than|but|sqrt|pi|"
+  "is|are|was|were|be|been|has|have|had|isn|think|believe|"
   "because|since|so|as|that|which|while"
 )
 LETTERS = "x|y|z|n|k|t|i|e|a|b|c|d|p|q|r|u|v|w|I|B|D|E|G|P|Q|X|Y|Z"

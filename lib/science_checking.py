@@ -86,6 +86,7 @@ def science_correct(answer: str, truth: str, metadata: dict) -> bool:
 
 def same_text_or_quantity(answer: str, truth: str) -> bool:
   """The same words, or the same number with the same unit; a reason behind them changes nothing."""
+  # "The Mitochondria." and "mitochondria" are one text.
   wanted = normalize(truth)
   if not wanted:
     return False
@@ -94,6 +95,7 @@ def same_text_or_quantity(answer: str, truth: str) -> bool:
   if wanted in forms:
     return True
   said, right = quantities.read_number(bare), quantities.read_number(truth)
+  # "5 g" is no "5 kg": units are never converted.
   same_unit = unit_of(bare) == unit_of(truth)
   return bool(said and right and same_unit and math_checking.same_number(said, right))
 
@@ -120,6 +122,7 @@ def normalize(text: str) -> str:
 
 def unwrap(text: str) -> str:
   r"""What "\boxed{\text{C}}" holds, without the markup around it."""
+  # "\boxed{\text{C}}" → "\text{C}" → "C"
   for _ in range(3):  # boxed, text, bold within another
     text = TEXT_COMMAND.sub(r" \1 ", text)
   return text.strip(SPACE_AND_MARKUP)
@@ -140,6 +143,7 @@ def read_choices(metadata: dict) -> dict[str, str]:
   """
   choices = metadata.get("choices") or []
   if isinstance(choices, dict) and "text" in choices:
+    # Labels may be missing; those choices get A, B, … below.
     pairs = list(itertools.zip_longest(choices.get("label", []), choices["text"]))
   elif isinstance(choices, dict):
     pairs = list(choices.items())
@@ -168,7 +172,9 @@ def stated_option(answer: str, choices: dict[str, str]) -> str | None:
     if DENIED.search(OTHER_DENIED.sub("", context)):
       return None
     answer = answer[last.start("said") :]
+  # "B. It is a gas." says B; "B. C." chooses twice.
   said, *others = SENTENCE_END.split(answer)
+  # A later sentence may explain, but not choose again.
   if any(changes_choice(other, choices) for other in others):
     return None
   return option_of_sentence(strip_lead_in(said), choices)
@@ -185,6 +191,7 @@ def option_of_sentence(said: str, choices: dict[str, str]) -> str | None:
     chosen = chosen_option(shape, choices)
     if chosen is not None:
       return chosen
+  # "D, not B" → D; "D, not D" is no answer.
   against = NOT_ANOTHER.fullmatch(said)
   if not against:
     return None
@@ -209,6 +216,7 @@ def chosen_option(answer: str, choices: dict[str, str]) -> str | None:
     text, rest = choices.get(match["letter"].casefold()), normalize(match["text"])
     if text is not None and not rest:
       return text
+    # "B: Mars rock", where B is Jupiter, chooses nothing.
     if text is not None and rest in choices.values():
       return text if rest == text else None
   return said if said in choices.values() else None

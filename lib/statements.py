@@ -80,7 +80,8 @@ LIST_WORD = re.compile(r"\b(?:and|or)\b")
 DANGLING = re.compile(r"(?:,|\band|\bor)\s*$|^\s*(?:,|and\b|or\b)")
 # Where a sentence turns to its conclusion; what stands before is how it got there.
 CONCLUSION = re.compile(
-  r"[,;:]?\s+(?:so|thus|therefore|hence|(?<!after )giving|which (?:gives|means|is|rounds (?:up |down )?to))\b"
+  r"[,;:]?\s+(?:so|thus|therefore|hence|(?<!after )giving"
+  r"|which (?:gives|means|is|rounds (?:up |down )?to))\b"
   r",?\s+(?!that\b)",
   re.I,
 )
@@ -92,7 +93,8 @@ CONDITION = re.compile(
 )
 # "If he pays with a 50 dollar bill he will have 20 dollars left"
 BARE_CONDITION = re.compile(
-  r"^if\s+(?P<what>(?:he|she|they|the|each|every)\s[^,=]*?)\s+(?=(?:he|she|they|it)\s+(?:will|would|can|must)\b)",
+  r"^if\s+(?P<what>(?:he|she|they|the|each|every)\s[^,=]*?)\s+"
+  r"(?=(?:he|she|they|it)\s+(?:will|would|can|must)\b)",
   re.I,
 )
 DOUBT = re.compile(rf"\b(?:{quantities.DOUBTS})\b", re.I)
@@ -130,7 +132,7 @@ HARMLESS_DENIAL = re.compile(
   r"(?=\s+[a-z]+)",
   re.I,
 )
-# And the numbers that may follow it: "after 2 years", "more than 2 bagels", "did not get 2 hotdogs".
+# And the numbers that may follow it: "after 2 years", "more than 2 bagels".
 HARMLESS_NUMBER = re.compile(
   r"\b(?:more\s+than|after|in|after\s+\w+ing(?:\s+\w+){1,3}|get)\s+\d[\d,.]*(?=\s+[a-z]+|\s*$)",
   re.I,
@@ -163,7 +165,8 @@ VERB = re.compile(
   | ran|drives?|drove|travels?|travell?ed|finds?|found|collects?|collected|requires?|owes?|owed
   | uses?|used|sees?|saw|produces?|produced|yields?|keeps?|kept|becomes?|became|bakes?|baked
   | plants?|planted|picks?|picked|catches|caught|grows?|grew|raised?|donates?|donated|charges?
-  | charged|works?|worked|studies|studied|sleeps?|slept|lost|loses|gained|gains|cut|cuts|put|put\ out
+  | charged|works?|worked|studies|studied|sleeps?|slept|lost|loses|gained|gains|cut|cuts|put
+  | put\ out
   | puts|copy|copies|writes?|wrote|written|does|did|done|jumps?|jumped|cooks?|cooked|watch|watches
   | watched|orders?|ordered|delivers?|delivered|invites?|invited|visits?|visited|climbs?|climbed
   | throws?|threw|swims?|swam|carry|carries|carried|share|shares|shared|waits?|waited|pack|packs
@@ -201,7 +204,8 @@ EXPRESSION_IN_TEXT = re.compile(
 )
 # The tail begins with a word of place, time, measure or reason: "at the party", "each", "tall".
 TAIL_START = (
-  r"in|inside|at(?!\s+(?:least|most|best|worst)\b)|of|on|for|from|between|among|to(?!\s*[-\d])|by(?!\s*[-\d])|with|after|before|per|"
+  r"in|inside|at(?!\s+(?:least|most|best|worst)\b)|of|on|for|from|between|among|"
+  r"to(?!\s*[-\d])|by(?!\s*[-\d])|with|after|before|per|"
   r"during|each|every|altogether|together|total|overall|apiece|left|over(?!\s*\d)|remaining|long|"
   r"tall|wide|high|deep|old|away|back|ago|later|today|now|that|so|when|a|an|up\s+to"
 )
@@ -226,7 +230,8 @@ SAID_OF_IT = re.compile(
 # "Total cost: ", but not "At least: " and "Upper bound: "
 LABEL = re.compile(
   r"(?!.{0,60}\b(?:at\s+(?:least|most)|bound|limit|(?:more|less|fewer)\s+than)\b)"
-  r"(?!\W*(?:(?:previous|other|another|alternative|ignore)\b[^:]*|min|max|minimum|maximum|over|under|above|below|between|upto|up\s+to|approx\w*|around|"
+  r"(?!\W*(?:(?:previous|other|another|alternative|ignore)\b[^:]*|min|max|minimum|maximum|"
+  r"over|under|above|below|between|upto|up\s+to|approx\w*|around|"
   r"about|estimate\w*|hint|example|given|question|check|ignore\w*)\W*:)"
   r"[^\d=:]{1,60}:\s+(?=\S)",
   re.I,
@@ -260,12 +265,14 @@ def holds(statement: Statement) -> bool:
 
 def final_statement(text: str) -> Statement:
   """The last announcement with something in it, else the last sentence that shows a value."""
+  # GSM8K's calculator notes repeat the sum: "<<6*7=42>>42" → "42".
   text = re.sub(r"<<[^<>\n]*>>", "", text[-contract.MAX_READ :])
   end = len(text)
   for mark in reversed(list(ANNOUNCEMENT.finditer(text))):
     statement = boxed(text, mark) if mark["box"] else announced(text, mark, end)
     if contract.says_something(statement.text):
       return statement
+    # An empty announcement ("The answer is:" before a box) is passed over.
     end = mark.start()
   return last_sentence(text)
 
@@ -274,6 +281,7 @@ def announced(text: str, mark: re.Match, end: int) -> Statement:
   """The first sentence behind "The answer is", "####", "A:" or <answer>."""
   rest = text[mark.end() : end].split("</answer", 1)[0].strip()
   line = rest.split("\n", 1)[0]
+  # "72. It was easy." → "72."
   said = SENTENCE_END.split(line, maxsplit=1)[0]
   context = ""
   if mark["phrase"]:
@@ -292,9 +300,11 @@ def boxed(text: str, mark: re.Match) -> Statement:
   start, end = mark.start(), mark.end() + len(inside) + 1
   for several in SEVERAL_BOXES.finditer(text):
     if several.start() <= mark.start() < several.end():
+      # "\boxed{3} and \boxed{4}" → "\text{3} and \text{4}", read as the list "3 and 4".
       inside = BOX_START.sub(r"\\text", several.group())
       start, end = several.span()
   after = text[end:]
+  # "\boxed{72} is wrong": what follows in the clause counts as well as what precedes.
   same_clause = re.split(r"[.;!?\n]", after, maxsplit=1)[0]
   return Statement(inside, before_clause(text[:start]) + " " + same_clause, after)
 
@@ -328,6 +338,7 @@ def last_sentence(text: str) -> Statement:
       chosen = index
       break
   sentences = SENTENCE_END.split(lines[chosen])
+  # "She has 72. Well done!" → "She has 72."
   while len(sentences) > 1 and not SHOWS_VALUE.search(sentences[-1]):
     sentences.pop()
   said = sentences[-1]
@@ -336,7 +347,7 @@ def last_sentence(text: str) -> Statement:
 
 
 def value_in(statement: str) -> str | None:
-  """The value of a statement in one of the shapes that the file's docstring lists; None in others."""
+  """The value of a statement in one of the shapes of the file's docstring; None in others."""
   if len(statement) > MAX_SENTENCE:
     return None
   if LAYOUT.search(statement):
@@ -348,8 +359,10 @@ def value_in(statement: str) -> str | None:
   )
   if plain.endswith("?"):
     return None
+  # "* **72**." → "72"
   plain = plain.lstrip(" .,;:!*\"'`").rstrip(" .,;:!\\*\"'`")
   clause = conclusion(plain)
+  # "(1, 2)" and "x = 3 or x = 4" go to the comparison as they are.
   if is_mathematics(clause):
     return clause
   clause = without_contrast(without_condition(clause))
@@ -368,7 +381,7 @@ def value_in(statement: str) -> str | None:
 
 
 def conclusion(sentence: str) -> str:
-  """What follows the last "so", "giving" … that is followed by a value: the result of its reasons."""
+  """What follows the last "so", "giving" … that is followed by a value: the result."""
   pieces = CONCLUSION.split(sentence)
   while len(pieces) > 1 and not SHOWS_VALUE.search(pieces[-1]):
     if TURNED.search(pieces[-1]):
@@ -433,6 +446,7 @@ def sum_value(clause: str) -> str | None:
 
 def comes_out(terms: str, result: str) -> bool:
   """Is "30 minutes - 19 minutes" 11? A decimal result may be rounded to the digits it shows."""
+  # Products bind first: 2 + 3 * 4 is kept as [0, 2, 12] and then added up.
   products = [Fraction(0)]
   operator = "+"
   for part in SUM_PARTS.findall(terms):
@@ -450,6 +464,7 @@ def comes_out(terms: str, result: str) -> bool:
       products.append(number if operator == "+" else -number)
   value = quantities.numeral(result.removeprefix("-")) * (-1 if result.startswith("-") else 1)
   decimals = len(result.partition(".")[2])
+  # "580 / 110 = 5.27" is right to two digits, "= 5.28" is not.
   allowed = Fraction(1, 2 * 10**decimals) if decimals else 0
   return abs(sum(products) - value) <= allowed
 
@@ -469,6 +484,7 @@ def equation_value(clause: str) -> str | None:
     return None
   if re.search(r"\b(?:bound|limit|at (?:least|most))\W*$", sides[0], re.I):
     return None
+  # "70 + 2 = 72 apples" has its value last, "7 = 4 + 3" first.
   last = value_phrase(sides[-1]) or value_then_predicate(sides[-1])
   first = sides[0] if is_mathematics(sides[0]) else None
   for value in (last, first):
@@ -491,10 +507,12 @@ def assigns(sides: list[str]) -> bool:
 def subject_verb_value(clause: str) -> str | None:
   """The value behind a verb: "Jimmy needs 20 apples to equal the weight of 28 oranges" → "20"."""
   clause = without_reasons(clause)
+  # From the last verb on: "She had 80, sold 8 and has 72" states 72.
   for verb in reversed(list(VERB.finditer(clause))):
     subject = clause[: verb.start()]
     value = value_phrase(clause[verb.end() :])
     if value is not None:
+      # "It is 71 and it is 72" states neither.
       return None if states_another(subject, value) else value
   return None
 

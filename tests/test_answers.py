@@ -455,21 +455,25 @@ def test_coding_runs_the_tests():
   ]
 
 
-def test_partial_credit_is_small_and_single():
-  grade = lambda answer, truth, domain="math": checking.grade([domain], [answer], [truth])[0]
-  assert grade("100", "100") == 1.0
-  assert grade("105", "100") == pytest.approx(1 / 6) and grade("117", "100") == pytest.approx(
-    1 / 12
-  )
-  assert (
-    grade("150", "100")
-    == grade("90, 95, 100, 105", "100")
-    == grade("", "100")
-    == grade("1", "0")
-    == 0.0
-  )
-  assert grade("osmosis of water", "osmosis", "science") == 0.5
-  assert grade("so many words before osmosis comes at last", "osmosis", "science") == 0.0
+@pytest.mark.parametrize(
+  "domain, answer, truth, credit",
+  [
+    ("math", "100", "100", 1.0),
+    ("math", "105", "100", 1 / 6),
+    ("math", "117", "100", 1 / 12),
+    ("math", "150", "100", 0.0),
+    ("math", "90, 95, 100, 105", "100", 0.0),
+    ("math", "", "100", 0.0),
+    ("math", "1", "0", 0.0),
+    ("science", "osmosis of water", "osmosis", 0.5),
+    ("science", "so many words before osmosis comes at last", "osmosis", 0.0),
+  ],
+)
+def test_partial_credit_is_small_and_single(domain, answer, truth, credit):
+  assert checking.grade([domain], [answer], [truth]) == [pytest.approx(credit)]
+
+
+def test_nothing_is_paid_where_nothing_is_checked():
   assert checking.grade(["math", "math", "poetry"], [None, "1", "x"], ["1", "1", "x"]) == [
     0.0,
     1.0,

@@ -1348,8 +1348,12 @@ def test_tiny_constants_are_compared_exactly():
 @pytest.mark.parametrize("start", ["", "The answer is 1 ", "5 apples ", "No "])
 def test_hostile_texts_of_the_length_that_is_read_are_fast(start):
   """Nothing backtracks far: the slowest takes about 0.2 s, a catastrophe hours."""
-  units = """a|1 |a1 |is 1 |the |the answer is |not B |B, |( |{|\\boxed{1} |\\frac{|1 or |= |x = 1, |
-    -1|*|^{|<a|so |because |if a, |. |it's |which are 1 |than |of 10 and 1 |1,|1 000 |M&M |A: |no,"""
+  units = (
+    "a|1 |a1 |is 1 |the |the answer is "
+    "|not B |B, |( |{|\\boxed{1} |\\frac{|1 or |= |x = 1, |"
+    "-1|*|^{|<a|so |because |if a, "
+    "|. |it's |which are 1 |than |of 10 and 1 |1,|1 000 |M&M |A: |no,"
+  )
   for unit in [*units.split("|"), "\n", " ", "\t\n"]:
     text = start + unit * ((4000 - len(start)) // len(unit))
     begun = time.process_time()
