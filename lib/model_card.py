@@ -1,34 +1,30 @@
-"""TODO-DOC model_card."""
+"""README.md of an export: how to load it, what it was trained on, how well it does, its terms.
+
+`model_card` puts the sections together; `loading_section` has the lines for transformers, vLLM,
+Ollama and llama.cpp, which the tests run where they can.
+"""
 
 import json
 import os
 import pathlib
+import re
+from typing import NamedTuple
 
-from lib import contract, public_sources, tokenization
+from lib import contract, public_sources, publishing, tokenization
 from lib.model_names import hub_name
 
 CARD = """---
-license: {licence}
-base_model: {base}
-library_name: transformers
-tags: [gemma3, reasoning, {stage}, jax, tunix]
+{front}
 ---
 # {title}
 
-{base}, trained to reason before it answers ({stage}, {adapter}).
+{base}, trained to reason before it answers ({stage}, {trained}).
 
-```python
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer
-{code}
-ids = tokenizer.apply_chat_template([{{"role": "user", "content": "What is 12 * 7?"}}], add_generation_prompt=True,
-                                    return_tensors="pt", return_dict=True)
-print(tokenizer.decode(model.generate(**ids, max_new_tokens=512, eos_token_id={stops})[0]))
-```
+{loading}
 
 ## Prompt
-The chat template renders exactly this text, with `<bos>` in front. Another wording or spacing costs accuracy. The response
-ends at `<end_of_turn>`.
+The chat template renders exactly this text, with `<bos>` in front. Another wording or spacing costs
+accuracy. The response ends at `<end_of_turn>`.
 ```
 {prompt}
 ```
@@ -53,97 +49,266 @@ Code commit `{commit}`, prompt hash `{prompt_hash}`, base fingerprint `{fingerpr
 {terms}
 """
 TERMS = {
-  "gemma": "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms. This is a modified "
-  "Gemma: pass those terms and the Prohibited Use Policy on with it.",
-  "apache-2.0": "This model was trained from random weights and is released under Apache-2.0.",
+  "gemma": (
+    "Gemma is provided under and subject to the Gemma Terms of Use found at "
+    "ai.google.dev/gemma/terms. This is a modified Gemma: pass those terms and the Prohibited Use "
+    "Policy on with it."
+  ),
+  "apache-2.0": ("This model was trained from random weights and is released under Apache-2.0."),
 }
+QUESTION = "What is 12 * 7?"
+PYTHON = """```python
+{imports}
+
+{load}
+chat = [{{"role": "user", "content": "{question}"}}]
+ids = tokenizer.apply_chat_template(
+  chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=512, eos_token_id={stops})[0]))
+```"""
+ASK = """curl localhost:8000/v1/chat/completions -H "Content-Type: application/json" -d \
+  '{{"model": "{name}", "messages": [{{"role": "user", "content": "{question}"}}],
+    "max_tokens": 512, "stop_token_ids": {stops}}}'"""
+# The ranks that vLLM has kernels for.
+VLLM_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 
 
-def model_card(
-  title: str, model: str, checkpoint: str, config: dict, formats: list[str], licence: str, parity
-) -> str:
-  """README.md: how to load it, what it was trained on, how well it does, and under which terms it may be used."""
+class Export(NamedTuple):
+  """What a card tells of."""
+
+  title: str
+  model: str  # --model
+  checkpoint: str
+  config: dict  # the checkpoint's
+  formats: list[str]
+  licence: str  # a key of TERMS
+  parity: dict | None
+  repository: str  # USER/NAME on the Hub; "" for a folder
+
+
+def model_card(export: Export) -> str:
+  config = export.config
   settings = config.get("flags", {})
-  base = hub_name(model) if hub_name(model) != model else os.path.basename(model.rstrip("/"))
-  under = "base" if model == "tiny" else hub_name(model)
-  code = "# pass orbax/ (or the unpacked zip) as --checkpoint= to this project's scripts"
-  if "merged" in formats:
-    code = 'model, tokenizer = AutoModelForCausalLM.from_pretrained("merged"), AutoTokenizer.from_pretrained("merged")'
-  elif "peft" in formats:
-    code = (
-      f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{under}"), "peft")\n'
-      'tokenizer = AutoTokenizer.from_pretrained("peft")'
-    )
-  checked = "Not verified; export_lora.py --verify does."
-  if parity:
-    checked = (
-      f"{'Passed' if parity['passed'] else 'FAILED'} on {parity['prompts']} prompts (parity.json). "
-      + "; ".join(
-        f"{name}: largest float32 logit difference {x['max_logit_difference']:.1e}, {x['greedy_same']} of {x['greedy_tokens']} "
-        "greedy tokens the same"
-        for name, x in parity["formats"].items()
-      )
-      + "."
-    )
+  recipe = []
+  for key, value in sorted(settings.items()):
+    if value not in ("", None):
+      recipe.append(f"| {key} | `{value}` |")
+  trained = "all parameters"
+  if config["lora_rank"]:
+    trained = f"LoRA rank {config['lora_rank']}, alpha {config['lora_alpha']:g}"
   return CARD.format(
-    title=title,
-    licence=licence,
-    base=base,
+    front=front_matter(export),
+    title=export.title,
+    base=base_name(export.model),
     stage=config["stage"],
-    code=code,
-    stops=list(tokenization.STOP_IDS),
-    parity=checked,
-    adapter=f"LoRA rank {config['lora_rank']}, alpha {config['lora_alpha']:g}"
-    if config["lora_rank"]
-    else "all parameters",
+    trained=trained,
+    loading=loading_section(export),
     prompt=contract.format_prompt("{question}", config["style"]),
+    recipe="\n".join(recipe),
     commit=config.get("git_commit"),
-    terms=TERMS[licence],
     prompt_hash=config.get("prompt_hash"),
     fingerprint=config["model_fingerprint"],
-    results=results_section(checkpoint),
-    recipe="\n".join(
-      f"| {key} | `{value}` |" for key, value in sorted(settings.items()) if value not in ("", None)
-    ),
     data=data_section(settings.get("data_dir") or ""),
+    results=results_section(export.checkpoint),
+    parity=parity_section(export.parity),
+    terms=TERMS[export.licence],
   )
+
+
+def base_name(model: str) -> str:
+  """A name on the Hub, else the last part of a folder."""
+  name = hub_name(model)
+  return name if name != model else os.path.basename(model.rstrip("/"))
+
+
+def front_matter(export: Export) -> str:
+  """The Hub's YAML."""
+  lines = [f"license: {export.licence}"]
+  base = base_name(export.model)
+  if "/" in base:  # otherwise the Hub could not link to it
+    lines.append(f"base_model: {base}")
+  library = "transformers" if "merged" in export.formats else "peft"
+  lines.append(f"library_name: {library}")
+  lines.append("pipeline_tag: text-generation")
+  lines.append(f"tags: [gemma3, reasoning, {export.config['stage']}, jax, tunix]")
+  return "\n".join(lines)
+
+
+# -------------------------------------------------------------------------------- how to load it
+def loading_section(export: Export) -> str:
+  """The lines to copy, for what was exported. Paths are relative to the export."""
+  parts = []
+  if "merged" in export.formats:
+    parts += merged_lines(export)
+  if "peft" in export.formats:
+    parts += adapter_lines(export)
+  if "gguf" in export.formats:
+    parts += gguf_lines(export)
+  if {"orbax", "zip"} & set(export.formats):
+    parts.append(
+      "This project's own scripts: pass `orbax/`, or the unpacked zip, as `--checkpoint=` (GRPO: "
+      "`--init_from=`)."
+    )
+  return "\n\n".join(parts)
+
+
+def merged_lines(export: Export) -> list[str]:
+  place = python_place(export, "merged")
+  load = (
+    f"model = AutoModelForCausalLM.from_pretrained({place})\n"
+    f"tokenizer = AutoTokenizer.from_pretrained({place})"
+  )
+  name = short_name(export.title)
+  # The files are at the top of a repository on the Hub.
+  source = export.repository or "merged"
+  folder = "merged"
+  fetch = []
+  if export.repository:
+    folder = export.repository.split("/")[1]
+    fetch = [f"hf download {export.repository} --local-dir {folder}"]
+  return [
+    "## transformers",
+    python_code("from transformers import AutoModelForCausalLM, AutoTokenizer", load),
+    "## vLLM",
+    shell(f"vllm serve {source} --served-model-name {name}", ask_line(name)),
+    "## Ollama",
+    shell(*fetch, f"cd {folder} && ollama create {name} && ollama run {name} '{QUESTION}'"),
+  ]
+
+
+def adapter_lines(export: Export) -> list[str]:
+  if export.model == "tiny":
+    base = python_place(export, "base")
+  else:
+    base = f'"{hub_name(export.model)}"'
+  place = python_place(export, "peft")
+  load = (
+    f"base = AutoModelForCausalLM.from_pretrained({base})\n"
+    f"model = PeftModel.from_pretrained(base, {place})\n"
+    f"tokenizer = AutoTokenizer.from_pretrained({place})"
+  )
+  imports = (
+    "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer"
+  )
+  name = short_name(export.title)
+  fetch = []
+  folder = "peft"
+  if export.repository:
+    folder = export.repository.split("/")[1]
+    fetch = [f"hf download {export.repository} --local-dir {folder}"]
+    if "merged" in export.formats:
+      folder += "/peft"
+  serve = (
+    f"vllm serve {vllm_base(export)} --enable-lora "
+    f"--max-lora-rank {vllm_rank(export.config['lora_rank'])} \\\n"
+    f"  --lora-modules {name}={folder} --chat-template {folder}/chat_template.jinja"
+  )
+  return [
+    "## The adapter with PEFT",
+    python_code(imports, load),
+    "## The adapter with vLLM",
+    shell(*fetch, serve, ask_line(name)),
+  ]
+
+
+def gguf_lines(export: Export) -> list[str]:
+  name = short_name(export.title)
+  return [
+    "## GGUF",
+    shell(
+      f"llama-cli -m gguf/model-bf16.gguf --jinja -p '{QUESTION}'",
+      f"cd gguf && ollama create {name} && ollama run {name} '{QUESTION}'",
+    ),
+  ]
+
+
+def python_place(export: Export, folder: str) -> str:
+  """The arguments of from_pretrained: `"merged"`, `"me/name"`, `"me/name", subfolder="peft"`."""
+  if not export.repository:
+    return f'"{folder}"'
+  if folder == publishing.top_folder([f"{name}/" for name in export.formats]):
+    return f'"{export.repository}"'
+  return f'"{export.repository}", subfolder="{folder}"'
+
+
+def vllm_base(export: Export) -> str:
+  if export.model != "tiny":
+    return hub_name(export.model)
+  return f"{export.repository.split('/')[1]}/base" if export.repository else "base"
+
+
+def vllm_rank(rank: int) -> int:
+  return next((allowed for allowed in VLLM_RANKS if allowed >= rank), rank)
+
+
+def short_name(title: str) -> str:
+  """ "Tiny reasoner" → "tiny-reasoner": what servers call it."""
+  return re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-.") or "model"
+
+
+def python_code(imports: str, load: str) -> str:
+  stops = list(tokenization.STOP_IDS)
+  return PYTHON.format(imports=imports, load=load, question=QUESTION, stops=stops)
+
+
+def ask_line(name: str) -> str:
+  return ASK.format(name=name, question=QUESTION, stops=list(tokenization.STOP_IDS))
+
+
+def shell(*lines: str) -> str:
+  return "\n".join(["```bash", *lines, "```"])
+
+
+# -------------------------------------------------------------------------- what is known of it
+def parity_section(parity: dict | None) -> str:
+  if not parity:
+    return "Not verified; export_lora.py --verify does."
+  said = []
+  for name, figures in parity["formats"].items():
+    said.append(
+      f"{name}: largest float32 logit difference {figures['max_logit_difference']:.1e}, "
+      f"{figures['greedy_same']} of {figures['greedy_tokens']} greedy tokens the same"
+    )
+  verdict = "Passed" if parity["passed"] else "FAILED"
+  return f"{verdict} on {parity['prompts']} prompts (parity.json). {'; '.join(said)}."
 
 
 def data_section(data_dir: str) -> str:
-  """Rows a domain and the sources with their licences, as far as the data folder still tells."""
+  """Rows of each domain and the sources with their licences, as far as the data still tells."""
   try:
-    domains = json.loads(pathlib.Path(data_dir, "stats.json").read_text(encoding="utf-8"))[
-      "domains"
-    ]
-    settings = json.loads(pathlib.Path(data_dir, "config.json").read_text(encoding="utf-8"))[
-      "flags"
-    ]
+    domains = read_json(data_dir, "stats.json")["domains"]
+    settings = read_json(data_dir, "config.json")["flags"]
   except (OSError, ValueError, KeyError):
     return f"Prepared in `{data_dir}`, which this export could not read."
-  sources = [
-    f"{name} ({public_sources.SOURCES[name].licence})" for name in settings.get("sources") or []
-  ]
-  sources += [
-    f"{os.path.basename(path)} (licence: see its source)" for path in settings.get("pool") or []
-  ]
-  return "\n".join(
-    [
-      f"Sources: {', '.join(sources) or 'the built-in pool (Apache-2.0)'}. Training rows:",
-      "",
-      *(f"- {name}: {x['train']:,}" for name, x in domains.items() if x.get("train")),
-    ]
-  )
+  sources = []
+  for name in settings.get("sources") or []:
+    sources.append(f"{name} ({public_sources.SOURCES[name].licence})")
+  for path in settings.get("pool") or []:
+    sources.append(f"{os.path.basename(path)} (licence: see its source)")
+  named = ", ".join(sources) or "the built-in pool (Apache-2.0)"
+  lines = [f"Sources: {named}. Training rows:", ""]
+  for name, counts in domains.items():
+    if counts.get("train"):
+      lines.append(f"- {name}: {counts['train']:,}")
+  return "\n".join(lines)
+
+
+def read_json(folder: str, name: str) -> dict:
+  return json.loads(pathlib.Path(folder, name).read_text(encoding="utf-8"))
 
 
 def results_section(checkpoint: str) -> str:
   """A table of every eval_*/results.json beside the checkpoint."""
-  keys, lines = ("n", "format_rate", "accuracy", "mean_reward"), []
-  for path in sorted(pathlib.Path(checkpoint).resolve().parent.glob("eval_*/results.json")):
+  keys = ("n", "format_rate", "accuracy", "mean_reward")
+  lines = ["| model | rows | format | accuracy | mean reward |", "|---|---|---|---|---|"]
+  beside = pathlib.Path(checkpoint).resolve().parent
+  found = sorted(beside.glob("eval_*/results.json"))
+  for path in found:
     overall = json.loads(path.read_text(encoding="utf-8")).get("overall", {})
-    shown = [f"{x:.3f}" if isinstance(x, float) else str(x) for x in map(overall.get, keys)]
+    values = [overall.get(key) for key in keys]
+    shown = [f"{x:.3f}" if isinstance(x, float) else str(x) for x in values]
     lines.append(f"| {path.parent.name} | {' | '.join(shown)} |")
-  if not lines:
+  if not found:
     return "No evaluation stands beside the checkpoint; evaluate.py makes one."
-  return "\n".join(
-    ["| model | rows | format | accuracy | mean reward |", "|---|---|---|---|---|", *lines]
-  )
+  return "\n".join(lines)

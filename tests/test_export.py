@@ -29,6 +29,7 @@ from lib import (
   checkpoints,
   command_line,
   contract,
+  export_formats,
   folders,
   hugging_face,
   jsonl,
@@ -61,7 +62,9 @@ def run(*arguments):
   export_lora.FLAGS.unparse_flags()
   argv, sys.argv = sys.argv, ["export_lora.py", *arguments]
   try:
-    command_line.launch(export_lora.main, export_lora.FLAGS, export_lora.__doc__)
+    command_line.launch(
+      export_lora.main, export_lora.FLAGS, export_lora.__doc__, export_lora.check_flags
+    )
   except SystemExit as stop:
     return stop.code
   finally:
@@ -397,7 +400,7 @@ def test_write_safetensors_is_read_by_safetensors(tmp_path):
     "b": np.ones((5,), jnp.bfloat16),
     "c" * 90: np.zeros((3, 0), np.float32),
   }
-  export_lora.write_safetensors(str(tmp_path / "x"), list(values), values.get)
+  export_formats.write_safetensors(str(tmp_path / "x"), list(values), values.get)
   found = safetensors.numpy.load_file(tmp_path / "x")
   assert found.keys() == values.keys()
   for name, value in values.items():
@@ -417,7 +420,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(exported, lora_run, tokenizer,
     ([f"--checkpoint={exported}", fresh], "no SFT or GRPO folder"),
     ([checkpoint, fresh, f"--model={exported / 'merged'}"], "was trained on"),
     ([checkpoint, fresh, f"--model={tmp_path / 'empty'}"], "empty"),
-    ([checkpoint, fresh, "--formats=peft,gguf"], "valid: peft, merged, orbax, zip"),
+    ([checkpoint, fresh, "--formats=peft,onnx"], "valid: peft, merged, orbax, zip, gguf"),
     ([checkpoint, fresh, "--kaggle_id=nobody"], "user/data-set-name"),
     ([checkpoint, fresh, "--kaggle_id=some/thing", "--title=x"], "--title"),
     ([checkpoint, f"--out_dir={exported}"], "--overwrite"),
@@ -470,7 +473,7 @@ def test_an_export_that_fails_leaves_the_old_one(lora_run, tmp_path, monkeypatch
   def full(*_):
     raise OSError(28, "No space left on device")
 
-  monkeypatch.setattr(export_lora, "write_model_config", full)
+  monkeypatch.setattr(export_formats, "write_model_config", full)
   assert run(f"--checkpoint={lora_run}", f"--out_dir={out}", "--overwrite") == 2
   assert {p: p.read_bytes() for p in out.rglob("*") if p.is_file()} == before and len(
     list(tmp_path.iterdir())
