@@ -38,6 +38,7 @@ def texts(value) -> list[str]:
   try:
     return [str(item) for item in json.loads(value)]
   except ValueError:
+    # Python would join numpy's 'a' 'b' into 'ab': so each string is taken as a token.
     tokens = tokenize.generate_tokens(io.StringIO(value.strip()).readline)
     return [ast.literal_eval(token.string) for token in tokens if token.type == tokenize.STRING]
 
@@ -53,9 +54,12 @@ def value(cell):
   try:
     return json.loads(cell)
   except ValueError:
+    # array(['a', 'b'], dtype=object) → ['a', 'b']
     plain = re.sub(r"\barray\((\[.*?\]), dtype=\w+\)", r"\1", cell, flags=re.S)
+    # [{'a': 1} {'b': 2}] → [{'a': 1}, {'b': 2}]
     plain = re.sub(r"\}\s+\{", "}, {", plain)
     try:
+      # Literals only: a cell is somebody else's text and must never run.
       return ast.literal_eval(plain.strip())
     except (ValueError, SyntaxError):
       return cell  # a text that begins with a bracket

@@ -31,6 +31,7 @@ COLUMNS = ("split", "Split", "SPLIT", "subset", "partition")
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 
 
+# Cached: the rows of a file ask about the same few names again and again.
 @functools.lru_cache
 def name_split(text: str) -> str | None:
   """The split that a text names: "latest_train.jsonl" → "train", "gsm8k_latest.jsonl" → None.
@@ -39,6 +40,7 @@ def name_split(text: str) -> str | None:
   """
   words = [word.lower() for word in WORD.findall(text)]
   found = {NAMES[word] for word in words if word in NAMES}
+  # False sorts first, so "train" comes last; then by name, as a set has no order.
   return min(found, key=lambda split: (split == "train", split), default=None)
 
 
