@@ -1,7 +1,7 @@
 """Which split a row belongs to: the one place where it is decided.
 
-`name_split` reads a word such as a file's name; `split_of` asks the row first, then where it stands.
-`evaluates` says which splits must never train.
+`name_split` reads a word such as a file's name; `split_of` asks the row first, then where it
+stands. `evaluates` says which splits must never train.
 """
 
 import functools
