@@ -113,7 +113,7 @@ def test_flags_in_prose_exist(page):
     return  # flags of the benchmarks' own
   known = set.union(*(flags_of(script) for script in SCRIPTS))
   known |= {"topology", "size", "meshes", "programs"}  # of bench_scale.py
-  known |= {"name", "noname"}  # any flag's
+  known |= {"name", "noname", "dir"}  # any flag, and Kaggle's client
   for code in re.findall(r"`([^`\n]+)`", FENCE.sub("", text_of(page))):
     for flag in FLAG.findall(code):
       assert flag in known, f"`{code}`"
