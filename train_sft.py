@@ -216,6 +216,8 @@ def tokenize(rows: list[dict], tokenizer, max_length: int) -> tuple[list[Pair], 
   """
   pairs = []
   for row in rows:
+    # A tokenizer may join characters across the seam: encoded as one text, the first target token
+    # could be one that never follows the prompt when the model answers.
     prompt = tokenization.encode(tokenizer, row["prompt"])
     target = tokenization.encode_target(tokenizer, row["target"])
     if len(prompt) + len(target) <= max_length:
@@ -237,8 +239,10 @@ def packed_shape(
   pairs: list[Pair], max_length: int, micro_batch_size: int, fsdp: int
 ) -> tuple[int, int]:
   """(rows, width) of a micro-batch: wide enough for the longest pair, divided over the devices."""
+  # A bucket, not the longest itself: a few rows more or less compile nothing anew.
   longest = max(len(prompt) + len(target) for prompt, target in pairs)
   width = tokenization.bucket(longest, max_length)
+  # Short sequences leave a device idle: about 512 tokens keep it busy.
   rows = micro_batch_size or fsdp * max(1, 512 // width)
   if rows % fsdp:
     raise InputError(
@@ -262,6 +266,7 @@ def pack(batch: list[Pair], rows: int, width: int) -> tuple[dict[str, np.ndarray
   positions = np.zeros(shape, np.int32)
   weights = np.zeros(shape, np.float32)
   used = [0] * len(tokens)  # tokens in each sequence
+  # First fit, longest first, fills at most 11/9 of the fewest sequences possible (Johnson 1973).
   for prompt, target in sorted(batch, key=pair_length, reverse=True):
     length = len(prompt) + len(target)
     row = next(i for i, filled in enumerate(used) if filled + length <= width)
@@ -271,6 +276,7 @@ def pack(batch: list[Pair], rows: int, width: int) -> tuple[dict[str, np.ndarray
     positions[row, start:end] = np.arange(length)
     weights[row, start + len(prompt) : end] = 1
     used[row] = end
+  # Over the whole batch: micro-batches of few target tokens must not count more for each of them.
   weights /= weights.sum()
   arrays = {"tokens": tokens, "positions": positions, "weights": weights}
   stacked = {name: x.reshape(micro_batches, rows, width) for name, x in arrays.items()}
@@ -289,12 +295,14 @@ def sft_loss(model, tokens, positions, weights, remat: bool):
   tokens, positions, weights: (rows, width). Returns (loss, {}): Tunix's trainer expects an aux.
   """
   counted = weights != 0
+  # Logits of the whole vocabulary (262,144) are made for counted positions only, chunk by chunk.
   logps = logprobs.packed_logps(model, tokens, positions, counted, remat=remat)  # (rows, width)
   return -(logps * weights).sum(), {}
 
 
 def make_trainer(model, optimizer, remat: bool) -> peft_trainer.PeftTrainer:
   """Tunix's trainer with this loss; logging, evaluation and saving are this script's own."""
+  # PeftTrainer wants an interval of evaluation; its own loop, which would use it, is never called.
   trainer = peft_trainer.PeftTrainer(
     model, optimizer, peft_trainer.TrainingConfig(eval_every_n_steps=1)
   )
@@ -315,7 +323,7 @@ def summed_loss(model, tokens, positions, weights):
 
 def held_out_loss(model, pairs: list[Pair], rows: int, width: int, mesh) -> float:
   """Mean loss per target token over all of `pairs`."""
-  arrays, count = pack(pairs, rows, width)
+  arrays, count = pack(pairs, rows, width)  # as one batch, so the sum below is the mean
   total = 0.0
   with mesh:
     for i in range(count):
@@ -342,9 +350,10 @@ class Plan(NamedTuple):
 def train(trainer, update, plan: Plan, stop, mesh) -> tuple[int, dict]:
   """Updates until max_steps, patience or `stop`: (last step, the progress that a resume needs)."""
   metrics_path = os.path.join(plan.out_dir, "metrics.jsonl")
+  # Plain JSON beside the weights; a field that an older run lacks has its start value.
   step, saved = checkpoints.restore_checkpoint(plan.out_dir, trainer.model, trainer.optimizer)
   progress = {"best_loss": None, "stale": 0, "skipped": 0, "all_skipped": 0} | saved
-  jsonl.trim_rows(metrics_path, step)
+  jsonl.trim_rows(metrics_path, step)  # those steps are made, and written, again
   if step:
     command_line.say(f"sft: resumed at step {step} of {plan.max_steps}")
   if step < plan.max_steps:
@@ -355,6 +364,7 @@ def train(trainer, update, plan: Plan, stop, mesh) -> tuple[int, dict]:
   def save():
     checkpoints.save_checkpoint(manager, step, trainer.model, trainer.optimizer, progress)
 
+  # Leaving the manager waits for saves under way, whatever ended the loop.
   with bar, checkpoints.open_checkpoints(plan.out_dir) as manager:
     while step < plan.max_steps and not stop and not out_of_patience(plan, progress):
       row = update_once(update, plan, step, progress)
@@ -365,6 +375,7 @@ def train(trainer, update, plan: Plan, stop, mesh) -> tuple[int, dict]:
       marks.append((step, time.monotonic()))
       show_step(bar, row, plan.max_steps, runs.pace(marks))
       check_health(progress, row["loss"], metrics_path)
+      # After the row is on disk: a checkpoint never knows of a step that metrics.jsonl lacks.
       if plan.save_every and step % plan.save_every == 0:
         save()
     save()
@@ -387,8 +398,9 @@ def update_once(update, plan: Plan, step: int, progress: dict) -> dict:
   micro_batches, count = pack(plan.batches[step], plan.rows, plan.width)
   # The schedule counts the updates that were made: one that is not finite changes nothing.
   rate = float(plan.schedule(step - progress["all_skipped"]))
+  # With a full batch's plan of micro-batches, but only `count` of them are computed.
   loss, _, norm = update(micro_batches, rate, count)
-  skipped = not np.isfinite(loss + norm)
+  skipped = not np.isfinite(loss + norm)  # `update` left the parameters as they were
   progress["skipped"] = progress["skipped"] + 1 if skipped else 0  # in a row
   progress["all_skipped"] += int(skipped)
   return {
@@ -405,7 +417,7 @@ def update_once(update, plan: Plan, step: int, progress: dict) -> dict:
 def validate(model, plan: Plan, progress: dict, mesh) -> float:
   """The validation loss; best/ holds the parameters of the lowest so far."""
   loss = held_out_loss(model, plan.validation, plan.rows, plan.width, mesh)
-  progress["stale"] += 1
+  progress["stale"] += 1  # evaluations since the lowest; part of the checkpoint, as --patience is
   if progress["best_loss"] is None or loss < progress["best_loss"]:
     progress["best_loss"] = loss
     progress["stale"] = 0
@@ -417,7 +429,7 @@ def show_step(bar: tqdm, row: dict, max_steps: int, seconds_a_step: float):
   """The step's line; on a terminal, in the bar."""
   to_do = max_steps - row["step"]
   parts = [f"sft {row['step']}/{max_steps}"]
-  if np.isfinite(seconds_a_step):
+  if np.isfinite(seconds_a_step):  # not yet at the first step, which compiles
     parts.append(f"eta {seconds_a_step * to_do / 60:.1f} min")
   parts.append(f"loss {row['loss']:.4f}")
   if "eval_loss" in row:
@@ -427,8 +439,8 @@ def show_step(bar: tqdm, row: dict, max_steps: int, seconds_a_step: float):
   parts.append(f"grad {row['grad_norm']:.2f}")
   parts.append(f"{speed:.0f} target tok/s")
   bar.update()
-  bar.set_postfix_str(" | ".join(parts[2:]))
-  if bar.disable:
+  bar.set_postfix_str(" | ".join(parts[2:]))  # the bar itself shows step and time
+  if bar.disable:  # a file, a notebook's log: a bar would be one endless line there
     command_line.say(" | ".join(parts))
 
 
@@ -457,7 +469,7 @@ def load_rows(data_dir: str, allow_mismatch: bool) -> Rows:
   train_rows = jsonl.read_rows(os.path.join(data_dir, "train.jsonl"))
   val_rows = jsonl.read_rows(os.path.join(data_dir, "val.jsonl"))
   solved = [row for row in train_rows if row.get("target")]
-  if not solved:
+  if not solved:  # run.sh never comes here: it skips SFT where data/config.json says targets: 0
     raise InputError(
       f"no row of {data_dir}/train.jsonl has a `target`; SFT needs worked solutions (GSM8K, MBPP "
       "or the built-in pool have them): prepare the data from such a source, or start GRPO from "
@@ -480,6 +492,7 @@ def build(
   if lora_rank:
     tuned = parameters.apply_lora(base.model, base.mesh, lora_rank, lora_alpha, seed)
     return base._replace(model=tuned, lora_rank=lora_rank, lora_alpha=lora_alpha)
+  # bfloat16 has 8 bits: an update of 1e-5 on a weight of 0.1 would round away.
   return base._replace(model=parameters.float32_masters(base.model))
 
 
@@ -489,7 +502,8 @@ def fitting_steps(trainer, update, batches: list, stop) -> int:
   The end, with its check and its saving, takes about as long as the start did: that is left free.
   """
   with optimization.rehearsal(trainer.optimizer):
-    for part in (batches[:1], batches[1:]):  # the first compiles
+    # The first compiles; `start` is set anew for the others, which alone are timed.
+    for part in (batches[:1], batches[1:]):
       start = time.monotonic()
       for micro_batches, count in part:
         update(micro_batches, 0.0, count)
@@ -508,11 +522,91 @@ def check_flags():
     )
 
 
+class Packed(NamedTuple):
+  """Tokenized rows, and the one shape that all of them are packed into."""
+
+  pairs: list[Pair]
+  validation: list[Pair]
+  dropped: int  # training rows over --max_length
+  rows: int  # sequences of a micro-batch
+  width: int  # tokens of a sequence
+
+
+def pack_rows(data: Rows, policy: Policy, trained: int) -> Packed:
+  """Tokenizes what is trained on, and says how much of it there is. trained: parameters."""
+  pairs, dropped = tokenize(data.train, policy.tokenizer, FLAGS.max_length)
+  validation, val_dropped = tokenize(data.validation, policy.tokenizer, FLAGS.max_length)
+  if FLAGS.patience and not validation:
+    raise InputError(
+      f"--patience={FLAGS.patience} counts held-out evaluations: it needs rows with a target in "
+      f"{FLAGS.data_dir}/val.jsonl"
+    )
+  fsdp = policy.mesh.shape["fsdp"]
+  # Validation is packed by the same shape: one program serves both.
+  rows, width = packed_shape(pairs + validation, FLAGS.max_length, FLAGS.micro_batch_size, fsdp)
+  command_line.say(
+    f"sft: {len(pairs)} rows ({dropped} over {FLAGS.max_length} tokens dropped), "
+    f"{len(validation)} held out ({val_dropped} dropped), {trained / 1e6:.2f}M trainable "
+    f"parameters, {FLAGS.batch_size} rows an update, packed into {rows} × {width} tokens at once, "
+    f"{devices.device_line(policy.mesh)}"
+  )
+  return Packed(pairs, validation, dropped, rows, width)
+
+
+def check_before(policy: Policy, data: Rows, check: before_after.Check, started: dict) -> dict:
+  """What the starting model answers. A resume reads it from its notes: the model has changed."""
+  if "before" in started:
+    return started["before"]
+  before = before_after.compare(policy, rows_to_check(data), check, FLAGS.out_dir, 0)
+  runs.record_run(FLAGS.out_dir, before=before)
+  return before
+
+
+def rows_to_check(data: Rows) -> list[dict]:
+  return data.checked[: FLAGS.check_rows]
+
+
+def make_check(style: str) -> before_after.Check:
+  return before_after.Check(
+    style=style,
+    max_new_tokens=FLAGS.max_new_tokens,
+    samples=FLAGS.check_samples,
+    seed=FLAGS.seed,
+    code_rewards=FLAGS.code_rewards,
+  )
+
+
+def make_plan(trainer, update, packed: Packed, started: dict, stop) -> Plan:
+  """The steps, and the schedule over them. A resume keeps the count that auto found at first: over
+  another one the learning rates would be another run's.
+  """
+  batches = make_batches(packed.pairs, FLAGS.batch_size, FLAGS.seed)
+  max_steps = started.get("max_steps") or runs.read_max_steps(FLAGS.max_steps, FLAGS.max_hours)
+  if not max_steps:
+    first = [pack(batches[i], packed.rows, packed.width) for i in range(3)]
+    max_steps = fitting_steps(trainer, update, first, stop)
+  runs.record_run(FLAGS.out_dir, max_steps=max_steps)
+  # LoRA's best rate is about ten times that of full training ("LoRA Without Regret", 2025).
+  peak = FLAGS.learning_rate or (2e-4 if FLAGS.lora_rank else 2e-5)
+  return Plan(
+    batches=batches,
+    validation=packed.validation,
+    schedule=optimization.make_schedule(peak, max_steps, final_ratio=0.1),
+    max_steps=max_steps,
+    rows=packed.rows,
+    width=packed.width,
+    eval_every=FLAGS.eval_every,
+    save_every=FLAGS.save_every,
+    patience=FLAGS.patience,
+    out_dir=FLAGS.out_dir,
+  )
+
+
 def main():
   flag = FLAGS
   out_dir = flag.out_dir
   data = load_rows(flag.data_dir, flag.allow_prompt_mismatch)
-  _lock = runs.lock_folder(out_dir)  # held until the process ends
+  _lock = runs.lock_folder(out_dir)  # held until the process ends; before any file is written
   flag_values = {name: flag[name].value for name in sorted(flag)}
   started = runs.begin_run(out_dir, flag.resume_from, flag_values, MAY_CHANGE)
   if os.path.isfile(os.path.join(out_dir, "config.json")):
@@ -520,45 +614,22 @@ def main():
       f"sft: {out_dir} is complete, nothing to train; choose another --out_dir to train again"
     )
     return
-  stop = runs.StopSignal(flag.max_hours)
+  stop = runs.StopSignal(flag.max_hours)  # loading and compiling count against the time as well
   devices.enable_compilation_cache()
   policy = build(
     flag.model, flag.data_dir, flag.mesh, flag.dtype, flag.lora_rank, flag.lora_alpha, flag.seed
   )
+  # Not val.jsonl, which may change between sessions: no gradient depends on it.
   train_file = os.path.join(flag.data_dir, "train.jsonl")
   runs.check_inputs(out_dir, started, data_dir=folders.digest(train_file), model=policy.fingerprint)
-
-  pairs, dropped = tokenize(data.train, policy.tokenizer, flag.max_length)
-  validation, val_dropped = tokenize(data.validation, policy.tokenizer, flag.max_length)
-  if flag.patience and not validation:
-    raise InputError(
-      f"--patience={flag.patience} counts held-out evaluations: it needs rows with a target in "
-      f"{flag.data_dir}/val.jsonl"
-    )
-  fsdp = policy.mesh.shape["fsdp"]
-  rows, width = packed_shape(pairs + validation, flag.max_length, flag.micro_batch_size, fsdp)
   trained = parameters.count_parameters(policy.model, parameters.trainable(policy.model))
   if not started:
     runs.check_run_fits(out_dir, trained)
-  command_line.say(
-    f"sft: {len(pairs)} rows ({dropped} over {flag.max_length} tokens dropped), "
-    f"{len(validation)} held out ({val_dropped} dropped), {trained / 1e6:.2f}M trainable "
-    f"parameters, {flag.batch_size} rows an update, packed into {rows} × {width} tokens at once, "
-    f"{devices.device_line(policy.mesh)}"
-  )
 
-  checked = data.checked[: flag.check_rows]
-  check = before_after.Check(
-    style=data.config["style"],
-    max_new_tokens=flag.max_new_tokens,
-    samples=flag.check_samples,
-    seed=flag.seed,
-    code_rewards=flag.code_rewards,
-  )
-  before = started.get("before")
-  if before is None:
-    before = before_after.compare(policy, checked, check, out_dir, 0)
-    runs.record_run(out_dir, before=before, rows=len(pairs), dropped=dropped)
+  packed = pack_rows(data, policy, trained)
+  runs.record_run(out_dir, rows=len(packed.pairs), dropped=packed.dropped)
+  check = make_check(data.config["style"])
+  before = check_before(policy, data, check, started)
 
   # Made only now: the moments of a full fine-tuning would have stood beside the check's KV cache.
   optimizer = optimization.make_optimizer(
@@ -566,43 +637,17 @@ def main():
   )
   trainer = make_trainer(policy.model, optimizer, flag.remat)
   update = optimization.make_update(trainer, policy.mesh)
-  batches = make_batches(pairs, flag.batch_size, flag.seed)
-  max_steps = started.get("max_steps") or runs.read_max_steps(flag.max_steps, flag.max_hours)
-  if not max_steps:
-    packed = [pack(batches[i], rows, width) for i in range(3)]
-    max_steps = fitting_steps(trainer, update, packed, stop)
-  runs.record_run(out_dir, max_steps=max_steps)
+  plan = make_plan(trainer, update, packed, started, stop)
   facts = runs.describe_run(policy, out_dir, "sft", data.config)
 
-  peak = flag.learning_rate or (2e-4 if flag.lora_rank else 2e-5)
-  plan = Plan(
-    batches=batches,
-    validation=validation,
-    schedule=optimization.make_schedule(peak, max_steps, final_ratio=0.1),
-    max_steps=max_steps,
-    rows=rows,
-    width=width,
-    eval_every=flag.eval_every,
-    save_every=flag.save_every,
-    patience=flag.patience,
-    out_dir=out_dir,
-  )
   step, progress = train(trainer, update, plan, stop, policy.mesh)
+  # Before anything can refuse or end the run: what was trained is on disk.
   runs.save_run(policy.model, out_dir, PANELS)
-  runs.check_finished(stop, step, max_steps, out_dir, flag.deadline_ends)
-  after = before_after.compare(policy, checked, check, out_dir, step)
+  runs.check_finished(stop, step, plan.max_steps, out_dir, flag.deadline_ends)
+  after = before_after.compare(policy, rows_to_check(data), check, out_dir, step)
   before_after.warn_if_damaged(before, after)
-  folders.write_config(
-    out_dir,
-    "sft",
-    FLAGS,
-    data.config["style"],
-    **facts,
-    steps=step,
-    before=before,
-    after=after,
-    best_loss=progress["best_loss"],
-  )
+  facts |= {"steps": step, "before": before, "after": after, "best_loss": progress["best_loss"]}
+  folders.write_config(out_dir, "sft", FLAGS, data.config["style"], **facts)
   command_line.say(f"sft: {step} steps, parameters in {out_dir}/params")
 
 
