@@ -40,6 +40,8 @@ def forward(view, tokens, positions, mask, cache=None, remat=False):
   # model.layers by hand runs without the adapters, and nothing says so. The logits that __call__
   # builds too are not used, so XLA drops them.
   model = nnx.merge(*view)
+  if model.config.param_dtype != jnp.float32:
+    compute_norms_in_float32(model)
 
   # Tunix's rematerialisation breaks any call with a cache, so it is on for this trace alone.
   before = model.config.remat_config
@@ -54,6 +56,31 @@ def forward(view, tokens, positions, mask, cache=None, remat=False):
 
   hidden = nnx.pop(model, nnx.Intermediate)["all_hidden_states"].get_value()
   return hidden[-1], cache
+
+
+class Float32Norm(gemma3.RMSNorm):
+  """Tunix's RMSNorm with its statistics in float32, as transformers has them: in bfloat16 the mean of
+  squares and the scale are rounded to 8 bits in each of a layer's six norms."""
+
+  def __call__(self, x):
+    return super().__call__(x.astype(jnp.float32)).astype(x.dtype)
+
+
+class Float32QueryNorm(gemma3.RMSNorm):
+  """The same for queries, which stay float32: so do their products with the keys, and the softmax
+  over them, without a change to Tunix's attention."""
+
+  def __call__(self, x):
+    return super().__call__(x.astype(jnp.float32))
+
+
+def compute_norms_in_float32(model: nnx.Module):
+  """Changes `model`, a copy that lives for one trace: its parameters stay as they are."""
+  for _, module in nnx.iter_graph(model):
+    if type(module) is gemma3.RMSNorm:
+      module.__class__ = Float32Norm
+  for layer in model.layers:
+    layer.attn._query_norm.__class__ = Float32QueryNorm
 
 
 def jit_reading(static_argnames: tuple[str, ...] = (), donate: bool = False):

@@ -1,0 +1,59 @@
+"""The house: every file of lib/ has its place on the map, imports run one way, nothing grows too long."""
+
+import ast
+import pathlib
+import re
+
+import pytest
+
+import lib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SCRIPTS = sorted(ROOT.glob("*.py"))
+ROOMS = sorted(path for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__")
+
+
+def imports_of(path: pathlib.Path) -> set[str]:
+  """Stems of the project's own files that this one imports, wherever in it."""
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    if isinstance(node, ast.ImportFrom) and node.module == "lib":
+      found |= {f"lib.{alias.name}" for alias in node.names}
+    elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("lib."):
+      found.add(node.module)
+    elif isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+  return found
+
+
+def test_every_room_is_on_the_map():
+  listed = re.findall(r"[a-z_]+", lib.__doc__.split("reading order:")[1])
+  missing = [path.stem for path in ROOMS if path.stem not in listed]
+  assert not missing, f"name these in lib/__init__.py: {missing}"
+
+
+@pytest.mark.parametrize("path", ROOMS, ids=lambda path: path.stem)
+def test_a_room_imports_no_script(path):
+  assert not imports_of(path) & {script.stem for script in SCRIPTS}
+
+
+def test_imports_run_one_way():
+  needs = {f"lib.{path.stem}": imports_of(path) for path in ROOMS}
+  done = []
+  while needs:
+    free = [room for room, needed in needs.items() if not needed & needs.keys()]
+    assert free, f"these import each other in a circle: {sorted(needs)}"
+    done += free
+    for room in free:
+      del needs[room]
+
+
+@pytest.mark.parametrize("path", SCRIPTS + ROOMS, ids=lambda path: path.stem)
+def test_a_file_can_be_read_in_one_sitting(path):
+  text = path.read_text(encoding="utf-8")
+  assert len(text.splitlines()) <= 740
+  long = [number for number, line in enumerate(text.splitlines(), 1) if len(line) > 100]
+  assert not long, f"{path.name}: lines over 100 columns: {long}"
+  for node in ast.walk(ast.parse(text)):
+    if isinstance(node, ast.FunctionDef):
+      assert node.end_lineno - node.lineno < 80, f"{path.name}: {node.name} is long"
