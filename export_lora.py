@@ -142,7 +142,8 @@ def main():
     publishing.push(target, out_dir, files)
 
 
-# -------------------------------------------------------------------------- what is refused, and when
+# -------------------------------------------------------------------------- what is refused, and
+# when
 def check_flags():
   """All that needs no file and no network: run.sh asks before the first stage."""
   formats = chosen_formats()
@@ -221,8 +222,8 @@ def check_checkpoint(config: dict, checkpoint: str, formats: list[str]):
   ours = contract.prompt_hash(config["style"])
   if config.get("prompt_hash") != ours:
     raise InputError(
-      f"{checkpoint} was trained with prompt {config.get('prompt_hash')}, this code renders {ours}; "
-      f"export it with the code that trained it (commit {config.get('git_commit')})"
+      f"{checkpoint} was trained with prompt {config.get('prompt_hash')}, this code renders "
+      f"{ours}; export it with the code that trained it (commit {config.get('git_commit')})"
     )
 
 
@@ -245,7 +246,8 @@ def ready_converter() -> str:
   return converter
 
 
-# -------------------------------------------------------------------------- what follows the formats
+# -------------------------------------------------------------------------- what follows the
+# formats
 def finish_merged(out: str, converter: str, style: str, formats: list[str]):
   """GGUF is made of merged/, which goes where nobody asked for it; else it gets a Modelfile."""
   merged = f"{out}/merged"

@@ -18,10 +18,11 @@ The way of the data, and the files along it in reading order:
                 sandbox_imports, sandbox_trust
   updates       grpo_settings, grpo_start, policy_gradient, answer_packing, logprobs,
                 optimization, grpo_learner, preflight, validation, health, programs, training_log
-  a run kept    runs, checkpoints, curves
+  a run kept    runs, run_size, checkpoints, curves
   evaluation    verdicts, before_after, summary, intervals, comparison, findings, lineage,
                 tables, sweep, charts, report, page, asking
-  export        tokenizer_files, parity, model_card
+  export        export_formats, gguf_format, tokenizer_files, parity, parity_torch, model_card,
+                publishing
 """
 
 import os

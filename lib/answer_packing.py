@@ -17,8 +17,8 @@ from lib import tokenization
 
 # Tokens that keep a device busy at once. More would leave a larger part of the last turn empty.
 TOKENS_AT_ONCE = 1024
-# A row is as wide as a prompt with all its answers, up to this, or as the longest answer needs: what
-# is left at its end is then a small part of it.
+# A row is as wide as a prompt with all its answers, up to this, or as the longest answer needs:
+# what is left at its end is then a small part of it.
 WIDE = 512
 # Tried as limits on the length of a piece, in parts of a row; see `fewest_rows`.
 PIECES_A_ROW = (1, 2, 3, 4, 6)

@@ -174,7 +174,10 @@ def turns_in(cell) -> list[dict] | None:
 
 
 def read_cells(row):
-  """A row whose lists and objects a CSV holds as text, with these read; what is no row, as it is."""
+  """A row whose lists and objects a CSV holds as text, with these read.
+
+  What is no row, as it is.
+  """
   for name in ("metadata", "test_cases", "facts", "sections", "choices"):
     if isinstance(row, dict) and isinstance(row.get(name), str):
       row[name] = cells.value(row[name]) or None

@@ -59,8 +59,11 @@ def forward(view, tokens, positions, mask, cache=None, remat=False):
 
 
 class Float32Norm(gemma3.RMSNorm):
-  """Tunix's RMSNorm with its statistics in float32, as transformers has them: in bfloat16 the mean of
-  squares and the scale are rounded to 8 bits in each of a layer's six norms."""
+  """Tunix's RMSNorm with its statistics in float32, as transformers has them.
+
+  In bfloat16 the mean of squares and the scale are rounded to 8 bits in each of a layer's six
+  norms.
+  """
 
   def __call__(self, x):
     return super().__call__(x.astype(jnp.float32)).astype(x.dtype)

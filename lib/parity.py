@@ -70,8 +70,8 @@ def find_python(path: str) -> str:
     ) from error
   if found.returncode:
     raise InputError(
-      f"--verify needs torch, transformers and peft, {python} says {last_line(found.stderr)!r}; run "
-      "`pip install -r requirements-parity.txt` there, or name another Python with --verify_python"
+      f"--verify needs torch, transformers and peft, {python} says {last_line(found.stderr)!r}; "
+      "run `pip install -r requirements-parity.txt` there, or name another Python with --verify_python"
     )
   return python
 

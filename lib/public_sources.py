@@ -175,13 +175,13 @@ KINDS = {
   "Summarize": "summarization",
 }
 IDEAS = re.compile(
-  r"\b(?:ideas?|suggest\w*|brainstorm|list|name (?:some|a few|\w+ \w+s)|give (?:me )?(?:some|a list|\w+ ways)|"
-  r"ways to|tips|come up with|what are some|recommend\w*)\b",
+  r"\b(?:ideas?|suggest\w*|brainstorm|list|name (?:some|a few|\w+ \w+s)|"
+  r"give (?:me )?(?:some|a list|\w+ ways)|ways to|tips|come up with|what are some|recommend\w*)\b",
   re.I,
 )
 WRITING = re.compile(
-  r"^(?:please )?(?:write|compose|tell|create|imagine|pretend)\b.*\b(?:story|poem|haiku|limerick|song|lyrics|"
-  r"scene|letter|speech|dialogue|paragraph|essay|email|review|blog|script|tale)\b",
+  r"^(?:please )?(?:write|compose|tell|create|imagine|pretend)\b.*"
+  r"\b(?:story|poem|haiku|limerick|song|lyrics|scene|letter|speech|dialogue|paragraph|essay|email|review|blog|script|tale)\b",
   re.I | re.S,
 )
 ABSENT = re.compile(
@@ -473,8 +473,8 @@ def locate(name: str, raw_dir: str) -> list[readers.DataFile]:
       return found
     failures.append(f"{handle}: no readable file")
   raise InputError(
-    f"{name} could not be downloaded ({', '.join(failures)}){seen(raw_dir, source.wanted)}; put its "
-    f"files ({readers.EXPECTED}) into {raw_dir or 'FOLDER'}/{name} and pass "
+    f"{name} could not be downloaded ({', '.join(failures)}){seen(raw_dir, source.wanted)}; "
+    f"put its files ({readers.EXPECTED}) into {raw_dir or 'FOLDER'}/{name} and pass "
     f"--raw_dir={raw_dir or 'FOLDER'}, or attach the set on Kaggle"
   )
 

@@ -197,7 +197,7 @@ DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 
 
 def check_surrogates(place: str, value):
-  """Half of a surrogate pair, such as "\\ud83d" alone, is JSON but no text that a file can store."""
+  """Half of a surrogate pair, "\\ud83d" alone, is JSON but no text that a file can store."""
   try:
     json.dumps(value, ensure_ascii=False).encode()
   except UnicodeEncodeError:

@@ -221,7 +221,10 @@ def passed_by_trivial_programs(box, rows: list[dict]) -> dict[int, str]:
 
 
 def pack_rows(rows: list[dict], size: int) -> list[list[dict]]:
-  """At most `size` rows that can share a job: no function's name twice, and no setup code, which is the job's."""
+  """At most `size` rows that can share a job.
+
+  No function's name twice, and no setup code, which is the job's.
+  """
   packs = []
   current = []
   for row in rows:

@@ -68,7 +68,7 @@ def unified(row, place: str) -> dict:
 
 
 def check_domain(domain, metadata: dict, place: str):
-  """One of the seven, or a domain of the user's own whose rows say how their answers are checked."""
+  """One of the seven, or a domain of the user's own that says how its answers are checked."""
   if domain in contract.DOMAINS:
     return
   if isinstance(domain, str) and domain in own_checks.BY_DOMAIN:
