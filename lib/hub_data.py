@@ -51,7 +51,8 @@ def unavailable(repository: str, error: Exception) -> InputError:
   why = " ".join(str(error).split())
   return InputError(
     f"{repository} could not be downloaded from the Hub ({type(error).__name__}: {why:.150}); "
-    "check the name and the network, accept the set's terms on its page and set HF_TOKEN if it is gated"
+    "check the name and the network, accept the set's terms on its page and set HF_TOKEN "
+    "if it is gated"
   )
 
 

@@ -71,7 +71,8 @@ def find_python(path: str) -> str:
   if found.returncode:
     raise InputError(
       f"--verify needs torch, transformers and peft, {python} says {last_line(found.stderr)!r}; "
-      "run `pip install -r requirements-parity.txt` there, or name another Python with --verify_python"
+      "run `pip install -r requirements-parity.txt` there, or name another Python "
+      "with --verify_python"
     )
   return python
 
