@@ -22,7 +22,9 @@ def statistics(rows: list[dict], splits: dict, reasons: dict, tokenizer) -> dict
   dropped = collections.Counter()
   for row in rows:
     if row["index"] in reasons:
+      # One reason a row: the first check that it failed.
       dropped[row["domain"], reasons[row["index"]]] += 1
+  # Domains of the pool and not of the splits: one that was dropped whole must show its 0%.
   table = {}
   for domain in mixing.in_order(pool):
     why = {reason: n for (of, reason), n in sorted(dropped.items()) if of == domain}
@@ -32,11 +34,14 @@ def statistics(rows: list[dict], splits: dict, reasons: dict, tokenizer) -> dict
       mine = [row for row in splits[split] if row["domain"] == domain]
       counts[split] = len(mine)
       drawn += mine
+    # Val and test rows have targets too: SFT's validation loss is measured on them.
     targets = [row["target"] for row in drawn if "target" in row]
     table[domain] = {
       "pool": pool[domain],
+      # Six digits: a share of one row in a million still shows.
       "natural_share": round(pool[domain] / len(rows), 6),
       "mixed_share": round(len(drawn) / written, 6),
+      # Clean rows; those that are kept and in no split were not asked for.
       "kept": pool[domain] - sum(why.values()),
       "dropped": why,
       **counts,
@@ -46,6 +51,7 @@ def statistics(rows: list[dict], splits: dict, reasons: dict, tokenizer) -> dict
       "target_tokens": None,
     }
     if tokenizer:
+      # Prompts were measured when the long ones were cut; targets are measured here.
       prompts = [row["prompt_tokens"] for row in drawn]
       table[domain]["prompt_tokens"] = percentiles(prompts)
       table[domain]["target_tokens"] = percentiles(prompt_lengths.count_tokens(tokenizer, targets))
@@ -59,6 +65,7 @@ def percentiles(lengths: list[int]) -> dict[str, int] | None:
   ranked = sorted(lengths)
   found = {}
   for name, fraction in (("p50", 0.5), ("p95", 0.95), ("max", 1)):
+    # Nearest rank: of 10 lengths p95 is the 10th smallest, a length that some row has.
     found[name] = ranked[math.ceil(fraction * len(ranked)) - 1]
   return found
 
@@ -81,6 +88,7 @@ def print_report(splits: dict, table: dict, shares: dict):
   lines = [HEADER]
   for domain, facts in table.items():
     lines.append(table_line(domain, facts))
+  # The last column, the reasons, is as wide as it likes: nothing stands to its right.
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
   for first, *cells, last in lines:
     middle = [cell.rjust(width) for cell, width in zip(cells, widths[1:-1], strict=True)]
@@ -88,6 +96,7 @@ def print_report(splits: dict, table: dict, shares: dict):
   say_what_ran_out(splits, table, shares)
   borrowed = 0
   for split in contract.SPLITS:
+    # A row's home follows from its question alone; see `mixing.place_rows`.
     borrowed += sum(row["home"] != split for row in splits[split])
   if borrowed:
     readers.say(
@@ -120,6 +129,7 @@ def say_what_ran_out(splits: dict, table: dict, shares: dict):
     for domain, share in shares.items():
       asked = share * len(splits[split])
       got = table.get(domain, {}).get(split, 0)
+      # One row less is rounding, and not worth a line.
       if got + 1 < asked:
         readers.say(
           f"{domain} ran out: {got:,} {split} rows where the mixture asks {asked:,.0f}; the other "
@@ -131,6 +141,7 @@ def say_what_sft_gets(splits: dict):
   """Rows without a worked solution have no target, and SFT trains on targets alone."""
   training = splits["train"]
   taught = count_targets(training)
+  # Some without is usual (GRPO needs only the answers); none at all is likely a mistake.
   if taught == 0:
     readers.say(
       f"none of the {len(training):,} training rows has a worked solution, so SFT has nothing to "
@@ -149,7 +160,9 @@ def leak_report(rows: list[dict], leaks: dict) -> dict:
   leaks: training row → (evaluation row, the shared words' place), of `overlap.contaminated`.
   """
   examples = []
+  # Enough to judge the rule by eye; a leaky pool would have thousands.
   for train, (evaluation, start) in list(leaks.items())[:20]:
+    # The words as they were compared, so the place counts words and not characters.
     words = overlap.split_words(rows[train]["question"])
     shared = " ".join(words[start : start + overlap.LEAK_WORDS])
     examples.append(
@@ -167,9 +180,12 @@ def draw_chart(domains: dict, title: str, path: pathlib.Path):
   # Without pyplot: half the import time, and no window system is looked for.
   from matplotlib.figure import Figure
 
+  # Grows with the domains, so that bars and labels keep their size.
   height = 0.55 * len(domains) + 1.6  # inches
+  # A bar chart counts from the bottom; reversed, it reads in the table's order.
   names = list(domains)[::-1]
   axes = Figure(figsize=(8, height)).add_axes((0.18, 0.65 / height, 0.8, 1 - 1.1 / height))
+  # Each: shift of the bar, label, color, and the columns that sum to its number of rows.
   series = (
     (0.2, "natural", "#bbbbbb", ("pool",)),
     (-0.2, "mixed", "#0072b2", contract.SPLITS),
@@ -186,8 +202,10 @@ def draw_chart(domains: dict, title: str, path: pathlib.Path):
       texts.append(f"{percent:.1f}%  {rows:,} rows")
     axes.bar_label(bars, texts, padding=3, fontsize=8)
   axes.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+  # Room at the right for the text at the end of the longest bar.
   axes.set_xlim(0, 1.3 * largest)
   axes.set(xlabel="share of the rows, %", title=title)
   axes.spines[["top", "right"]].set_visible(False)
   axes.legend(loc="lower right", frameon=False)
+  # Without matplotlib's version in the file, the same data give the same bytes.
   axes.figure.savefig(path, dpi=120, metadata={"Software": None})

@@ -20,11 +20,14 @@ def mixture(counts: dict, mixing: str, temperature: float, weights: dict) -> dic
   T = 0.5 flattens. The curriculum write-up prints p^(1/T), which at T = 0.5 is p² and would
   sharpen.
   """
+  # Only the ratios count here, so weights need not sum to 1: 3 and 1 are 0.75 and 0.25.
   if mixing == "weights":
     raw = weights
   else:
+    # With 900 and 100 rows, T = 0.5 gives 30 : 10, so 75% and 25% in place of 90% and 10%.
     power = temperature if mixing == "disco" else 1
     raw = {domain: count**power for domain, count in counts.items() if count}
+  # A fixed order: floats are summed alike and rows drawn alike, however the pools came.
   order = in_order(raw)
   total = sum(raw[domain] for domain in order)
   return {domain: raw[domain] / total for domain in order if raw[domain]}
@@ -32,6 +35,7 @@ def mixture(counts: dict, mixing: str, temperature: float, weights: dict) -> dic
 
 def in_order(domains) -> list[str]:
   """The project's domains in their order, then those of the user's own, by name."""
+  # A user's own domain comes after, so that adding one leaves the others' places alone.
   known = [domain for domain in contract.DOMAINS if domain in domains]
   return known + sorted(set(domains) - set(known))
 
@@ -52,6 +56,7 @@ def read_weights(items: list[str], own=()) -> dict[str, float]:
       raise InputError(
         f"--domain_weights: {item!r} is not name=number; write for example math=0.35,coding=0.3"
       ) from None
+  # float() reads "nan" and "inf" too; a comparison with NaN is False, so both are refused.
   in_range = all(0 <= weight < math.inf for weight in weights.values())
   if not in_range or not sum(weights.values()):
     raise InputError(
@@ -68,10 +73,15 @@ def quotas(shares: dict, total: int, room: dict, what: str) -> dict[str, int]:
   rooms together are too small.
   """
   counts = {}
+  # Those that have not given all they have: only they can take up what others lack.
   free = {domain: share for domain, share in shares.items() if share > 0}
+  # Each round freezes at least one domain that is too small, so the loop ends.
+  # One round is not enough: the rows that a small domain lacks may be too many for the next one.
   while True:
     left = total - sum(counts.values())
     exact = {domain: share * (left / sum(free.values())) for domain, share in free.items()}
+    # Of 100 rows with shares 0.5, 0.3, 0.2 and room for 20 of the first, 80 are left for
+    # the other two: 48 and 32.
     short = [domain for domain in free if exact[domain] > room.get(domain, 0)]
     if not short:
       break
@@ -84,9 +94,12 @@ def quotas(shares: dict, total: int, room: dict, what: str) -> dict[str, int]:
       "on this side of the split); lower the sizes or add rows"
     )
 
+  # Rounding each share by itself could miss the total: three of 33.3 round to 99, not 100.
+  # So all are rounded down, and what is missing goes to the largest fractions.
   for domain, count in exact.items():
     counts[domain] = math.floor(count)
   missing = total - sum(counts.values())
+  # Rounded minus exact is lowest where most was cut off: 3 - 3.9 comes before 3 - 3.2.
   by_remainder = sorted(free, key=lambda domain: counts[domain] - exact[domain])
   for domain in by_remainder[:missing]:
     counts[domain] += 1
@@ -106,10 +119,12 @@ def place_rows(rows: list[dict], keys: list[bytes], official: bool, separate_eva
   hash of its question (`keys`) alone: a tenth test, a tenth val. A grown pool leaves it where it
   was. row["rank"]: its place in the draw, by the seed too.
   """
+  # The remainder makes a negative seed fit eight bytes.
   salt = (seed % 2**64).to_bytes(8, "little")
   for row, key in zip(rows, keys, strict=True):
     row["side"] = side_of(row, official, separate_eval)
     test_ends, val_ends = HOMES[row["side"]]
+    # Eight bytes of a hash as a number in [0, 1): the same for a question in any pool and order.
     fraction = int.from_bytes(key[:8], "little") / 2**64
     if fraction < test_ends:
       row["home"] = "test"
@@ -117,6 +132,7 @@ def place_rows(rows: list[dict], keys: list[bytes], official: bool, separate_eva
       row["home"] = "val"
     else:
       row["home"] = "train"
+    # With another seed other rows are drawn, but none leaves its home.
     row["rank"] = hashlib.blake2b(key, digest_size=8, key=salt).digest()
 
 
@@ -136,6 +152,7 @@ def pick(rows: list[dict], counts: dict[str, int]) -> dict[str, list[dict]]:
   raise a row's rank, so a row once borrowed from the far end of the training rows never turns up
   among the training rows of a grown pool (as long as its domain is not asked for more of them).
   """
+  # Not shuffled: a new row takes its place among the old and leaves their order as it was.
   ranked = sorted(rows, key=lambda row: row["rank"])
   chosen = {}
   for split, count in counts.items():
@@ -146,6 +163,7 @@ def pick(rows: list[dict], counts: dict[str, int]) -> dict[str, list[dict]]:
   left_over.sort(key=lambda row: row["home"] != "train")  # stable: training rows first
   for split, group in chosen.items():
     missing = counts[split] - len(group)
+    # In place: `group` is the list in `chosen`, and the next split must not borrow the same rows.
     group += left_over[:missing]
     del left_over[:missing]
   return chosen
@@ -160,18 +178,22 @@ def draw(
   with rows that may only evaluate. flexible: the splits that get what there is where that is less
   than their size; for the others too few rows raise InputError.
   """
+  # Only where both give way; one fixed size beside a flexible one must be met or refused.
   if {"val", "test"} <= flexible:
     sizes = sizes | fit_evaluation(sizes, rows, shares)
   chosen = draw_evaluation(rows, sizes, shares)
   taken = {row["index"] for group in chosen.values() for row in group}
 
+  # First drawn, then compared: only rows that do evaluate can cost training rows.
   training = [row for row in rows if row["side"] != "eval" and row["index"] not in taken]
+  # An official evaluation row that was not drawn counts too: a later, larger test may hold it.
   asked = [row["index"] for row in rows if row["side"] == "eval" or row["index"] in taken]
   # The generator's rows share templates and differ by construction.
   checked = [row["index"] for row in training if not overlap.is_builtin(row)]
   leaks = overlap.contaminated(words, checked, asked)
   training = [row for row in training if row["index"] not in leaks]
 
+  # Counted after decontamination, so that quotas never ask for a row that was dropped.
   room = collections.Counter(row["domain"] for row in training)
   chosen["train"] = []
   train_size = sizes["train"]
@@ -184,11 +206,12 @@ def draw(
 
 
 def fit_evaluation(sizes: dict, rows: list[dict], shares: dict) -> dict[str, int]:
-  """The sizes of val and test, in their proportion, where fewer rows may evaluate than they ask."""
+  """Lowers val and test, in their proportion, where fewer rows may evaluate than they ask."""
   able = sum(row["side"] != "train" and row["domain"] in shares for row in rows)
   wanted = sizes["val"] + sizes["test"]
   if wanted <= able:
     return {}
+  # Of 300 + 100 asked with 40 there: 30 and 10. What rounding leaves goes to test.
   val = able * sizes["val"] // wanted
   return {"val": val, "test": able - val}
 
@@ -202,6 +225,7 @@ def draw_evaluation(rows: list[dict], sizes: dict, shares: dict) -> dict[str, li
     room = {}
     for domain in shares:
       either = by_side[domain, None]  # rows that may train or evaluate
+      # Rows that may only evaluate are all there to take: training loses nothing by it.
       room[domain] = by_side[domain, "eval"] + math.ceil(either * share)
     return room
 
@@ -212,6 +236,7 @@ def draw_evaluation(rows: list[dict], sizes: dict, shares: dict) -> dict[str, li
     room = room_at(1)
 
   both = quotas(shares, wanted, room, "val and test")
+  # The test's count is what is left, so the two sum to `both` in every domain.
   val = quotas(both, sizes["val"], both, "val")
   chosen = {"val": [], "test": []}
   for domain, count in both.items():
@@ -223,7 +248,7 @@ def draw_evaluation(rows: list[dict], sizes: dict, shares: dict) -> dict[str, li
 
 
 def interleave(rows: list[dict]) -> list[dict]:
-  """The rows in mixed order: every window holds each domain in proportion, to within a row or two.
+  """Orders rows so that every window holds each domain in proportion, to within a row or two.
 
   The j-th of a domain's n rows stands at (j + u) / n of the way. This is the curriculum write-up's
   mixing at sampling time, without blocks and without luck.
@@ -237,6 +262,8 @@ def interleave(rows: list[dict]) -> list[dict]:
     # u, where a domain starts, is random, but fixed by its first row.
     start = int.from_bytes(group[0]["rank"][4:], "big") / 2**32
     for j, row in enumerate(group):
+      # Two rows at 0.25 and 0.75, four at 0.1, 0.35, 0.6, 0.85: sorted, the two stand among
+      # the four.
       spots.append(((j + start) / len(group), row))
   spots.sort(key=lambda spot: spot[0])
   return [row for _, row in spots]

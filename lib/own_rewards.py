@@ -58,6 +58,7 @@ def read_term(part: str) -> Term:
       f"--rewards has {part!r}; expected a reward system's name or FILE.py:FUNCTION, "
       "each with =WEIGHT where it counts more or less than once"
     )
+  # The shell expands ~ only at the start of a word, not after --rewards=.
   path = os.path.expanduser(match["path"]) if in_file else ""
   return Term(match["name"], path, read_weight(match["weight"], part))
 
@@ -69,6 +70,7 @@ def read_weight(text: str | None, part: str) -> float:
     weight = float(text)
   except ValueError:
     weight = math.nan
+  # NaN fails this too, as any comparison with it is False.
   if not 0 < weight < math.inf:
     raise InputError(
       f"--rewards has {part!r} with the weight {text!r}; expected a number above 0 "
@@ -83,12 +85,15 @@ def system_names(value: str) -> list[str]:
 
 
 def digests(value: str) -> dict[str, str]:
-  """{"rewards": 16 hex digits of --rewards and the files it names}, {} without files: what a run
-  that resumes must find as it was.
+  """Fingerprints the files that --rewards names: a run that resumes must find them as they were.
+
+  {"rewards": 16 hex digits of the flag and the files}, or {} without files.
   """
+  # By content and not by date: a copied file is the same reward, an edited one is not.
   contents = [pathlib.Path(term.path).read_bytes() for term in read_terms(value) if term.path]
   if not contents:
     return {}
+  # The zero byte keeps what ends one file from passing for the start of the next.
   return {"rewards": hashlib.sha256(b"\0".join([value.encode(), *contents])).hexdigest()[:16]}
 
 
@@ -105,6 +110,7 @@ def make_functions(value: str, systems: dict[str, Callable], options) -> list[Ca
         f"rewards {term.name!r} is unknown; valid: {', '.join(systems)}, "
         "or your own as FILE.py:FUNCTION"
       )
+    # A file gives one component, a system several.
     functions = [load(term)] if term.path else systems[term.name](options)
     prefix = pathlib.Path(term.path).stem or term.name
     parts += [(prefix, term.weight, function) for function in functions]
@@ -127,8 +133,10 @@ def weighted(function: Callable, weight: float, name: str) -> Callable:
 
   @functools.wraps(function)  # keeps its advice
   def reward(prompts, completions, **columns):
+    # Every component of a term is scaled, so "curriculum=0.5" halves its sum.
     return [weight * value for value in function(prompts, completions, **columns)]
 
+  # A weight is above 0, so low stays below high.
   low, high = function.range
   reward.__name__ = reward.__qualname__ = name
   reward.range = (weight * low, weight * high)
@@ -146,9 +154,11 @@ def load_function(path: str, name: str) -> Callable:
     raise InputError(
       f"{path} does not exist (looked for from {os.getcwd()}); expected FILE.py:FUNCTION"
     )
+  # The absolute path: a later call from another folder finds the same module.
   module = load_module(os.path.abspath(path), pathlib.Path(path).read_bytes())
   function = getattr(module, name, None)
   if not callable(function):
+    # A mistyped name is the likely cause, so the error lists those to choose from.
     own = [key for key, value in vars(module).items() if inspect.isfunction(value)]
     raise InputError(f"{path} has no function {name!r}; its functions: {', '.join(own) or 'none'}")
   return function
@@ -160,9 +170,11 @@ def load_module(path: str, content: bytes):
 
   Its folder goes to the end of the search path, so that it may import what lies beside it.
   """
+  # The digest keeps a user's math.py from replacing Python's, and old from new content.
   name = f"own_{pathlib.Path(path).stem}_{hashlib.sha256(content).hexdigest()[:8]}"
   module = importlib.util.module_from_spec(importlib.util.spec_from_file_location(name, path))
   sys.modules[name] = module  # dataclasses and pickle look a class's module up by its name
+  # At the end and not the front: a file beside it must not hide an installed package.
   if os.path.dirname(path) not in sys.path:
     sys.path.append(os.path.dirname(path))
   try:
@@ -183,6 +195,7 @@ def checked(function: Callable, label: str) -> Callable:
 
   @functools.wraps(function)
   def reward(prompts, completions, **columns):
+    # By name, as in TRL, so the order of the function's parameters is free.
     given = {"prompts": prompts, "completions": completions, **columns}
     arguments = asked_for(function, given, label)
     try:
@@ -194,6 +207,7 @@ def checked(function: Callable, label: str) -> Callable:
     return read_values(values, completions, label)
 
   reward.__name__ = getattr(function, "__name__", label)
+  # Without a stated range, `explain` cannot say what was missing and says nothing.
   reward.range = getattr(function, "range", (-math.inf, math.inf))
   return reward
 
@@ -218,6 +232,7 @@ def asked_for(function: Callable, given: dict, label: str) -> dict:
   for parameter in parameters:
     named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     if named and parameter.default is parameter.empty and parameter.name not in given:
+      # Only what it cannot do without: a parameter with a default keeps that.
       arguments[parameter.name] = metadata_column(parameter.name, given, label)
   return arguments
 
@@ -226,8 +241,10 @@ def metadata_column(name: str, given: dict, label: str) -> list:
   """One key of every row's metadata, None where a row lacks it; refused where no row has it."""
   rows = []
   for text in given.get("metadata") or []:
+    # Training hands metadata on as JSON text, a notebook as dicts.
     row = json.loads(text or "{}") if isinstance(text, str | None) else text
     rows.append(row if isinstance(row, dict) else {})
+  # In some rows is fine, other domains lack the key; in none it is a mistyped name.
   if not any(name in row for row in rows):
     raise InputError(
       f"{label} asks for the column {name!r}; there are {', '.join(given)} and the keys of the "
@@ -238,8 +255,10 @@ def metadata_column(name: str, given: dict, label: str) -> list:
 
 def failing_row(function: Callable, arguments: dict) -> str:
   """Which row a call fails on, found by asking about one at a time."""
+  # Any argument will do: all have one entry per completion.
   count = len(next(iter(arguments.values()), []))
   for i in range(count):
+    # Lists of one, as the function reads lists.
     row = {name: values[i : i + 1] for name, values in arguments.items()}
     try:
       call(function, row)
@@ -253,11 +272,13 @@ def read_values(values, completions: list, label: str) -> list[float]:
   """A function's return as floats, one per completion, all finite."""
   count = len(completions)
   try:
+    # A NumPy array or a generator is as good as a list.
     values = list(values)
   except TypeError:
     raise InputError(
       f"{label} returned {values!r:.60}; expected a list of {count} floats, one per completion"
     ) from None
+  # A short list would pay some completions for the text of others.
   if len(values) != count:
     raise InputError(
       f"{label} returned {len(values)} values for {count} completions; expected one per completion"
@@ -265,9 +286,11 @@ def read_values(values, completions: list, label: str) -> list[float]:
   floats = []
   for i, value in enumerate(values):
     try:
+      # True and NumPy's numbers become floats here: the trainer and JSON want plain ones.
       number = 0.0 if value is None else float(value)
     except (TypeError, ValueError):
       number = math.nan
+    # One NaN would spread by the group's mean to every advantage, and from there to all weights.
     if not math.isfinite(number):
       raise InputError(
         f"{label} returned {value!r:.60} at row {i + 1} of {count}, completion "
