@@ -1,5 +1,4 @@
-"""What SFT costs: the same validation rows answered before and after it, and a warning where it
-hurt.
+"""What SFT costs: validation rows answered before and after it, and a warning where it hurt.
 
 SFT can teach the format and lose accuracy (61 → 43 on GSM8K was published). `compare` is called
 once before and once after training; `answer_rows` measures; `warn_if_damaged` says it loudly.
@@ -37,6 +36,7 @@ def answer_rows(policy: Policy, rows: list[dict], check: Check) -> tuple[dict, l
   (`contract.read_answer`): a model that knows much and no tags must not look ignorant before SFT.
   """
   answer = make_answerer(policy, rows, check)
+  # Indices, not rows: they also choose a row's noise, whichever rows are answered.
   everything = list(range(len(rows)))
   texts = answer(everything, 1, 0.0)
   formatted = [contract.parse_response(text, check.style) is not None for text in texts]
@@ -48,12 +48,15 @@ def answer_rows(policy: Policy, rows: list[dict], check: Check) -> tuple[dict, l
     verdicts = grade([rows[i] for i in checked], [texts[i] for i in checked], check.style)
     judged["pass@1"] = float(np.mean([right for _, right in verdicts]))
 
+  # Two programs that do the same are written differently, so no two would vote as one.
   voting = [i for i in checked if rows[i]["domain"] != "coding"]
   if voting and check.samples:
     k = check.samples
+    # k texts to a row lie side by side: row n has drawn[n * k : (n + 1) * k].
     drawn = answer(voting, k, 0.7)
     repeated = [rows[i] for i in voting for _ in range(k)]
     verdicts = grade(repeated, drawn, check.style)
+    # A row is won when the answer that most of its k texts give is right (2203.11171 §2).
     won = [
       checking.majority(rows[i]["domain"], verdicts[n * k : (n + 1) * k])
       for n, i in enumerate(voting)
@@ -65,6 +68,8 @@ def answer_rows(policy: Policy, rows: list[dict], check: Check) -> tuple[dict, l
 def make_answerer(policy: Policy, rows: list[dict], check: Check):
   """f(indices of rows, k, temperature) → k texts to each of those rows, side by side."""
   ids = [tokenization.encode(policy.tokenizer, row["prompt"]) for row in rows]
+  # A key for each row and draw, (rows, k, 2): before and after SFT the noise is the same, so
+  # a difference is the model's.
   shape = (len(rows), max(1, check.samples))
   keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(check.seed), shape)))
   sample = functools.partial(
@@ -75,6 +80,7 @@ def make_answerer(policy: Policy, rows: list[dict], check: Check):
   )
 
   def answer(chosen: list[int], k: int, temperature: float) -> list[str]:
+    # Rows at once, so that their k answers come to AT_ONCE: 4 rows at k = 8.
     size = min(len(chosen), max(1, AT_ONCE // k))
     filled = chosen + chosen[:1] * (-len(chosen) % size)  # whole batches: one shape is compiled
     completions = []
@@ -84,6 +90,7 @@ def make_answerer(policy: Policy, rows: list[dict], check: Check):
       completions.extend(
         sample(prompts, generations=k, temperature=temperature, keys=keys[part, :k])
       )
+    # Without those of the rows that filled up.
     wanted = completions[: len(chosen) * k]
     return [tokenization.decode(policy.tokenizer, tokens) for tokens in wanted]
 
@@ -92,6 +99,7 @@ def make_answerer(policy: Policy, rows: list[dict], check: Check):
 
 def grade(rows: list[dict], texts: list[str], style: str) -> list[tuple[str, bool]]:
   """(answer as read, whether it is right) of a text to each row."""
+  # Lenient: a text outside the format still gives the answer that one can read in it.
   answers = [contract.read_answer(text, contract.parse_response(text, style)) for text in texts]
   right = checking.is_correct_batch(
     [row["domain"] for row in rows],
@@ -116,6 +124,7 @@ def show_samples(path: str, step: int, rows: list[dict], texts: list[str]):
 def warn_if_damaged(before: dict, after: dict):
   """A warning for each measure of right answers that fell."""
   for name in after:
+    # pass@1 and maj@k; the format is what SFT is meant to change.
     if "@" in name and name in before and after[name] < before[name]:
       command_line.say(
         f"WARNING: SFT lowered {name} on held-out rows from {before[name]:.3f} to "
@@ -132,6 +141,7 @@ def compare(policy: Policy, rows: list[dict], check: Check, out_dir: str, step: 
   path = os.path.join(out_dir, "samples.jsonl")
   jsonl.trim_rows(path, step - 1)  # a kill after these rows were written must not leave them twice
   show_samples(path, step, rows, texts)
+  # Before training, step is 0.
   when = "after" if step else "before"
   numbers = ", ".join(f"{name} {value:.3f}" for name, value in judged.items())
   command_line.say(f"sft: {when} on {len(rows)} held-out rows: {numbers}")

@@ -22,6 +22,7 @@ def load_start(flag, style: str) -> Policy:
     config, _ = loading.read_checkpoint(flag.init_from)
     if config["style"]:  # another tool's adapter does not tell
       folders.check_prompt_hash(config, flag.init_from, flag.allow_prompt_mismatch)
+    # The wrong style would earn no format reward at first: zero-std groups, and no gradient.
     if config["style"] not in (style, None):
       raise InputError(
         f"--init_from={flag.init_from} was trained in style {config['style']}, {flag.data_dir} is "
@@ -34,6 +35,7 @@ def load_start(flag, style: str) -> Policy:
         "the merged folder as --model to put LoRA on it"
       )
     command_line.say(f"grpo: starts from {flag.init_from}, which is also the reference")
+  # Weights, tokenizer and mesh: the data folder may hold the tiny model's tokenizer.
   return loading.load_policy(flag.model, flag.init_from, flag.data_dir, flag.mesh, flag.dtype)
 
 
@@ -41,6 +43,7 @@ def check_inputs(flag, out_dir: str, started: dict, start: Policy):
   """By content: a resume on other rows or from another start would be neither run."""
   init_from = ""
   if flag.init_from:
+    # A digest of the files, not of the path: a folder may move between two sessions.
     _, params = loading.read_checkpoint(flag.init_from)
     init_from = folders.digest(params)
   runs.check_inputs(
@@ -49,6 +52,7 @@ def check_inputs(flag, out_dir: str, started: dict, start: Policy):
     data_dir=folders.digest(os.path.join(flag.data_dir, "train.jsonl")),
     init_from=init_from,
     model=start.fingerprint,
+    # A reward file that was edited in between pays for something else.
     **own_rewards.digests(flag.rewards),
   )
 
@@ -56,6 +60,7 @@ def check_inputs(flag, out_dir: str, started: dict, start: Policy):
 def check_prompts(rows: list[dict], tokenizer, limit: int) -> list[int]:
   """Prompt lengths in tokens; a row over the limit is refused by id before anything compiles."""
   lengths = [len(tokenization.encode(tokenizer, row["prompt"])) for row in rows]
+  # Only the worst row is named: a limit that holds it holds all.
   longest = int(np.argmax(lengths))
   if lengths[longest] > limit:
     raise InputError(
@@ -67,15 +72,18 @@ def check_prompts(rows: list[dict], tokenizer, limit: int) -> list[int]:
 
 
 def frozen_copy(model: nnx.Module) -> nnx.Module:
-  """The model as it is now. Frozen weights are shared; an update donates what it trains, so that is
-  copied.
+  """The model as it is now, unchanged by updates to come.
+
+  Frozen weights are shared; an update donates the memory of what it trains, so that is copied.
   """
+  # {name: array} of the adapters, or of everything where the model has none.
   trained = parameters.flat_params(model, parameters.trainable(model))
   return parameters.with_params(model, {name: jnp.copy(x) for name, x in trained.items()})
 
 
 def in_own_dtype(model: nnx.Module) -> nnx.Module:
   """The model with its weights in its config's dtype: SFT of all parameters leaves float32."""
+  # On a chip that is bfloat16: half the memory of float32, and half of it to read.
   dtype = model.config.param_dtype
   weights = parameters.flat_params(model)
   return parameters.with_params(model, {name: x.astype(dtype) for name, x in weights.items()})
@@ -84,10 +92,12 @@ def in_own_dtype(model: nnx.Module) -> nnx.Module:
 def starting_policy(
   start: Policy, lora_rank: int, lora_alpha: float, seed: int, with_reference: bool
 ) -> tuple[Policy, nnx.Module | None]:
-  """(policy to train, frozen reference or None). A LoRA start goes on as that LoRA; its reference
-  is the start itself.
+  """(policy to train, frozen reference or None) of what `load_start` gave.
+
+  A LoRA start goes on as that LoRA; its reference is the start itself.
   """
   if lora_rank and start.lora_rank:
+    # Another rank does not fit the adapters that were loaded, another alpha rescales them.
     if (lora_rank, lora_alpha) != (start.lora_rank, start.lora_alpha):
       raise InputError(
         f"--init_from has LoRA rank {start.lora_rank} alpha {start.lora_alpha:g}, the flags say "
@@ -96,12 +106,16 @@ def starting_policy(
       )
     return start, frozen_copy(start.model) if with_reference else None
   if lora_rank:
+    # B of A·B starts at 0, so at first the policy equals the reference, and the KL is 0.
     tuned = parameters.apply_lora(start.model, start.mesh, lora_rank, lora_alpha, seed)
     policy = start._replace(model=tuned, lora_rank=lora_rank, lora_alpha=lora_alpha)
     return policy, start.model if with_reference else None
+  # All parameters are trained: adapters, if SFT left any, become part of the weights first.
   merged = start.model
   if start.lora_rank:
     merged = parameters.merge_lora(start.model, start.model, start.lora_alpha)
   reference = in_own_dtype(merged) if with_reference else None
+  # Float32 masters: in bfloat16 a step of 3e-6 is less than half a unit in the last place of
+  # most weights, and would round to nothing.
   policy = start._replace(model=parameters.float32_masters(merged), lora_rank=0, lora_alpha=0.0)
   return policy, reference

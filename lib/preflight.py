@@ -1,5 +1,4 @@
-"""Before a GRPO run begins: what the starting model earns, what a batch costs, and reasons not to
-train.
+"""Before a GRPO run: what the starting model earns, what a batch costs, reasons not to train.
 
 before_training  all of it, and --max_steps=auto resolved
 preflight        answers to two prompts of each domain
@@ -45,11 +44,14 @@ class Tried(NamedTuple):
 def new_progress() -> dict:
   """What a resume needs beside the weights; plain JSON."""
   return {
+    # What was drawn, see lib/streams.py.
     "draws": 0,
     "cursors": {},
     "pass_rate": {},
+    # A curriculum's phase under --phase_metrics, and the best validation so far.
     "phase": 0,
     "best": None,
+    # Failures, see lib/health.py: in a row, all, and batches with a failed reward.
     "skipped": 0,
     "all_skipped": 0,
     "reward_failed": 0,
@@ -63,9 +65,11 @@ def new_progress() -> dict:
 
 def measure_batch(learner: LeanGRPOLearner, stream) -> float:
   """Seconds of a batch (rollout, reward, reference, μ updates), compilation left out."""
+  # Real updates at a rate of 0: the time is right, and what they leave is put back.
   with optimization.rehearsal(learner.trainer.optimizer):
     for _ in range(2):  # the same two batches twice: the second time nothing compiles
       start = time.monotonic()
+      # A count of draws of its own: training begins at its first rows all the same.
       progress = new_progress()
       for _ in range(2):
         batch = learner.prepare(stream, progress).batch
@@ -78,6 +82,7 @@ def measure_validation(learner: LeanGRPOLearner, rows: list[dict]) -> float:
   """Seconds of a validation, compilation left out."""
   for _ in range(2):
     start = time.monotonic()
+    # The first pass compiles, the second is what counts.
     validation.validation_metrics(learner, rows)
   return time.monotonic() - start
 
@@ -96,10 +101,12 @@ def try_rows(learner: LeanGRPOLearner, reward_fns, rows: list[dict]) -> Tried:
   groups = []
   reward_seconds = 0.0
   for number, batch in enumerate(batching.filled_batches(rows, learner.settings.batch_size)):
+    # Another draw each batch: equal ones would give its rows the noise of the batch before.
     draw = FIRST_DRAW + number * len(batch)
     rollout, scores, seconds = learner.rollout(batch, draw, reward_fns)
     groups += [Group(rollout, scores, i) for i in range(len(batch))]
     reward_seconds += seconds["reward_seconds"]
+  # The rows that filled up the last batch are left out again.
   rollout, scores = join_groups(groups[: len(rows)])
   return Tried(rollout, scores, reward_seconds, time.monotonic() - start)
 
@@ -107,6 +114,7 @@ def try_rows(learner: LeanGRPOLearner, reward_fns, rows: list[dict]) -> Tried:
 def peak_bytes() -> int:
   """Peak memory of the first device; a CPU keeps no such count, there it is the process's."""
   device = jax.devices()[0].memory_stats() or {}
+  # Linux counts ru_maxrss in KiB.
   process = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return device.get("peak_bytes_in_use", process)
 
@@ -114,6 +122,7 @@ def peak_bytes() -> int:
 def report_domains(tried: Tried, differ: np.ndarray, generations: int):
   """A line for each domain. differ (B,) bool: groups whose rewards are not all equal."""
   domains = np.array([row["domain"] for row in tried.rollout.rows])  # (B,)
+  # Each once, in the order of the rows.
   for domain in dict.fromkeys(domains):
     mine = domains == domain
     answers = np.repeat(mine, generations)  # (N,)
@@ -132,8 +141,7 @@ def preflight(
   max_steps: int | None,
   max_hours: float,
 ) -> list[str]:
-  """Answers two prompts of each domain with the starting model; prints what it saw, returns the
-  reasons not to train.
+  """Answers two prompts of each domain, prints what it saw, returns the reasons not to train.
 
   reward_fns: those of a curriculum's last phase, which pays for all; after a good SFT its first
   phase pays every answer alike, which is no reason to refuse the run.
@@ -141,8 +149,10 @@ def preflight(
   settings = learner.settings
   tried = try_rows(learner, reward_fns, choose_rows(rows))
   rollout, scores = tried.rollout, tried.scores
+  # Only groups whose rewards differ have advantages other than 0 (2402.03300 §4.1.2).
   differ = ~policy_gradient.zero_std_groups(scores.rewards, settings.num_generations)  # (B,)
   formatted = scores.formatted.mean()
+  # A cut answer has mostly no </answer>: it fails the format, however well it began.
   cut = 1 - rollout.stopped.mean()
   report_domains(tried, differ, settings.num_generations)
   command_line.say(
@@ -176,6 +186,7 @@ def check_time(
   batch_seconds: float, num_iterations: int, max_steps: int | None, max_hours: float
 ) -> list[str]:
   """Says how many updates fit an hour; a reason where max_steps of them exceed max_hours."""
+  # 6 s a batch with μ = 2: 600 batches, 1,200 updates an hour.
   per_hour = 3600 / batch_seconds * num_iterations
   line = f"preflight {batch_seconds:.2f} s a batch, {per_hour:.0f} updates an hour"
   if not max_steps:
@@ -196,8 +207,10 @@ def fitting_steps(learner: LeanGRPOLearner, held_out, batch_seconds: float, stop
   iterations = learner.settings.num_iterations
   if flag.eval_every:
     a_validation = measure_validation(learner, held_out)
+    # A validation's seconds, spread over the batches between two of them.
     batch_seconds += a_validation * iterations / flag.eval_every
   left = stop.max_seconds - stop.seconds
+  # Whole batches; the tenth that is left is for saving, and for answers that grow longer.
   steps = max(1, int(SHARE_OF_TIME * left / batch_seconds)) * iterations
   command_line.say(
     f"grpo: --max_steps=auto is {steps} updates in {left / 3600:.2f} h; "
@@ -221,6 +234,7 @@ def before_training(
 
   reward_fns: see `preflight`.
   """
+  # Timing costs four batches, so only those pay it who asked for a time.
   seconds = None
   if flag.max_hours or flag.preflight_only:
     seconds = measure_batch(learner, stream)

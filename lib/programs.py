@@ -7,7 +7,9 @@ import collections
 
 import jax
 
+# JAX reports this event with the seconds it took, and with the function's name.
 COMPILED = "/jax/core/compile/backend_compile_duration"
+# The Python function that was compiled → what the report calls it.
 NAMES = {
   "step": "update",
   "reference_logps": "reference",
@@ -21,9 +23,11 @@ class Programs:
 
   def __init__(self):
     self.counts = collections.Counter()
+    # Nothing takes the listener away again: make one of these a process.
     jax.monitoring.register_event_duration_secs_listener(self.note)
 
   def note(self, event: str, seconds: float, fun_name: str = "", **_):
+    # "jit(step)" → "step"; other events come without a name.
     name = fun_name.removeprefix("jit(").removesuffix(")")
     if event == COMPILED and name in NAMES:
       self.counts[NAMES[name]] += 1

@@ -1,5 +1,6 @@
-"""The one scorer of a text: is it in the format, and is its answer right? GRPO, SFT's check and
-evaluation share it.
+"""The one scorer of a text: is it in the format, and is its answer right?
+
+GRPO, SFT's check and evaluation share it, so that their numbers mean the same.
 """
 
 import numpy as np
@@ -11,6 +12,7 @@ def formatted_answers(texts: list[str], style: str) -> list[str | None]:
   """The answer of each text in exactly the format of `style`; None for any other text."""
   answers = []
   for text in texts:
+    # "<reasoning>…</reasoning>\n<answer>4</answer>" → "4"; a bare "4" → None.
     response = contract.parse_response(text, style)
     answers.append(response.answer if response else None)
   return answers
@@ -19,9 +21,11 @@ def formatted_answers(texts: list[str], style: str) -> list[str | None]:
 def right_answers(
   rows: list[dict], answers: list[str | None], code_rewards: str = "on"
 ) -> np.ndarray:
-  """(N,) bool of a row and an answer each. False for None, and where a domain has no right answer
-  or no code may run.
+  """(N,) bool: whether the answer to each of N rows is right.
+
+  False for None, and where a domain has no right answer or no code may run.
   """
+  # All at once: programs share one call of the sandbox.
   right = checking.is_correct_batch(
     [row["domain"] for row in rows],
     answers,

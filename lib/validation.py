@@ -1,5 +1,6 @@
-"""Greedy answers to validation rows while a GRPO run goes on, scored by the same functions that
-train.
+"""Greedy answers to validation rows while a GRPO run goes on.
+
+They are scored by the functions that train, so that validation and training reward compare.
 """
 
 import numpy as np
@@ -12,7 +13,9 @@ from lib.loading import Policy
 def answer_greedily(learner: LeanGRPOLearner, prompts: list[list[int]]) -> np.ndarray:
   """Completions (N, L) of N prompts of ids; as many at once as a training batch holds answers."""
   settings = learner.settings
+  # The sampler reads model, tokenizer and mesh; the other fields say nothing here.
   policy = Policy(learner.trainer.model, learner.tokenizer, learner.mesh, "", "", 0, 0.0)
+  # As many rows as a rollout decodes: memory has held these.
   at_once = settings.rollout_batch_size * settings.num_generations
   completions = []
   for batch in batching.filled_batches(prompts, at_once):
@@ -29,8 +32,9 @@ def answer_greedily(learner: LeanGRPOLearner, prompts: list[list[int]]) -> np.nd
 
 
 def validation_metrics(learner: LeanGRPOLearner, rows: list[dict]) -> dict:
-  """{"eval_reward", "eval_format", "eval_accuracy" (None where nothing can be checked),
-  "eval_truncated"}.
+  """{"eval_reward", "eval_format", "eval_accuracy", "eval_truncated"} of the model as it is.
+
+  All are means over the rows; eval_accuracy is None where nothing can be checked.
   """
   if not rows:
     return {}
@@ -40,9 +44,11 @@ def validation_metrics(learner: LeanGRPOLearner, rows: list[dict]) -> dict:
   completions = answer_greedily(learner, ids)
   prompts = tokenization.pad_left(ids, max(learner.settings.prompt_widths))
   rollout = rollouts.read_answers(learner.tokenizer, rows, prompts, completions)
+  # One answer a prompt; and no length penalty, which shapes training and measures nothing.
   settings = learner.settings._replace(num_generations=1, overlong_buffer=0)
   scores = rollouts.score_rollout(learner.reward_fns, rollout, settings)
   domains = [row["domain"] for row in rows]
+  # A poem has no right answer: counted as wrong, it would hide what the others do.
   checked = np.isin(domains, checking.checked_domains(settings.code_rewards))
   return {
     "eval_reward": float(scores.rewards.mean()),
