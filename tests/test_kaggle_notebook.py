@@ -1,0 +1,90 @@
+"""notebooks/kaggle.ipynb in a real kernel, with folders like Kaggle's and the tiny model."""
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import nbclient
+import nbformat
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+NOTEBOOK = ROOT / "notebooks" / "kaggle.ipynb"
+SMALL = {"SMOKE": "1", "STAGES": "data eval_base", "EVAL_FLAGS": "--limit=7 --max_new_tokens=8"}
+
+
+def attach(folder: pathlib.Path) -> pathlib.Path:
+  """The project as Kaggle attaches a data set: read-only, under input/datasets/USER/SLUG.
+
+  Its environment is this one, noted as installed from requirements.txt.
+  """
+  code = folder / "input/datasets/ann/reasoning"
+  tracked = subprocess.run(
+    ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+  )
+  for name in tracked.stdout.split("\n"):
+    if name.endswith((".py", ".sh", ".txt")) and not name.startswith(("tests/", "benchmarks/")):
+      (code / name).parent.mkdir(parents=True, exist_ok=True)
+      shutil.copyfile(ROOT / name, code / name)
+  (code / ".venv/bin").mkdir(parents=True)
+  (code / ".venv/bin/python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+  stamp = subprocess.run(
+    'echo "$(cat requirements.txt | cksum) cpu"', shell=True, cwd=code, capture_output=True
+  ).stdout
+  (code / ".venv/.installed").write_bytes(stamp)
+  (folder / "working").mkdir()
+  return code
+
+
+def cells(folder: pathlib.Path, **settings) -> list[str]:
+  """The notebook's code cells with this folder for /kaggle and small settings."""
+  book = nbformat.read(NOTEBOOK, as_version=4)
+  sources = [cell.source for cell in book.cells if cell.cell_type == "code"]
+  assert not any(cell.get("outputs") for cell in book.cells)
+  own = f"\nINPUT, WORKING = {str(folder / 'input')!r}, {str(folder / 'working')!r}\n"
+  own += f"MODEL, SETTINGS = {settings.pop('MODEL', 'tiny')!r}, {settings!r}\n"
+  sources[0] += own
+  # A copied file is not executable; on Kaggle run.sh makes its environment itself.
+  sources[1] += '\n(code / ".venv/bin/python").chmod(0o755)\n'
+  return sources
+
+
+def execute(folder: pathlib.Path, sources: list[str]):
+  book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in sources])
+  client = nbclient.NotebookClient(
+    book, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+  )
+  client.execute()
+  return book
+
+
+def test_the_notebook_runs_and_goes_on_from_its_attached_output(tmp_path):
+  attach(tmp_path)
+  first = execute(tmp_path, cells(tmp_path, **SMALL)[:4])
+  assert "sft" not in os.listdir(tmp_path / "working/run")
+  shown = first.cells[3].outputs[-1]["data"]["text/html"]
+  assert shown.startswith("<iframe srcdoc=") and "&lt;h1" in shown
+
+  # The next session: the output of this one is an input, beside the code.
+  earlier = tmp_path / "input/notebooks/ann/gemma-3-1b-it"
+  earlier.parent.mkdir(parents=True)
+  shutil.move(tmp_path / "working/run", earlier)
+  shutil.rmtree(tmp_path / "working")
+  (tmp_path / "working").mkdir()
+  second = execute(tmp_path, cells(tmp_path, **SMALL)[:3])
+  printed = "".join(output.get("text", "") for output in second.cells[2].outputs)
+  assert "data: complete, skipped" in printed and "eval_base: complete, skipped" in printed
+
+
+def test_a_failed_stage_fails_the_cell(tmp_path):
+  attach(tmp_path)
+  with pytest.raises(nbclient.exceptions.CellExecutionError, match="CalledProcessError"):
+    execute(tmp_path, cells(tmp_path, MODEL="no-such-model", **SMALL)[:3])
+
+
+def test_what_is_pushed_to_kaggle_names_the_notebook():
+  metadata = json.loads((NOTEBOOK.parent / "kernel-metadata.json").read_text())
+  assert metadata["code_file"] == NOTEBOOK.name and metadata["enable_tpu"]
