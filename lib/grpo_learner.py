@@ -1,10 +1,9 @@
-"""Tunix's GRPO learner with its two wasteful or wrong parts replaced: prompts → training data, and
-the update.
+"""Tunix's GRPO learner with two parts replaced: prompts → training data, and the update.
 
-build_learner                       a learner around a policy
-LeanGRPOLearner.prepare             rows → rollout → scores → advantages → batch
-LeanGRPOLearner.update              one optimizer update
-informative_groups, join_groups     dynamic sampling
+build_learner                         a learner around a policy
+LeanGRPOLearner.prepare               rows → rollout → scores → advantages → batch
+LeanGRPOLearner.update                one optimizer update
+LeanGRPOLearner.informative_rollout   dynamic sampling, with idle_groups and join_groups
 """
 
 import functools
@@ -67,6 +66,7 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     self.tokenizer = tokenizer
     self.mesh = mesh
     self.settings = settings
+    # Tunix's own update would copy the frozen weights each time (see lib/optimization.py).
     self.step = optimization.make_update(rl_cluster.actor_trainer, mesh)
     # Tunix keeps a second copy of the weights that nothing here reads.
     rl_cluster._anchor_policy_state = None
@@ -78,13 +78,15 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
   def rollout(
     self, rows: list[dict], draw_index: int, reward_fns=None, meanwhile=None
   ) -> tuple[Rollout, Scores, dict]:
-    """rows → answers → scores, with the seconds each took. reward_fns: others than those that
-    train.
+    """rows → answers → scores, with the seconds each took.
+
+    reward_fns: others than those that train. meanwhile: called with the answers before scoring.
     """
     start = time.monotonic()
     rollout = rollouts.sample_rollout(
       self.rl_cluster, self.tokenizer, rows, draw_index, self.settings
     )
+    # Before the rewards: what this starts on the device runs while the CPU scores.
     if meanwhile:
       meanwhile(rollout)
     middle = time.monotonic()
@@ -104,6 +106,7 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     """
     size = self.settings.batch_size
     groups, idle, drawn = [], [], []
+    # The batch itself, and up to so many more to replace idle groups from.
     for _ in range(1 + self.settings.dynamic_sampling):
       rollout, scores, seconds = self.rollout(
         stream(progress), progress["draws"], meanwhile=meanwhile
@@ -112,12 +115,16 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
       follow_pass_rates(progress, metrics)
       drawn.append(metrics | seconds)
       groups += [Group(rollout, scores, i) for i in range(size)]
+      # One bool a group, in the order of `groups`.
       idle += list(idle_groups(rollout, scores, self.settings))
+      # Enough groups that teach something: nothing more to draw.
       if len(idle) - sum(idle) >= size:
         break
     # Groups that teach something first, each kind in the order drawn.
+    # Of idle [T, F, T, F] and size 3: argsort gives 1, 3, 0, 2, the batch is groups 0, 1, 3.
     chosen = sorted(np.argsort(idle, kind="stable")[:size])
     rollout, scores = join_groups([groups[i] for i in chosen])
+    # Times add up over the draws; shares are means of them.
     facts = {name: sum(row[name] for row in drawn) for name in seconds}
     for name in ("flat", "flat_right", "flat_wrong", "rollout_fill"):
       facts[name] = sum(row[name] for row in drawn) / len(drawn)
@@ -125,14 +132,17 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     return rollout, scores, facts
 
   def start_reference(self, rows: answer_packing.Rows) -> list:
-    """log p under the reference, (R, T) a micro-batch; the device works on while this returns. []
-    without one.
+    """log p under the reference, (R, T) a micro-batch; [] without one.
+
+    Returns at once, while the device still works on them.
     """
+    # No KL, no reference: β = 0 saves its memory and its forward pass.
     if "reference" not in self.rl_cluster.inference_worker._models:
       return []
     reference = self.rl_cluster.inference_worker.get_model("reference")
     found = []
     with self.mesh:
+      # Micro-batches that hold nothing are skipped: their log-probs stay 0.
       for turn in range(answer_packing.turns_of(rows)):
         micro_batch = answer_packing.Rows(*(x[turn] for x in rows))
         found.append(
@@ -143,8 +153,7 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     return found
 
   def compile_programs(self):
-    """Compiles update and reference, by running each once on empty rows: the run compiles neither
-    again.
+    """Compiles update and reference before the run, by running each once on empty rows.
 
     For a fresh optimizer only: gradients of zero leave its moments at zero, and its counters are
     put back.
@@ -152,14 +161,17 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     empty = answer_packing.empty_rows(self.settings.row_shape)
     optimizer = self.trainer.optimizer
     state = parameters.flat_params(optimizer, nnx.optimizer.OptState)
+    # Copies, since the update below donates the originals.
     counters = {name: jnp.copy(x) for name, x in state.items() if x.ndim == 0}
     self.start_reference(empty)
+    # Rate 0 and weights 0: nothing moves, but the program is the run's own.
     self.step(policy_gradient.blank_batch(empty), 0.0, 1)
     state = parameters.flat_params(optimizer, nnx.optimizer.OptState)
     checkpoints.update_flat(optimizer, state | counters, nnx.optimizer.OptState)
 
   def prepare(self, stream, progress: dict) -> Prepared:
     """rows → answers → scores → advantages → micro-batches."""
+    # A list, because `begin` is called from inside the rollout and leaves its result here.
     begun = []
 
     def begin(rollout: Rollout):
@@ -179,6 +191,7 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     batch = policy_gradient.make_batch(rollout, packed, advantages, self.settings)
     if reference:
       ref_logps = np.zeros_like(batch.ref_logps)
+      # np.asarray waits for the device: this is the part of the time that scoring did not hide.
       ref_logps[: len(reference)] = np.stack([np.asarray(logps) for logps in reference])
       batch = batch._replace(ref_logps=ref_logps)
     facts["reference_seconds"] = time.monotonic() - start
@@ -186,21 +199,25 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     return Prepared(rollout, scores, advantages, batch, facts)
 
   def update(self, batch: Batch, learning_rate: float) -> tuple[Batch, dict]:
-    """One optimizer update; returns the batch with the sampling policy's log-probs in place, and
-    what to log.
+    """One optimizer update; returns the batch for the next iteration, and what to log.
+
+    From the first update on, that batch holds the sampling policy's log-probs as its old ones.
     """
     turns = answer_packing.turns_of(batch.rows)
     loss, aux, norm = self.step(batch, learning_rate, turns)
+    # Sums over micro-batches ÷ their tokens: a mean of means would weigh short ones more.
     tokens = max(1.0, float(aux["tokens"].sum()))
     row = {"loss": loss, "grad_norm": norm}
     for name in ("kl", "entropy", "clip_low", "clip_high"):
       row[name] = float(aux[name].sum()) / tokens
     row["ratio_max"] = float(aux["ratio_max"].max())
+    # The first update was on policy: its log-probs, ratio 1, are the old ones of all later ones.
     if batch.on_policy.all():
       if np.any(batch.old_logps):  # the sampler's own, where it gave them
         row["sampler_gap"] = float(aux["sampler_gap"].sum()) / tokens
       later = np.zeros_like(batch.on_policy)
       batch = batch._replace(old_logps=aux["logps"], on_policy=later)
+    # Engines with a copy of the weights; this project's own sampler reads the trainer's.
     if self.should_sync_weights:
       self.rl_cluster.sync_weights()
     return batch, row
@@ -216,9 +233,11 @@ def idle_groups(rollout: Rollout, scores: Scores, settings: Settings) -> np.ndar
   zero_std = policy_gradient.zero_std_groups(scores.rewards, settings.num_generations)
   if settings.replace_by == "reward":
     return zero_std
+  # (B, G): a prompt's answers lie side by side.
   right = scores.correct.reshape(-1, settings.num_generations)
   all_alike = right.all(-1) | ~right.any(-1)
   domains = [row["domain"] for row in rollout.rows]
+  # A poem is never "right": by accuracy, each group of poems would count as all wrong.
   checked = np.isin(domains, checking.checked_domains(settings.code_rewards))
   return np.where(checked, all_alike, zero_std)
 
@@ -226,6 +245,7 @@ def idle_groups(rollout: Rollout, scores: Scores, settings: Settings) -> np.ndar
 def scaled_advantages(rollout: Rollout, scores: Scores, settings: Settings) -> np.ndarray:
   """Advantages (N,) with the domain's factor."""
   domains = [row["domain"] for row in rollout.rows]
+  # Not on rewards: the division by the group's deviation would cancel it.
   scale = policy_gradient.advantage_scale(settings.rewards, domains)  # (B,)
   advantages = policy_gradient.group_advantages(
     scores.rewards, settings.num_generations, settings.algorithm
@@ -237,6 +257,7 @@ def join_groups(groups: list[Group]) -> tuple[Rollout, Scores]:
   """One rollout and its scores from single groups of several, padded to the widest prompt."""
   first = groups[0]
   size = len(first.rollout.texts) // len(first.rollout.rows)
+  # Batches of several draws may be padded to different widths.
   width = max(group.rollout.prompts.shape[1] for group in groups)
   rows, prompts, texts = [], [], []
   completions, lengths, stopped, log_p = [], [], [], []
@@ -246,6 +267,7 @@ def join_groups(groups: list[Group]) -> tuple[Rollout, Scores]:
     answers = slice(i * size, (i + 1) * size)
     rows.append(rollout.rows[i])
     prompt = rollout.prompts[i]
+    # Zeros are PAD_ID; in front, as everywhere with prompts.
     prompts.append(np.pad(prompt, (width - len(prompt), 0)))
     texts += rollout.texts[answers]
     completions.append(rollout.completions[answers])
@@ -281,6 +303,7 @@ def follow_pass_rates(progress: dict, metrics: dict):
   for name, rate in metrics.items():
     if name.endswith("/accuracy"):
       domain = name.split("/")[1]
+      # The first batch of a domain sets its rate; later ones move it a tenth of the way.
       before = progress["pass_rate"].get(domain, rate)
       progress["pass_rate"][domain] = (1 - PASS_RATE_STEP) * before + PASS_RATE_STEP * rate
 
@@ -288,6 +311,7 @@ def follow_pass_rates(progress: dict, metrics: dict):
 def build_cluster(policy: Policy, reference, optimizer, settings: Settings, engine: str):
   """Tunix's cluster of actor, rollout and reference (None: none), every role on one mesh."""
   roles = [rl.Role.ACTOR, rl.Role.ROLLOUT]
+  # Without a KL there is no reference, and no role for one.
   if reference is not None:
     roles.append(rl.Role.REFERENCE)
   widest = max(settings.prompt_widths)
@@ -298,12 +322,14 @@ def build_cluster(policy: Policy, reference, optimizer, settings: Settings, engi
     # Off: an engine left to itself takes the model's own defaults.
     top_p=1.0,
     top_k=-1,
+    # Room for the longest prompt and the longest answer: an engine takes no more.
     kv_cache_size=widest + settings.max_new_tokens,
     eos_tokens=list(tokenization.STOP_IDS),
     rollout_vllm_model_version=policy.name,
     rollout_sglang_jax_model_version=policy.name,
   )
   if engine == "vanilla":
+    # Tunix takes a class in the place of an engine's name, and calls it with its own arguments.
     engine = functools.partial(rollouts.LeanRollout, policy=policy)
   return rl.RLCluster(
     actor=policy.model,
@@ -330,6 +356,7 @@ def build_learner(
       f"--rollout_engine={engine} needs a package that is not installed ({error}); install it, "
       "or use --rollout_engine=vanilla"
     ) from error
+  # Tunix tells by this message alone that it cannot map a model's weights to an engine.
   except RuntimeError as error:
     if "mappings not available" not in str(error):
       raise
@@ -338,6 +365,7 @@ def build_learner(
       "--rollout_engine=vanilla, or a google-tunix above 0.1.7 that maps Gemma 3"
     ) from error
   config = grpo_learner.GRPOConfig(
+    # `policy_gradient.policy_loss`, under the name that it is registered with.
     policy_loss_fn="lean",
     num_generations=settings.num_generations,
     beta=settings.beta,

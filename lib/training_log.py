@@ -32,6 +32,7 @@ def rollout_fill(lengths: np.ndarray, at_once: int) -> float:
   slots = 0
   for start in range(0, len(lengths), at_once):
     part = lengths[start : start + at_once]
+    # All decode until the longest has ended: lengths 10, 20, 30, 100 fill 160 of 400 slots, 40%.
     slots += len(part) * part.max()
   return lengths.sum() / slots
 
@@ -39,6 +40,7 @@ def rollout_fill(lengths: np.ndarray, at_once: int) -> float:
 def domain_metrics(domain: str, mine: np.ndarray, scores: Scores, checked: np.ndarray) -> dict:
   """Numbers of one domain; mine, checked (N,) bool. No accuracy where nothing can be checked."""
   row = {
+    # A mixture's mean hides a domain that gets worse while another gets better.
     f"domains/{domain}/reward": scores.rewards[mine].mean(),
     f"domains/{domain}/reward_std": scores.rewards[mine].std(),
     f"domains/{domain}/format": scores.formatted[mine].mean(),
@@ -54,20 +56,26 @@ def rollout_metrics(rollout: Rollout, scores: Scores, settings: Settings) -> dic
   "flat": share of zero-std groups; of them those all right (flat_right), the others (flat_wrong).
   """
   size = settings.num_generations
+  # One entry an answer: a prompt's G answers lie side by side.
   domains = np.repeat([row["domain"] for row in rollout.rows], size)  # (N,)
   checked = np.isin(domains, checking.checked_domains(settings.code_rewards))
   groups = scores.rewards.reshape(-1, size)
   zero_std = policy_gradient.zero_std_groups(scores.rewards, size)  # (B,)
+  # Equal rewards mean two things: all right, the prompt is too easy; else mostly too hard.
   all_right = scores.correct.reshape(-1, size).all(-1)
   row = {
+    # Over all answers, but accuracy over those that can be checked.
     "reward": scores.rewards.mean(),
+    # Within groups, since advantages come from there; near 0, nothing is learned.
     "reward_std": groups.std(-1).mean(),
     "format": scores.formatted.mean(),
     "accuracy": scores.correct[checked].mean() if checked.any() else None,
     "completion_tokens": rollout.lengths.mean(),
     "completion_tokens_max": rollout.lengths.max(),
+    # Share of the answers that --max_new_tokens cut.
     "truncated": 1 - rollout.stopped.mean(),
     "rollout_fill": rollout_fill(rollout.lengths, size * settings.rollout_batch_size),
+    # Shares of groups.
     "flat": zero_std.mean(),
     "flat_right": (zero_std & all_right).mean(),
     "flat_wrong": (zero_std & ~all_right).mean(),
@@ -75,10 +83,12 @@ def rollout_metrics(rollout: Rollout, scores: Scores, settings: Settings) -> dic
     "reward_failed": scores.failed,
   }
   for name, values in scores.components.items():
+    # A component that never varies adds nothing to any advantage.
     row[f"rewards/{name}"] = values.mean()
     row[f"rewards/{name}_std"] = values.std()
   for domain in sorted(set(domains)):
     row |= domain_metrics(domain, domains == domain, scores, checked)
+  # Plain Python numbers, which JSON takes: NumPy's float32 it would refuse.
   return {name: value if value is None else round(float(value), 6) for name, value in row.items()}
 
 
@@ -88,6 +98,7 @@ def sample_rows(
   """Rows of samples.jsonl: whole groups, each answer with its component rewards and advantage."""
   size = settings.num_generations
   found = []
+  # Whole groups, since an advantage only says how an answer did against its siblings.
   for i, row in enumerate(rollout.rows[:prompts]):
     answers = []
     for n in range(i * size, (i + 1) * size):
@@ -108,9 +119,11 @@ def sample_rows(
 
 
 def check_failures() -> dict[str, int]:
-  """{"failed/NAME": count} of what could not be checked or judged since the last call, validation
-  answers included.
+  """{"failed/NAME": count} of what could not be checked or judged since the last call.
+
+  Validation answers count too.
   """
+  # {"failed_TimeoutError": 2} → {"failed/TimeoutError": 2}; the counts start again at 0.
   counts = failures.failed_rows(reset=True)
   return {f"failed/{name.removeprefix('failed_')}": count for name, count in counts.items()}
 
@@ -123,11 +136,13 @@ def share(value: float | None, digits: int) -> str:
 def step_line(row: dict, max_steps: int, eta_hours: float, hours_left: float) -> str:
   """The line of a step: greppable, one unit per number, in the order one reads a run."""
   parts = [f"grpo {row['step']}/{max_steps}"]
+  # Not before there is a pace (nan), nor without --max_hours (inf).
   if np.isfinite(eta_hours):
     parts.append(f"eta {eta_hours:.2f} h")
   if np.isfinite(hours_left):
     parts.append(f"left {hours_left:.2f} h")
   cut = f"{row['truncated']:.0%}"
+  # All that is neither sampling nor reward.
   learning_seconds = row["reference_seconds"] + row["update_seconds"]
   parts += [
     f"reward {row['reward']:.3f} ± {row['reward_std']:.3f}",
@@ -137,6 +152,7 @@ def step_line(row: dict, max_steps: int, eta_hours: float, hours_left: float) ->
     f"entropy {row['entropy']:.2f}",
     f"len {row['completion_tokens']:.0f} max {row['completion_tokens_max']:.0f} cut {cut}",
     f"flat {row['flat_right']:.0%} right {row['flat_wrong']:.0%} wrong",
+    # Share of tokens whose gradient the clip range cuts off, at its lower and its upper end.
     f"clip {row['clip_low']:.1%}/{row['clip_high']:.1%}",
     f"grad {row['grad_norm']:.3f}",
     f"lr {row['learning_rate']:.2e}",
@@ -146,6 +162,7 @@ def step_line(row: dict, max_steps: int, eta_hours: float, hours_left: float) ->
   for name, count in row.items():
     if name.startswith("failed/"):
       parts.append(f"{name.removeprefix('failed/')} {count}")
+  # Validation runs with some steps only.
   if "eval_reward" in row:
     parts.append(f"held-out acc {share(row['eval_accuracy'], 3)} reward {row['eval_reward']:.3f}")
   if row.get("warning"):
@@ -156,16 +173,17 @@ def step_line(row: dict, max_steps: int, eta_hours: float, hours_left: float) ->
 def open_report(
   bar, state: dict, metrics_path: str, stop, log, steady: int
 ) -> Callable[[dict, int], None]:
-  """show(row, tokens): a step's row in metrics.jsonl, in TensorBoard, and as a line or, on a
-  terminal, in the bar.
+  """show(row, tokens): a step's row in metrics.jsonl, in TensorBoard, and as a line or in the bar.
 
   tokens: sampled in this step. steady: updates after which the speed says how many more fit the
   time left.
   """
   first = state["step"]
+  # Old marks fall out, so the pace follows answers that grow longer.
   marks = collections.deque(maxlen=MARKS)  # (step, seconds)
 
   def show(row: dict, tokens: int):
+    # A step's own parts, without validation and saving between steps.
     seconds = sum(row[name] for name in SECONDS)
     row["tokens_per_second"] = round(tokens / max(1e-9, seconds), 1)
     row |= {name: round(row[name], 3) for name in SECONDS}
@@ -176,8 +194,10 @@ def open_report(
     left = stop.max_seconds - stop.seconds
     bar.update()
     bar.set_postfix_str(f"reward {row['reward']:.3f} format {row['format']:.2f} kl {row['kl']:.4f}")
+    # tqdm turns itself off where there is no terminal: a log file gets lines instead.
     if bar.disable:
       command_line.say(step_line(row, state["max_steps"], per_step * to_do / 3600, left / 3600))
+    # Once only: by then whole batches were timed without compilation.
     if np.isfinite(left) and row["step"] - first == steady:
       command_line.say(
         f"grpo: at {per_step:.2f} s a step, {int(left / per_step)} more steps fit the time left; "
@@ -192,6 +212,7 @@ def open_report(
 def start_wandb(out_dir: str):
   """A Weights & Biases run named after the folder."""
   try:
+    # Imported here, since it is no requirement of the project.
     import wandb
   except ImportError as error:
     raise InputError(
@@ -201,12 +222,12 @@ def start_wandb(out_dir: str):
 
 
 def open_log(out_dir: str, use_wandb: bool) -> Callable[[dict], None]:
-  """TensorBoard events under out_dir/tensorboard, and Weights & Biases only when asked (Tunix would
-  start it unasked).
+  """log(row): TensorBoard events under out_dir/tensorboard, and Weights & Biases when asked.
 
-  This thread writes the events: TensorBoard's own writer thread dies on a full disk, and the run
-  then waits for ever.
+  Tunix would start the latter unasked. This thread writes the events: TensorBoard's own writer
+  thread dies on a full disk, and the run then waits for ever.
   """
+  # Imported here, since reading lib/ for numbers needs no TensorBoard.
   from tensorboardX.event_file_writer import EventsWriter
   from tensorboardX.proto.event_pb2 import Event
   from tensorboardX.summary import scalar
@@ -219,11 +240,13 @@ def open_log(out_dir: str, use_wandb: bool) -> Callable[[dict], None]:
   def log(row: dict):
     numbers = {}
     for name, value in row.items():
+      # No point where there is no number: an accuracy of None, or a warning's words.
       if isinstance(value, float | int) and name != "step":
         numbers[name] = value
     for name, value in numbers.items():
       summary = scalar(f"grpo/{name}", value)
       writer.write_event(Event(wall_time=time.time(), step=row["step"], summary=summary))
+    # At each step: who watches a run sees it, and a kill loses nothing.
     writer.flush()
     if wandb_run:
       wandb_run.log(numbers, step=row["step"])
