@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from lib import builtin_questions, contract
 
+# More than half, so that after SFT working is the rarer habit and GRPO has something to find.
 TERSE_SHARE = 0.55  # of the stateful rows that show the terse solution
 SFT_SHARE = 0.6  # of the rows that SFT may see; the others are GRPO's
 
@@ -104,6 +105,7 @@ def builtin_pool(seed: int = 0, size: int = 12000) -> list[dict]:
   rows that GRPO trains on, or the model remembers them, every group of answers scores alike and
   nothing is left to learn.
   """
+  # A generator of its own: other draws in the process change nothing here.
   r = random.Random(seed)
   shares = [domain.share for domain in BUILTIN.values()]
   rows = []
@@ -112,6 +114,7 @@ def builtin_pool(seed: int = 0, size: int = 12000) -> list[dict]:
   while len(rows) < size:
     domain = r.choices(list(BUILTIN), shares)[0]
     kinds = BUILTIN[domain].kinds
+    # Weights by repetition, not r.choices, which draws otherwise: the pool's rows must not change.
     kind = r.choice([kind for kind, (weight, _) in kinds.items() for _ in range(weight)])
     make = kinds[kind][1]
     if kind == "prose":
@@ -120,10 +123,12 @@ def builtin_pool(seed: int = 0, size: int = 12000) -> list[dict]:
     else:
       problem = make(r)
     question = problem.asks[0]
+    # No draw for a single wording, for the same reason.
     if len(problem.asks) > 1:
       question = r.choice(problem.asks)
 
     repeats = repeats + 1 if question in asked else 0
+    # 1,000 repeats in a row: what is left to ask is too little to go on looking for.
     if repeats > 1000:
       raise ValueError(
         f"the built-in pool has about {len(rows)} distinct questions; {size} were asked for"
@@ -155,6 +160,7 @@ def make_row(
     "reasoning": reasoning,
   }
   if domain == "math":
+    # Plan, Reasoning, Evidence, Sanity_check, in `contract.SECTIONS`' order.
     sections = (problem.terse, reasoning, *problem.equations)
     row["sections"] = dict(zip(contract.SECTIONS, sections, strict=True))
   return row
@@ -162,4 +168,5 @@ def make_row(
 
 def fraction_of(salt: str, question: str) -> float:
   """A number in [0, 1) that only the question decides."""
+  # Not hash(): Python salts that anew in every process.
   return zlib.crc32((salt + question).encode()) / 2**32

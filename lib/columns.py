@@ -60,6 +60,7 @@ def to_unified(records: list[readers.Record], source: str, named: Named) -> list
   source: what rows without a metadata.source count as from. Raises InputError with a row's place.
   """
   parsed = [read_row(record, named) for record in records]
+  # Guessed from the whole file: one answer "7" may be anything, 1,000 numbers are mathematics.
   domain = named.domain or guess_domain(parsed, source)
   rows = []
   left_out = 0
@@ -84,12 +85,14 @@ def complete(row, record: readers.Record, source: str, domain: str, named: Named
     added = {}
     if row.get("own_columns"):
       added["source"] = source
+    # A row's own word on its split is worth more than its file's name.
     if record.split and "split" not in metadata:
       added["split"] = record.split
     way = own_checks.BY_DOMAIN.get(str(row.get("domain")))
     if way in own_checks.WAYS:  # a function stays in the command line
       added["check"] = way
     if added:
+      # What the row says of itself wins.
       row["metadata"] = added | metadata
   return unified_rows.unified(row, record.place)
 
@@ -102,20 +105,24 @@ def read_row(record: readers.Record, named: Named):
   found = record.value
   if not isinstance(found, dict) or has_schema(found, named):
     return read_cells(found)
+  # Else "prompt" and "chosen" would pass for plain columns, and the half to avoid be lost.
   if "chosen" in found and "rejected" in found:
     raise InputError(
       f"{record.place} is a preference pair (chosen, rejected), expected a question with its "
       "answer; keep the chosen text as the column answer, or train on pairs with a DPO trainer"
     )
+  # A column is read once: what was the question must not be taken for the answer too.
   used = set()
   question, answer = read_question(record, named, used)
   if not question:
     return None
+  # Beside a conversation, "output" or "label" is likely about it, and no better answer.
   names = LIKELY_ANSWERS if answer else ANSWERS
   column = named.answer or first_there(found, [name for name in names if name not in used])
   if column or not answer:
     answer = read_answer(record, named, used)
   column = named.reasoning or first_there(found, [n for n in REASONINGS if n not in used])
+  # A named column that is missing is a mistake; common names that are missing are not.
   if named.reasoning and named.reasoning not in found:
     raise missing(record.place, found, "worked solution", "reasoning_field", [named.reasoning])
   used.add(column)
@@ -123,13 +130,18 @@ def read_row(record: readers.Record, named: Named):
 
 
 def has_schema(found: dict, named: Named) -> bool:
-  """Whether a record is a row of the unified schema, if perhaps a wrong one, and to be taken as it
-  is: it says its domain, and the columns go by the schema's names or by none that is known.
+  """Whether a record is a row of the unified schema, if perhaps a wrong one.
+
+  It is taken as it is where it says its domain, and its columns go by the schema's names or by
+  none that is known.
   """
+  # A flag that names a column says that the file has columns of its own.
   if "domain" not in found or named.prompt or named.answer or named.reasoning:
     return False
+  # A prompt that is a list is TRL's conversation, not the schema's text.
   if "answer" in found and isinstance(found.get("prompt"), str):
     return True
+  # Nothing known to read: the schema's check then says what is missing.
   if not first_there(found, (*QUESTIONS, *CONVERSATIONS)):
     return True
   answered = "answer" in found or not first_there(found, ANSWERS)
@@ -137,12 +149,14 @@ def has_schema(found: dict, named: Named) -> bool:
 
 
 def read_question(record: readers.Record, named: Named, used: set) -> tuple[str, str]:
-  """(question, answer) of a record, the answer "" where only another column can hold it. The
-  columns that were read are added to `used`.
+  """(question, answer) of a record, the answer "" where only another column can hold it.
+
+  The columns that were read are added to `used`.
   """
   found = record.value
   if not named.prompt and (column := first_there(found, CONVERSATIONS)):
     used.add(column)
+    # Turns that cannot be read give ("", ""): the row is left out and counted.
     return read_turns(turns_in(found[column]) or [])
   column = find_column(found, named.prompt, QUESTIONS, "question", "prompt_field", record.place)
   used.add(column)
@@ -168,6 +182,7 @@ def turns_in(cell) -> list[dict] | None:
   turns = cells.value(cell)
   if not isinstance(turns, list) or not turns:
     return None
+  # OpenAI's form says "role", ShareGPT's "from".
   if not all(isinstance(turn, dict) and turn.keys() & {"role", "from"} for turn in turns):
     return None
   return turns
@@ -179,6 +194,7 @@ def read_cells(row):
   What is no row, as it is.
   """
   for name in ("metadata", "test_cases", "facts", "sections", "choices"):
+    # '["assert f(1)==2"]' → the list; an empty cell → None, as if the column were not there.
     if isinstance(row, dict) and isinstance(row.get(name), str):
       row[name] = cells.value(row[name]) or None
   return row
@@ -202,6 +218,7 @@ def find_column(found: dict, asked: str, names, what: str, flag: str, place: str
 
 
 def first_there(found: dict, names) -> str:
+  # " Question " and "QUESTION" are question; what comes back is the file's own spelling.
   spelled = {str(column).strip().lower(): column for column in found}
   return next((spelled[name] for name in names if name in spelled), "")
 
@@ -225,9 +242,11 @@ def read_turns(turns) -> tuple[str, str]:
     content = turn.get("content") or turn.get("value") or ""
     if isinstance(content, list):  # parts: [{"type": "text", "text": …}]
       content = "\n".join(part.get("text") or "" for part in content)
+    # A tool's turn, say: its answer depends on what we cannot show.
     if role not in by_role:
       return "", ""
     by_role[role].append(content)
+  # A later answer needs the turns before it, and a prompt here is one question.
   if len(asked) > 1 or len(said) > 1:
     return "", ""
   return "\n\n".join([*system, *asked]), "".join(said)
@@ -237,11 +256,13 @@ def build_row(found: dict, used: set, question, answer, reasoning) -> dict | Non
   """The row; None where it holds no question or no answer."""
   answer = unified_rows.answer_text(answer)
   if isinstance(answer, str):
+    # A column of worked solutions ends in the answer, and only that can be compared.
     steps, answer = split_solution(answer)
     reasoning = reasoning or steps
   if not str(question or "").strip() or not str(answer or "").strip():
     return None
   extra = {}
+  # Other columns go into the metadata, where a reward of the user's may ask for them.
   for name, value in read_cells(dict(found)).items():
     if name not in used and name not in RESERVED and is_plain(value):
       extra[name] = value
@@ -266,6 +287,7 @@ def list_choices(question: str, answer, extra: dict) -> tuple[str, str]:
   the list of texts.
   """
   choices = extra["choices"]
+  # Hugging Face's ARC: {"text": ["fire", "snow"], "label": ["1", "2"]}; others {"A": "fire", …}.
   labels = []
   if isinstance(choices, dict) and "text" in choices:
     labels = [str(label) for label in choices.get("label") or []]
@@ -274,10 +296,13 @@ def list_choices(question: str, answer, extra: dict) -> tuple[str, str]:
     labels, choices = list(choices), list(choices.values())
   texts = [str(text) for text in choices]
   letters = [chr(65 + i) for i in range(len(texts))]
+  # Labels first: where options are numbers, "2" could be a label, a text or a place.
+  # Places last, as they are only MMLU's habit.
   for names in (labels, texts, letters, [str(i) for i in range(len(texts))]):
     if str(answer) in names:
       answer = letters[names.index(str(answer))]
       break
+  # A question that lists its options already would hold them twice.
   if not all(text in question for text in texts):
     listed = [f"\n{letter}) {text}" for letter, text in zip(letters, texts, strict=True)]
     question += "".join(listed)
@@ -291,6 +316,7 @@ def is_plain(value) -> bool:
     return all(is_plain(item) for item in value)
   if isinstance(value, dict):
     return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
+  # value == value is False for NaN alone, which JSON has no word for.
   return isinstance(value, str | bool | int | float) and value == value
 
 
@@ -304,12 +330,15 @@ def split_solution(text: str) -> tuple[str | None, str]:
   """
   if response := contract.parse_response(text):
     return response.reasoning, response.answer
+  # DeepSeek-R1's form. What follows </think> may itself end in a box or in "####".
   if thought := THOUGHT.fullmatch(text):
     inner, answer = split_solution(thought[2].strip())
     return "\n".join(filter(None, (thought[1].strip(), inner))), answer
   steps, mark, final = text.rpartition("####")
+  # On one line only: "#### Heading\ntext" is Markdown, not an answer.
   if mark and final.strip() and "\n" not in final.strip():
     return steps.strip() or None, final.strip().replace(",", "")
+  # A box and nothing else holds no steps to teach.
   if (final := last_boxed(text)) and text.strip() != f"\\boxed{{{final}}}":
     return text.strip(), final
   return None, final or text
@@ -317,6 +346,8 @@ def split_solution(text: str) -> tuple[str | None, str]:
 
 def last_boxed(text: str) -> str:
   """What stands in the last \\boxed{…}, brackets inside counted; "" without one."""
+  # The last, as solutions box results on the way. Brackets are counted, for \frac{1}{2} has some
+  # of its own and a regular expression would stop at its first "}".
   start = text.rfind("\\boxed{")
   if start < 0:
     return ""
@@ -337,12 +368,14 @@ def guess_domain(rows: list, source: str) -> str:
   if not unsaid:
     return ""
   answers = [str(row.get("answer") or "") for row in unsaid]
+  # In order of how sure each sign is: tests mean code whatever the answers look like.
   looks = {
     "coding": [bool(row["metadata"].get("test_cases")) for row in unsaid],
     "science": [bool(row["metadata"].get("choices")) for row in unsaid],
     "logic": [answer.strip().lower() in ("yes", "no", "true", "false") for answer in answers],
     "math": [quantities.read_number(answer) is not None for answer in answers],
   }
+  # Not all need to: real files hold a few odd answers, "none" among the numbers.
   alike = [domain for domain, found in looks.items() if sum(found) >= GUESS_SHARE * len(found)]
   domain = alike[0] if alike else "science"
   short = sum(len(answer.split()) <= SHORT_ANSWER for answer in answers)

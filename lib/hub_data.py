@@ -11,6 +11,7 @@ from lib import readers, splits
 from lib.errors import InputError
 
 PREFIX = "hf:"
+# hf:openai/gsm8k/main:train → "openai/gsm8k", "/main", "train".
 HANDLE = re.compile(r"hf:([\w.-]+/[\w.-]+)((?:/[\w.-]+)*)(?::([\w.-]+))?")
 
 
@@ -33,6 +34,7 @@ def fetch(handle: str) -> list[readers.DataFile]:
     root = huggingface_hub.snapshot_download(repository, repo_type="dataset", allow_patterns=names)
   except Exception as error:
     raise unavailable(repository, error) from error
+  # The cache keeps a set's files together, so others lie there from earlier calls.
   files = readers.list_files(pathlib.Path(root))
   return [file for file in files if file.path.relative_to(root).as_posix() in names]
 
@@ -48,6 +50,7 @@ def list_names(repository: str) -> list[str]:
 
 def unavailable(repository: str, error: Exception) -> InputError:
   """The hub's library raises a dozen unrelated kinds for "offline", "no such set" and "log in"."""
+  # Its messages run over many lines with links; an error here is one line.
   why = " ".join(str(error).split())
   return InputError(
     f"{repository} could not be downloaded from the Hub ({type(error).__name__}: {why:.150}); "
@@ -58,6 +61,7 @@ def unavailable(repository: str, error: Exception) -> InputError:
 
 def choose(names: list[str], folder: str, split: str | None, handle: str) -> list[str]:
   """The files of rows in a folder (one configuration of a set) that may hold rows of the split."""
+  # Cards, scripts and images stand beside the rows.
   readable = [name for name in names if readers.form_of(name)]
   inside = [name for name in readable if name.startswith(f"{folder}/")] if folder else readable
   if not inside:
@@ -68,15 +72,19 @@ def choose(names: list[str], folder: str, split: str | None, handle: str) -> lis
   folders = sorted({str(pathlib.PurePosixPath(name).parent) for name in inside})
   # Folders that are named after splits belong together; others are sets of their own.
   sets = [name for name in folders if splits.name_split(name) is None]
+  # GSM8K's main and socratic hold the same questions: read together, each would come twice.
   if len(sets) > 1 and not folder:
     raise InputError(
       f"{handle} holds several sets: {', '.join(sets)}; name one, as hf:OWNER/NAME/{sets[0]}"
     )
   if not split:
     return inside
+  # "train" in data/train-00000-of-00001.parquet and train/part.jsonl, not in training.csv.
   exact = [name for name in inside if re.search(rf"(?:^|[/_.-]){re.escape(split)}[/_.-]", name)]
   wanted = splits.name_split(split)
+  # Names that mean the same: "validation" is also "dev" and "valid".
   same = [name for name in inside if splits.split_of(None, path=name) == wanted and wanted]
+  # Files without a split in their name may mark it row by row, which `in_split` reads.
   unsaid = [name for name in inside if splits.split_of(None, path=name) is None]
   if not (exact or same or unsaid):
     raise InputError(f"{handle}: no file of split {split}; found {', '.join(inside[:8])}")
@@ -89,4 +97,5 @@ def in_split(records: list[readers.Record], handle: str) -> list[readers.Record]
   wanted = splits.name_split(match[3]) if match and match[3] else None
   if wanted is None:
     return records
+  # None: nothing says what split it is of, so nothing says that it is not of this one.
   return [record for record in records if record.split in (wanted, None)]

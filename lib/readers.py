@@ -21,8 +21,10 @@ from typing import Any, NamedTuple
 from lib import splits
 from lib.errors import InputError
 
+# A file without line ends would else be read whole, and the machine run out of memory.
 MAX_LINE = 16 << 20  # bytes
 FORMS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".ndjson")
+# Forms to name in messages: to say "not read" helps more than "nothing found".
 NOT_FORMS = (".xlsx", ".xls", ".arrow", ".feather", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z")
 EXPECTED = "JSONL, JSON, CSV, TSV (each also .gz), parquet or zip"
 # Parts of public sets that hold no rows, or copies of them: another wording, options, web pages.
@@ -43,6 +45,7 @@ UNREADABLE = (
   zlib.error,
   zipfile.BadZipFile,
 )
+# At once, also into a pipe: a notebook shows progress while a large file is read.
 say = functools.partial(print, flush=True)
 
 
@@ -66,6 +69,7 @@ class Record(NamedTuple):
 
 def form_of(name: str) -> str:
   """ ".jsonl" for "A.JSONL" and "a.jsonl.gz"; ".zip" for a zip; "" for a form that is not read."""
+  # "a.csv.gz" has the suffix .gz; what counts is what is inside.
   suffix = pathlib.PurePosixPath(name.lower().removesuffix(".gz")).suffix
   return suffix if suffix in FORMS or name.lower().endswith(".zip") else ""
 
@@ -85,13 +89,15 @@ def list_files(root: pathlib.Path, wanted: str = "") -> list[DataFile]:
       files += list_members(path, name, wanted)
     elif form and matches(name, wanted):
       files.append(DataFile(path, name))
+  # A file that the user names is read whatever its name: my_distractors.csv may be the pool.
   kept = [file for file in files if root.is_file() and not file.member or is_rows(file, root)]
   return sorted(kept, key=lambda file: splits.split_of(None, path=file.name) != "train")
 
 
 def named_files(path: pathlib.Path) -> list[DataFile]:
-  """The files of rows that a path names: itself, or a zip's members. An unknown suffix is read as
-  JSON lines. Raises InputError where there is nothing to read.
+  """The files of rows that a path names: itself, or a zip's members.
+
+  An unknown suffix is read as JSON lines. Raises InputError where there is nothing to read.
   """
   if not path.is_file():
     found = "is a folder" if path.is_dir() else "does not exist"
@@ -119,6 +125,7 @@ def is_rows(file: DataFile, root: pathlib.Path) -> bool:
 
 
 def matches(name: str, wanted: str) -> bool:
+  # "ARC-Easy/train.csv" → "arceasytraincsv": sets are spelled in many ways.
   return bool(re.search(wanted, re.sub(r"[\W_]", "", name.lower())))
 
 
@@ -133,6 +140,7 @@ def list_members(path: pathlib.Path, name: str, wanted: str) -> list[DataFile]:
         f"{path} is no readable zip ({type(error).__name__}: {error}); download it again"
       ) from error
     return []
+  # With the zip's own name: "gsm8k.zip/train.csv" is gsm8k by the first half alone.
   inside = [DataFile(path, f"{name}/{member}", member) for member in members]
   return [file for file in inside if form_of(file.member) in FORMS and matches(file.name, wanted)]
 
@@ -145,7 +153,9 @@ def unread(root: pathlib.Path, wanted: str) -> list[str]:
 
 def note_digest(path: pathlib.Path, digests: dict[str, str], *label: str):
   """Notes the SHA-256 of an input under its last two names, as config.json tells it."""
+  # Not the whole path: the same data on another machine get the same config.json.
   key = "/".join((*label, *path.parts[-2:]))
+  # Each member of a zip asks for it, and hashing a large zip takes seconds.
   if key not in digests:
     with open(path, "rb") as file:
       digests[key] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -160,6 +170,7 @@ def read_file(file: DataFile, expected: str):
   try:
     with open_file(file) as stream:
       reader = READERS.get(form_of(file.member or file.path.name), read_json_lines)
+      # `place` moves on with the rows, so that damage is told with the last row that was sound.
       for place, key, value in reader(file.place, stream):
         yield Record(place, splits.split_of(value, key, file.name), value)
   except InputError:
@@ -169,6 +180,7 @@ def read_file(file: DataFile, expected: str):
 
 
 def not_as_expected(place: str, expected: str, error: Exception) -> InputError:
+  # str(KeyError("a")) is "'a'", with quotes that look odd in a sentence.
   kind = type(error).__name__
   text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
   return InputError(f"{place}: not {expected} ({kind}: {text}); repair the file or take it away")
@@ -189,6 +201,7 @@ def open_file(file: DataFile):
 # that a list of rows stands under, else "".
 
 
+# Python's JSON takes NaN and Infinity; no other reader of what we write would.
 def refuse_constant(name: str):
   raise InputError(f"{name} is no JSON value")
 
@@ -208,6 +221,7 @@ def check_surrogates(place: str, value):
 
 def read_json_lines(path: str, stream):
   """One line in memory at a time; blank lines are skipped."""
+  # One byte more than the longest allowed tells a line at the limit from one beyond it.
   for number, line in enumerate(iter(lambda: stream.readline(MAX_LINE + 1), b""), 1):
     place = f"{path}:{number}"
     if len(line) > MAX_LINE:
@@ -215,6 +229,7 @@ def read_json_lines(path: str, stream):
         f"{place} is longer than {MAX_LINE >> 20} MiB; expected one JSON row a line; delete it"
       )
     try:
+      # Windows' editors put a byte order mark before the first line.
       text = line.decode("utf-8-sig" if number == 1 else "utf-8")
       value = DECODER.decode(text) if text.strip() else None
     except UnicodeDecodeError as error:
@@ -223,6 +238,7 @@ def read_json_lines(path: str, stream):
       ) from None
     except (ValueError, RecursionError) as error:
       raise InputError(f"{place} is not a JSON row ({error}); repair or delete the line") from None
+    # Only an escape can make one, as UTF-8 cannot hold it; it is slow, so only then checked.
     if b"\\u" in line:
       check_surrogates(place, value)
     if text.strip():
@@ -238,6 +254,7 @@ def read_json(path: str, stream):
   except InputError as error:
     raise InputError(f"{path} is not JSON ({error}); repair or delete the value") from None
   except json.JSONDecodeError as error:
+    # A list that breaks off is damaged; anything else may be JSON lines.
     if text.lstrip().startswith("["):
       raise InputError(
         f"{path}:{error.lineno} is not a JSON row ({error.msg}); repair the file"
@@ -266,18 +283,21 @@ def row_lists(found, key: str = "") -> list[tuple[str, list]]:
     return [(key, found)]
   if not isinstance(found, dict) or is_conversation(found):
     return [(key, [found])]
+  # The names of splits come first: beside them stand versions and citations.
   named = [name for name in found if splits.name_split(name) and may_hold_rows(found[name])]
   if named:
     lists = []
     for name in sorted(named, key=lambda name: splits.name_split(name) != "train"):
       lists += row_lists(found[name], name)
     return lists
+  # Tried before lists of rows: a column of texts is a list as well.
   if columns := column_values(found):
     names = list(found)
     return [(key, [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)])]
   lists = [(key or name, rows) for name, rows in found.items() if is_list_of_objects(rows)]
   if lists:
     return lists
+  # Rows by id: {"q1": {…}, "q2": {…}}. A single one may be a row with an object in it.
   if len(found) > 1 and is_list_of_objects(list(found.values())):
     return [(key, list(found.values()))]
   return [(key, [found])]
@@ -306,6 +326,7 @@ def column_values(found: dict) -> list[list] | None:
   """The columns of an object of columns, each a list of cells; None for any other object."""
   columns = []
   for value in found.values():
+    # pandas' to_json: {"0": "first cell", "1": "second cell"}.
     numbered = isinstance(value, dict) and all(name.isdigit() for name in value)
     cells = list(value.values()) if numbered else value
     if not isinstance(cells, list) or any(isinstance(cell, dict) for cell in cells):
@@ -317,7 +338,9 @@ def column_values(found: dict) -> list[list] | None:
 
 def read_csv(path: str, stream, delimiter: str = ","):
   """Rows of text by the first line's column names; an empty cell is "", a missing one None."""
+  # The module's own limit, 128 KiB, is less than a long article.
   csv.field_size_limit(MAX_LINE)
+  # newline="": line ends inside quotes belong to the cell, so the csv module must see them.
   text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
   table = csv.reader(text, delimiter=delimiter)
   header = next(table, [])
@@ -327,6 +350,7 @@ def read_csv(path: str, stream, delimiter: str = ","):
     header = header[0].split(";")
   header = [name.strip() for name in header]
   for name in header:
+    # The second would silently win in the row's dict.
     if header.count(name) > 1:
       raise InputError(f"{path}:1 names the column {name!r} twice; rename or delete one of them")
   number = 1
@@ -339,6 +363,7 @@ def read_csv(path: str, stream, delimiter: str = ","):
         f"{path}:{number} has {len(cells)} cells, its header {len(header)}; put quotes around "
         "a cell that holds the separator"
       )
+    # Short rows are common in sheets, whose last cells are empty; long ones mean a shift.
     cells += [None] * (len(header) - len(cells))
     yield f"{path}:{number}", "", dict(zip(header, cells, strict=True))
 
@@ -356,6 +381,7 @@ def read_parquet(path: str, stream):
     for row in batch.to_pylist():
       number += 1
       for name, value in row.items():
+        # Only NaN differs from itself.
         if isinstance(value, float) and value != value:
           row[name] = None
       yield f"{path}:{number}", "", row

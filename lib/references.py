@@ -33,11 +33,9 @@ NOT_RUN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.
 
 
 def check_answers(rows: list[dict]) -> dict[int, str]:
-  """Row index → reason, for rows whose own answer the rewards call wrong.
-
-  None could earn theirs.
-  """
+  """Row index → reason, for rows whose own answer the rewards call wrong, so that none earns."""
   answers = [row["answer"] for row in rows]
+  # The answer stands on both sides: a reference that cannot be read fails even itself.
   right = checking.is_correct_batch(
     [row["domain"] for row in rows], answers, answers, [row["metadata"] for row in rows]
   )
@@ -61,9 +59,11 @@ def complete_code(row: dict) -> str | None:
   question = row["question"]
   answer = row["answer"]
   tests = [test.strip() for test in metadata.get("test_cases") or [] if isinstance(test, str)]
+  # An empty test would pass for everything.
   tests = [test for test in tests if test]
   continues_prompt = metadata.get("completion_style")  # HumanEval: the answer is the rest of it
   if continues_prompt:
+    # `unified` stripped its first indent; with the header before it, it is a program.
     answer = f"{question}\n    {answer}"
     question = f"Complete this function:\n{question}"
 
@@ -81,8 +81,10 @@ def complete_code(row: dict) -> str | None:
 
   # MBPP 601 names a class where its tests call a function.
   question = re.sub(r"must be named `\w+`", f"must be named `{entry}`", question)
+  # MBPP's questions do not name the function, and its tests call it by name.
   if not re.search(rf"\b{re.escape(entry)}\b", question):
     question += f"{overlap.FUNCTION_NAME} `{entry}`."
+  # Sanitized MBPP and others print a test already; a second one would be given away.
   shown = next((test for test in tests if test in question), None)
   if shown is None and len(tests) > 1:
     shown = tests[0]
@@ -95,6 +97,7 @@ def complete_code(row: dict) -> str | None:
   row["answer"] = answer
   row["all_tests"] = tests
   row["metadata"] = metadata | {
+    # What the sandbox runs for a reward, while `check_code` runs them all.
     "test_cases": scored_tests(row, tests, shown),
     "shown_test": shown,
     "entry_point": entry,
@@ -109,6 +112,7 @@ def functions_of(code: str) -> dict[str, ast.FunctionDef]:
 
 def asked_function(named: str | None, functions: dict, trees: list) -> str | None:
   """The function to write: the one that the row names, else the first that the tests use."""
+  # In the order of the tests: helpers that only the reference calls are not asked for.
   used = [node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)]
   for name in [named, *used]:
     if name in functions and name in used:
@@ -127,6 +131,7 @@ def call_what_it_defines(test: str, entry: str) -> str:
   for name, function in functions_of(test).items():
     parameters = function.args.posonlyargs + function.args.args
     required = len(parameters) - len(function.args.defaults)
+    # The test calls it already; twice would cost twice the time.
     if name in called:
       continue
     if name == "check" and required == 1:
@@ -143,6 +148,7 @@ def is_call_of_name(node) -> bool:
 def checks_nothing(test: str) -> bool:
   """Whether no statement of it can fail by what the answer returns: definitions, constants."""
   for node in ast.parse(test).body:
+    # A docstring, or `f(2) == 4` without its assert: a comparison by itself cannot fail.
     constant = isinstance(node, ast.Expr) and not isinstance(node.value, ast.Call)
     if not constant and not isinstance(node, NOT_RUN):
       return False
@@ -180,6 +186,7 @@ def check_code(rows: list[dict], run: bool = True) -> dict[int, str]:
   try:
     with sandbox.Sandbox() as box:
       failing = failing_references(box, rows)
+      # The generator's tests leave no room for a constant, and trying costs time.
       checked = [row for row in rows if row["index"] not in failing and not overlap.is_builtin(row)]
       return bad | failing | passed_by_trivial_programs(box, checked)
   except sandbox.SandboxUnavailable as error:
@@ -212,8 +219,10 @@ def passed_by_trivial_programs(box, rows: list[dict]) -> dict[int, str]:
   tried = [pack for pack in packs for _ in TRIVIAL_BODIES]  # the pack of each job
   bad = {}
   for pack, verdict in zip(tried, verdicts, strict=True):
+    # One flat list of results for the pack: each row takes as many as it has tests.
     results = iter(verdict.results)
     for row in pack:
+      # A job that broke off has fewer results; what is missing did not pass.
       passed = [bool(next(results, False)) for _ in row["all_tests"]]
       if all(passed):
         bad[row["index"]] = "a trivial answer passes its tests"
@@ -228,6 +237,7 @@ def pack_rows(rows: list[dict], size: int) -> list[list[dict]]:
   packs = []
   current = []
   for row in rows:
+    # A job has one setup, and another row's could change what this one's tests see.
     if row["metadata"]["test_setup_code"]:
       packs.append([row])
       continue
@@ -248,6 +258,7 @@ def reference_job(pack: list[dict]) -> dict:
 def trivial_job(pack: list[dict], body: str) -> dict:
   code = ""
   for row in pack:
+    # Any arguments: it must fail by its answer, not by its header.
     code += f"def {row['metadata']['entry_point']}(*args, **kwargs):\n  {body}\n"
   return job(pack, code)
 

@@ -60,12 +60,16 @@ def calculate(text: str) -> Calculation | None:
 
   "$1,200 × 15%" → 180. None for anything else.
   """
+  # "1,200" → "1200", then signs from print: × ÷ − – become Python's.
   text = re.sub(r"[$€£,]", "", text).translate(str.maketrans("×÷−–", "*/--"))
+  # "3 x 5" is a product; the x of "x+2" stays a letter and is refused below.
   text = re.sub(r"(?<=[\d)\s.])[xX](?=[\s\d(.])", "*", text)
+  # "15%" → "(15/100)".
   text = re.sub(r"(\d*\.?\d+)\s*%", r"(\1/100)", text).strip()
   if not re.fullmatch(r"[\d\s.()+*/-]*", text):  # no letters, so no exponents
     return None
   try:
+    # Python's own parser, for precedence and brackets; eval is never called.
     tree = ast.parse(text, mode="eval").body
     return Calculation(tree, value_of(tree, text))
   except (SyntaxError, ValueError, ArithmeticError, RecursionError, TypeError, LookupError):
@@ -73,6 +77,7 @@ def calculate(text: str) -> Calculation | None:
 
 
 def value_of(node: ast.expr, text: str) -> Fraction:
+  # Fractions throughout: 0.1 + 0.2 equals 0.3, as in floats it does not.
   if isinstance(node, ast.BinOp):
     return OPERATORS[type(node.op)].apply(value_of(node.left, text), value_of(node.right, text))
   if isinstance(node, ast.UnaryOp):
@@ -82,6 +87,7 @@ def value_of(node: ast.expr, text: str) -> Fraction:
 
 def decimal(value: Fraction) -> str | None:
   """A terminating decimal of at most six digits, written exactly; None for others."""
+  # 1/8 → "0.125", 1/3 → None: SFT must not teach 0.333 as its value.
   for digits in range(7):
     if (value * 10**digits).denominator == 1:
       return f"{float(value):.{digits}f}" if abs(value) < 2**52 else None
@@ -95,6 +101,7 @@ def equations(text: str) -> list[Calculation] | None:
   """
   found = []
   for line in text.split("\n"):
+    # "2*3 = 6 = 12/2" holds two equations, each "=" between its neighbours.
     for before, after in itertools.pairwise(line.split("=")):
       left = checked_left_side(before, after)
       if left is None:
@@ -119,6 +126,7 @@ def checked_left_side(before: str, after: str) -> Calculation | None:
   scales = (1,)
   if "%" in before + after:
     scales = (1, 100, Fraction(1, 100))  # "20/80 = 25%" and "20/80 * 100 = 25%"
+  # Exactly equal: a rounded "10/3 = 3.33" costs the target, not the truth.
   if any(left_value.value * scale == right_value.value for scale in scales):
     return left_value
   return None
@@ -138,6 +146,7 @@ def monologue(solution: str, answer: str) -> dict | None:
   final = calculate(answer)
   if not steps or not final or steps[-1].value != final.value:
     return None
+  # Computed here and not copied: Evidence is right even where the solution's text rounds.
   values = [decimal(step.value) for step in steps]
   check = undo(steps[-1])
   if check is None or None in values:
@@ -148,6 +157,7 @@ def monologue(solution: str, answer: str) -> dict | None:
   known = {}  # a value → what the plan calls it from then on
   for number, (step, value) in enumerate(zip(steps, values, strict=True), 1):
     sides = [ast.unparse(step.tree.left), ast.unparse(step.tree.right)]
+    # "48 + 24" after 48/2 = 24 → "add 48 and the result of step 1": steps hang together.
     named = [known.get(side, side) for side in sides]
     plan.append(f"{number}) {OPERATORS[type(step.tree.op)].wording.format(*named)}")
     evidence.append(f"{ast.unparse(step.tree)} = {value}")
@@ -164,11 +174,13 @@ def read_steps(solution: str, text: str) -> list[Calculation] | None:
   """The operations of a solution, from its calculator marks, else from its equations."""
   marks = CALCULATOR_MARK.findall(solution)
   if marks:
+    # Left of the last "=": "48/2=24" → 48/2.
     found = [calculate(mark.rpartition("=")[0]) for mark in marks]
   else:
     found = equations(text)
   if not found or None in found:
     return None
+  # "5 = 5" states a value; without an operation there is no step to plan.
   return [step for step in found if isinstance(step.tree, ast.BinOp)]
 
 
@@ -185,6 +197,7 @@ def undo(step: Calculation) -> str | None:
   inverse = OPERATORS[type(step.tree.op)].inverse
   if inverse == "/" and not right.value:
     return None
+  # "7 - -2" reads badly: "7 - (-2)".
   if by.startswith("-"):
     by = f"({by})"
   return f"{end} {inverse} {by} = {start}, so undoing the last step leads back to {start}."
@@ -206,6 +219,7 @@ def make_target(row: dict, style: str) -> str | None:
   if not solution:
     return None
   target = contract.format_response(solution, row["answer"])
+  # A solution that holds a tag of its own would teach a form that earns nothing.
   return target if contract.parse_response(target, style) else None
 
 
@@ -214,6 +228,7 @@ def worked_solution(row: dict, style: str) -> tuple[str | None, dict | None]:
   solution = row["reasoning"]
   sections = row["sections"]
   metadata = row["metadata"]
+  # The generator writes its own sections; published solutions are checked first.
   if row["domain"] == "math" and solution and not overlap.is_builtin(row):
     text = CALCULATOR_MARK.sub("", solution)
     if equations(text) is None:
@@ -221,8 +236,10 @@ def worked_solution(row: dict, style: str) -> tuple[str | None, dict | None]:
     if style == "dual_stream":
       sections = monologue(solution, row["answer"])
     return text, sections
+  # StrategyQA's facts lead to the answer; they are all the reasoning that is known.
   if row["domain"] == "logic" and not solution:
     return " ".join(map(str, metadata.get("facts") or [])), sections
+  # MBPP has no reasoning: at least the name and the test are taken up before the code.
   if row["domain"] == "coding" and not solution and metadata.get("shown_test"):
     asked = f"The function to write is `{metadata['entry_point']}`."
     return f"{asked} It must satisfy: {metadata['shown_test']}", sections

@@ -38,7 +38,9 @@ def unified(row, place: str) -> dict:
   answer = answer_text(row.get("answer"))
   if not isinstance(metadata, dict):
     raise InputError(f'{place}: "metadata" is {type(metadata).__name__}; expected an object')
+  # Before the answer is looked at: whether one is needed depends on the domain.
   check_domain(domain, metadata, place)
+  # A creative prompt needs no reference to be graded by a judge.
   if answer is None and not has_right_answers(domain, metadata):
     answer = ""  # only SFT would read it
   if not isinstance(question, str) or not question.strip():
@@ -50,6 +52,7 @@ def unified(row, place: str) -> dict:
       "answer as text"
     )
   for name, kind in OPTIONAL.items():
+    # Here, with the row's place, and not hours later as a TypeError in a reward.
     found = row.get(name) or metadata.get(name)
     if found and not isinstance(found, kind):
       raise InputError(
@@ -86,6 +89,7 @@ def check_domain(domain, metadata: dict, place: str):
 
 
 def has_right_answers(domain: str, metadata: dict) -> bool:
+  # --check may give even a creative domain a right answer.
   if domain in contract.CREATIVE_DOMAINS and domain not in own_checks.BY_DOMAIN:
     return False
   return own_checks.way_of(domain, metadata) != ""
@@ -93,8 +97,10 @@ def has_right_answers(domain: str, metadata: dict) -> bool:
 
 def answer_text(answer):
   """Numbers and booleans as text; 4.0, as a column with empty cells makes of 4, is "4"."""
+  # Before the numbers: to Python, True is an int too, and would become "True".
   if isinstance(answer, bool):
     return "yes" if answer else "no"
+  # Above 2^53 a float skips whole numbers, so its digits would be invented.
   if isinstance(answer, float) and answer.is_integer() and abs(answer) < 2**53:
     return str(int(answer))
   if isinstance(answer, int | float):
@@ -107,5 +113,7 @@ def row_id(row: dict, metadata: dict, domain: str, question: str) -> str:
   source = str(metadata.get("source") or domain)
   own = row.get("id", metadata.get("id"))
   if own is None:
+    # Not the row's number: that would change where a row is added before it.
     own = hashlib.blake2b(question.encode(), digest_size=8).hexdigest()
+  # "builtin-0-00007" names its source already.
   return str(own) if str(own).startswith(source) else f"{source}-{own}"
