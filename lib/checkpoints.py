@@ -1,5 +1,4 @@
-"""A run on disk: parameters for readers, and step folders from which a killed run goes on to the
-same bits.
+"""A run on disk: parameters for readers, and steps from which a killed run goes on, bit for bit.
 
 `save_params` and `load_params` write and read what was trained. `open_checkpoints`,
 `save_checkpoint` and `restore_checkpoint` keep the last steps of a run. Saving goes on in the
@@ -38,10 +37,12 @@ def moments(optimizer: nnx.Optimizer) -> dict[str, jax.Array]:
 
 
 def save_params(folder: str, model: nnx.Module):
-  """Writes the trained parameters as one Orbax tree {name: array}; the folder is whole or is not
-  there.
+  """Writes the trained parameters as one Orbax tree {name: array}.
+
+  The folder is whole or is not there.
   """
   folder = os.path.realpath(folder)  # a link stays one: the folder that it names is replaced
+  # Written beside it, then renamed: a kill while it writes leaves the old folder as it was.
   partial = folder + ".partial"
   shutil.rmtree(partial, ignore_errors=True)
   with ocp.StandardCheckpointer(async_options=NO_TIMEOUT) as saver:  # its end waits for the disk
@@ -51,8 +52,9 @@ def save_params(folder: str, model: nnx.Module):
 
 
 def load_params(folder: str, model: nnx.Module) -> nnx.Module:
-  """`model` with what `save_params` wrote, laid on the model's own devices: the writer's may have
-  been others.
+  """`model` with what `save_params` wrote.
+
+  It is laid on the model's own devices: the writer's may have been others.
   """
 
   def as_saved(x):  # trained parameters are always saved as float32
@@ -66,14 +68,17 @@ def load_params(folder: str, model: nnx.Module) -> nnx.Module:
 
 @contextlib.contextmanager
 def open_checkpoints(out_dir: str, keep: int = 2):
-  """An Orbax manager of out_dir/checkpoints/STEP; saves are asynchronous and atomic. A full disk
-  inside is one clear line.
+  """An Orbax manager of out_dir/checkpoints/STEP; saves are asynchronous and atomic.
+
+  A full disk inside is one clear line.
   """
   options = ocp.CheckpointManagerOptions(
+    # Two, so that a damaged newest one still leaves one to go on from.
     max_to_keep=keep,
     create=True,
     enable_async_checkpointing=True,
     async_options=NO_TIMEOUT,
+    # What a killed save left behind.
     cleanup_tmp_directories=True,
   )
   folder = os.path.abspath(os.path.join(out_dir, "checkpoints"))
@@ -98,6 +103,7 @@ def save_checkpoint(
   batch changes `progress`: a thread that read them late would save a step that never was. (So it
   happened: `progress` of step 4 under step 3, and the resumed run skipped a batch.)
   """
+  # The last step may have been saved already, when save_every divides max_steps.
   if step in manager.all_steps():
     return
   parts = ocp.args.Composite(
@@ -112,15 +118,18 @@ def steps_of(root: str) -> list[int]:
   """Steps under a checkpoints folder, the newest first."""
   if not os.path.isdir(root):
     return []
+  # Folders such as 50.damaged are no steps.
   return sorted((int(name) for name in os.listdir(root) if name.isdigit()), reverse=True)
 
 
 def read_step(root: str, step: int, model, optimizer: nnx.Optimizer) -> dict:
-  """What `save_checkpoint` saved, on the devices of model and optimizer; raises whatever a damaged
-  file makes Orbax raise.
+  """What `save_checkpoint` saved, on the devices of model and optimizer.
+
+  Raises whatever a damaged file makes Orbax raise.
   """
 
   def like(x):
+    # Names shape, type and devices only: Orbax reads straight to where each slice belongs.
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
   parts = ocp.args.Composite(
@@ -133,11 +142,10 @@ def read_step(root: str, step: int, model, optimizer: nnx.Optimizer) -> dict:
 
 
 def restore_checkpoint(out_dir: str, model, optimizer: nnx.Optimizer) -> tuple[int, dict]:
-  """Puts the newest whole checkpoint of `out_dir` into model and optimizer; returns (step,
-  progress), (0, {}) without one.
+  """Puts the newest whole checkpoint of `out_dir` into model and optimizer.
 
-  A damaged step is named, the one before it is used, and once that is read the damaged folder is
-  set aside as STEP.damaged.
+  Returns (step, progress), or (0, {}) without one. A damaged step is named, the one before it is
+  used, and once that is read the damaged folder is set aside as STEP.damaged.
   """
   root = os.path.abspath(os.path.join(out_dir, "checkpoints"))
   steps = steps_of(root)
@@ -150,12 +158,14 @@ def restore_checkpoint(out_dir: str, model, optimizer: nnx.Optimizer) -> tuple[i
       command_line.say(f"checkpoint {root}/{step} is damaged ({reason}); using the one before it")
       damaged.append(os.path.join(root, str(step)))
       continue
+    # Only now: were none readable, nothing would have been moved.
     for folder in damaged:
       shutil.rmtree(folder + ".damaged", ignore_errors=True)
       os.replace(folder, folder + ".damaged")
     update_flat(model, found["params"], parameters.trainable(model))
     update_flat(optimizer, found["optimizer"], nnx.optimizer.OptState)
     return step, found["progress"]
+  # Never from 0 over a run that exists: a new one in its place would destroy what it left.
   if steps:
     raise InputError(f"no checkpoint under {root} can be read; move the folder away to start again")
   return 0, {}
@@ -164,5 +174,6 @@ def restore_checkpoint(out_dir: str, model, optimizer: nnx.Optimizer) -> tuple[i
 def update_flat(module, flat: dict, kind):
   """Sets the variables of `kind` in `module` in place from {name: array}."""
   for path, leaf in nnx.to_flat_state(nnx.state(module, kind)):
+    # The name it was saved under, see `parameters.dotted`.
     name = ".".join(map(str, path))
     nnx.update(module, nnx.from_flat_state([(path, leaf.replace(flat[name]))]))

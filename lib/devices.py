@@ -21,6 +21,7 @@ def enable_compilation_cache():
 
   All three settings are needed: without the last two, small programs are compiled again.
   """
+  # In the project's own folder: a second run finds it from wherever it is started.
   default = pathlib.Path(__file__).resolve().parent.parent / ".cache" / "jax"
   folder = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(default))
   jax.config.update("jax_compilation_cache_dir", folder)
@@ -45,7 +46,9 @@ def make_mesh(spec: str = "auto") -> jax.sharding.Mesh:
     return jax.make_mesh(
       (fsdp, tp),
       ("fsdp", "tp"),
+      # Auto: XLA chooses how intermediates lie, from how weights and rows do.
       axis_types=(jax.sharding.AxisType.Auto, jax.sharding.AxisType.Auto),
+      # A smaller mesh takes the first devices, the others idle.
       devices=jax.devices()[: fsdp * tp],
     )
   except AssertionError as error:  # a TPU's links join only some sets of chips
@@ -68,6 +71,7 @@ def count_devices() -> int:
 def read_mesh(spec: str, count: int) -> tuple[int, int]:
   """(fsdp, tp) of a spec such as "4x2"; of "auto": all devices on fsdp."""
   if spec == "auto":
+    # tp sums activations over the links in each layer; fsdp only collects the weights.
     return count, 1
   sizes = spec.lower().split("x")
   if len(sizes) != 2 or not all(size.isdecimal() and int(size) > 0 for size in sizes):
@@ -87,6 +91,7 @@ def compute_dtype(dtype: str = "auto"):
   Trained parameters are float32 either way (see `forward_pass.compute_view`).
   """
   if dtype == "auto":
+    # Most CPUs have no bfloat16 arithmetic: they would convert back and forth.
     return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
   if dtype not in ("float32", "bfloat16"):
     raise InputError(f"--dtype={dtype} is unknown; valid: auto, float32, bfloat16")

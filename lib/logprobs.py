@@ -1,8 +1,8 @@
 """Log-probs of tokens that are already there, for old, reference and current policy alike.
 
   packed_logps  of rows packed end to end (SFT)
-  answer_logps  of answers that share their prompts in packed rows (GRPO), with the entropy at each
-  token token_logps   the same of prompts and completions that are not packed yet
+  answer_logps  of answers that share their prompts in packed rows (GRPO), with each token's entropy
+  token_logps   the same of prompts and completions that are not packed yet
   chunked_head  the vocabulary head on the positions that are asked for, a few at a time
 
 With 262,144 words the logits of a batch would be the largest array of all; only the log-prob of one
@@ -27,8 +27,7 @@ HEAD_CHUNK = 128
 
 
 def head_logps(h, ids, head, temperature: float):
-  """h (C, D), ids (C,), head (V, D) -> log p(id) and entropy (C,), and p (V, C) without its
-  gradient.
+  """h (C, D), ids (C,), head (V, D) -> log p(id) and entropy (C,), and p (V, C), a constant.
 
   The vocabulary leads, as in decoding: on a CPU the product, its softmax and p · head take 30% less
   time so.
@@ -36,6 +35,7 @@ def head_logps(h, ids, head, temperature: float):
   logits = jnp.einsum("vd,cd->vc", head, h, preferred_element_type=jnp.float32) / temperature
   log_z = jax.nn.logsumexp(logits, 0)  # (C,)
   logps = jnp.take_along_axis(logits, ids[None], 0)[0] - log_z
+  # The entropy is only logged: no gradient is to flow through it, nor through p.
   free, free_z = jax.lax.stop_gradient((logits, log_z))
   p = jnp.exp(free - free_z)  # (V, C)
   entropy = free_z - jnp.sum(p * free, 0)
@@ -58,6 +58,7 @@ def frozen_head_forward(h, ids, head, temperature):
   expected = jnp.einsum(
     "vd,vc->dc", head, p.astype(head.dtype), preferred_element_type=jnp.float32
   ).T  # (C, D)
+  # d log softmax(z)[id] / dz = onehot(id) − p, and z = head · h / T.
   slope = (head[ids] - expected) / temperature
   return (logps, entropy), slope.astype(h.dtype)
 
@@ -79,6 +80,7 @@ def trained_head(h, ids, head, temperature: float):
 
 def in_chunks(x, chunk: int):
   """x (P, …) with zeros to a multiple of `chunk` behind it."""
+  # 1,000 positions in chunks of 512: 24 zeros, two chunks.
   behind = -len(x) % chunk
   return jnp.pad(x, ((0, behind), *[(0, 0)] * (x.ndim - 1)))
 
@@ -99,6 +101,7 @@ def chunked_head(model, view, h, ids, live, temperature: float):
   live = in_chunks(live.reshape(count), chunk)
   order = jnp.argsort(~live)  # stable: live positions first
 
+  # LoRA leaves the head as it is; training all parameters changes it, for it is the embedding.
   head_frozen = parameters.trainable(model) is nnx.LoRAParam
   score = frozen_head if head_frozen else trained_head
 
@@ -126,37 +129,40 @@ def chunked_head(model, view, h, ids, live, temperature: float):
 
 
 def packed_logps(model: nnx.Module, tokens, positions, live, *, remat: bool = False):
-  """log p(token | the tokens of its row before it), (B, T) float32, of texts packed end to end; 0
-  where not `live`.
+  """log p(token | its text before it), (B, T) float32, of packed texts; 0 where not `live`.
 
   tokens, positions (B, T): positions restart at 0 with each text and stay 0 on padding; live (B, T)
   marks the tokens to score, never a text's first. A text sees itself alone, and lies in one piece,
   so Tunix's sliding window, which counts slots, is exact too.
   """
   view = forward_pass.compute_view(model)
+  # positions 0 1 2 0 1 0 0 → texts 1 1 1 2 2 3 4: each text a number, padding one a slot.
   text = jnp.cumsum(positions == 0, -1)  # (B, T)
   mask = jnp.tril(text[:, :, None] == text[:, None])  # (B, T, T)
   h, _ = forward_pass.forward(view, tokens, positions, mask, remat=remat)
+  # The state at slot t predicts the token at t + 1.
   logps, _ = chunked_head(model, view, h[:, :-1], tokens[:, 1:], live[:, 1:], 1.0)
   return jnp.pad(logps, ((0, 0), (1, 0)))
 
 
 def answer_mask(rows: Rows):
-  """(R, T, T) bool, [row, query, key]: a key before the query, in its piece, of the prompt or of
-  the same answer.
+  """(R, T, T) bool, [row, query, key]: what a token of packed answers may look at.
+
+  That is a key at or before it, in its piece, of the prompt or of the same answer.
   """
   piece = jnp.cumsum(rows.positions == 0, -1)  # (R, T)
   same_piece = piece[:, :, None] == piece[:, None]
   same_answer = rows.answer[:, :, None] == rows.answer[:, None]
+  # Siblings lie one behind the other after their prompt, but must not see each other.
   of_prompt = rows.answer[:, None] == -1
   return jnp.tril(same_piece & (same_answer | of_prompt))
 
 
 def answer_logps(model: nnx.Module, rows: Rows, *, temperature: float, remat: bool = False):
-  """log p(token | its prompt and the answer before it) at `temperature` and the entropy there, (R,
-  T) float32.
+  """log p(token | its prompt and answer before it) and the entropy there, (R, T) float32.
 
-  rows of `answer_packing.pack_answers`, (R, T). Both are 0 on prompts and padding.
+  rows of `answer_packing.pack_answers`, (R, T). Both are at `temperature`, and 0 on prompts and
+  padding.
   """
   view = forward_pass.compute_view(model)
   h, _ = forward_pass.forward(
@@ -169,8 +175,7 @@ def answer_logps(model: nnx.Module, rows: Rows, *, temperature: float, remat: bo
 def token_logps(
   model: nnx.Module, prompts, completions, *, temperature: float = 1.0, remat: bool = False
 ):
-  """log p of all tokens of completions (N, L) and the entropy there, both (N, L) float32, for one
-  call.
+  """log p of all tokens of completions (N, L) and the entropy there, both (N, L) float32.
 
   prompts (B, P) of ids, left-padded, each followed by its N / B completions. A run packs by true
   length itself and keeps one shape; here the shape is that of these rows.

@@ -24,6 +24,7 @@ def make_schedule(
 
   Read one step ahead and ending one step late, so that no batch is thrown away at a rate of zero.
   """
+  # 200 updates: 20 of warm-up, then 180 down to final_ratio × the peak.
   warmup_steps = max(1, round(warmup_ratio * max_steps))
   ramp = optax.warmup_cosine_decay_schedule(
     init_value=0.0,
@@ -43,6 +44,7 @@ def scale_by_argument() -> optax.GradientTransformationExtraArgs:
   "auto" chooses anew) would be another program to compile: minutes on a TPU.
   """
 
+  # Nothing to remember: the rate comes with each call.
   def init(params):
     return optax.EmptyState()
 
@@ -61,6 +63,7 @@ def make_optimizer(
   )  # apply_if_finite takes a bad update after so many in a row; the trainer stops before
   return optax.apply_if_finite(
     optax.chain(
+      # Clipped before AdamW, whose second moment would remember one huge gradient for long.
       optax.clip_by_global_norm(max_grad_norm),
       # A rate of 1: the real one multiplies the whole update behind it, weight decay included.
       optax.adamw(1.0, b1=b1, b2=b2, eps=1e-8, weight_decay=weight_decay),
@@ -87,6 +90,7 @@ def make_step(trainer: peft_trainer.PeftTrainer):
   # What the program closes over is structure alone; every array comes in as an argument, so that
   # XLA may reuse the memory of what it replaces.
   kind = parameters.trainable(trainer.model)
+  # nnx.split parts a module into its structure and its arrays; nnx.merge joins them again.
   graph, _, _ = nnx.split(trainer.model, kind, ...)
   optimizer_graph, _ = nnx.split(trainer.optimizer)
 
@@ -100,6 +104,7 @@ def make_step(trainer: peft_trainer.PeftTrainer):
     jax.jit, donate_argnums=(0, 1), compiler_options=compiler_options(trainer.model)
   )
   def step(params, optimizer_state, frozen, micro_batches, count, learning_rate):
+    # ((loss, aux), gradient) of micro-batch i, (rows, …).
     def one(i):
       micro_batch = jax.tree.map(lambda x: x[i], micro_batches)
       return gradient_of_loss(params, frozen, micro_batch)
@@ -108,6 +113,7 @@ def make_step(trainer: peft_trainer.PeftTrainer):
     # A loop needs an accumulator as large as the parameters; a single micro-batch needs neither.
     if size == 1:
       (value, aux), gradient = one(0)
+      # The axis of micro-batches, as the loop has it: (1, …).
       aux = jax.tree.map(lambda x: x[None], aux)
     else:
       value, aux, gradient = sum_micro_batches(one, size, count, params)
@@ -129,18 +135,23 @@ def sum_micro_batches(one, size: int, count, params):
   def add(i, total):
     total_value, rows, total_gradient = total
     (value, aux), gradient = one(i)
+    # Losses and gradients add up; aux is kept apart for each micro-batch.
     rows = jax.tree.map(lambda rows, x: rows.at[i].set(x), rows, aux)
     return total_value + value, rows, jax.tree.map(jnp.add, total_gradient, gradient)
 
   (_, aux), _ = jax.eval_shape(one, 0)  # shapes only, nothing runs
   no_rows = jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), aux)
   no_gradient = jax.tree.map(jnp.zeros_like, params)
+  # `count` is traced: fewer micro-batches than `size` need no other program.
   return jax.lax.fori_loop(0, count, add, (jnp.zeros(()), no_rows, no_gradient))
 
 
 def compiler_options(model) -> dict | None:
-  """XLA's CPU pipeline drops the barriers of rematerialisation before it merges equal work: --remat
-  would save nothing there."""
+  """What keeps --remat working on a CPU; None elsewhere.
+
+  XLA's CPU pipeline drops the barriers of rematerialisation before it merges equal work, so that
+  what should be computed twice would be kept instead.
+  """
   devices = jax.tree.leaves(nnx.state(model))[0].sharding.device_set
   if {device.platform for device in devices} == {"cpu"}:
     return {"xla_disable_hlo_passes": "cse_barrier_expander"}
@@ -153,6 +164,7 @@ def make_update(trainer: peft_trainer.PeftTrainer, mesh):
   (micro-batches (M, rows, …), learning rate, count=M) → (loss, aux (M, …), gradient norm)
   """
   kind = parameters.trainable(trainer.model)
+  # Scalars on each device; rows of a micro-batch divided over the fsdp axis.
   everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   by_rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp"))
 
@@ -194,6 +206,7 @@ def rehearsal(optimizer: nnx.Optimizer):
   The optimizer's state is put back.
   """
   kind = nnx.optimizer.OptState
+  # Copies: the updates inside donate the originals.
   before = jax.tree.map(jnp.copy, parameters.flat_params(optimizer, kind))
   yield
   checkpoints.update_flat(optimizer, before, kind)

@@ -34,8 +34,10 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> bytes:
   of a row costs a handful of positions, not half of them. Then come the turn tokens and learned
   pieces.
   """
+  # Gone through twice: for the characters, and by the trainer.
   texts = list(texts)
   fixed = fixed_symbols()
+  # Fills up to id 104, so that the turn tokens get Gemma's 105 and 106.
   unused = [f"<unused{i}>" for i in range(START_OF_TURN_ID - 4 - len(fixed))]
   characters = set().union(*texts)
   buffer = io.BytesIO()
@@ -45,7 +47,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int = 1024) -> bytes:
     model_type="bpe",
     # Every character of a pool must fit, beside the symbols and the 256 bytes.
     vocab_size=max(vocab_size, 512 + len(characters)),
+    # Few texts have few pieces: a smaller vocabulary then, not an error.
     hard_vocab_limit=False,
+    # A character that no text had becomes its UTF-8 bytes, not <unk>, and so can be decoded.
     byte_fallback=True,
     character_coverage=1.0,
     split_digits=True,  # as Gemma's: "128" is three tokens, so arithmetic can be read off them
@@ -90,9 +94,11 @@ def load_tokenizer(
   tokenizer is then trained on train.jsonl, as prepare_data.py would have.
   """
   if model != "tiny":
+    # Real models bring theirs, and the data folder's would not fit their embedding.
     return load_from([model]) or refuse_model(model)
   places = [data_dir]
   if checkpoint:
+    # A checkpoint may be RUN/params or RUN/best: its tokenizer then lies in RUN.
     places = [checkpoint, os.path.dirname(checkpoint.rstrip("/")), data_dir]
   if tokenizer := load_from(places):
     return tokenizer
@@ -102,6 +108,7 @@ def load_tokenizer(
       f"no tokenizer.model in {looked} for --model=tiny; give --checkpoint or --data_dir"
     )
   rows = jsonl.read_rows(os.path.join(data_dir, "train.jsonl"))
+  # A row without a target is for GRPO alone; its answer stands in.
   texts = (row["prompt"] + row.get("target", row["answer"]) for row in rows)
   return spm.SentencePieceProcessor(model_proto=train_tokenizer(texts))
 
@@ -143,6 +150,7 @@ def decode(tokenizer, ids) -> str:
 
 def bucket(length: int, limit: int | None = None) -> int:
   """The smallest padded length that holds `length`, `limit` at most."""
+  # 100 → 128; longer than all buckets: its own length.
   size = next((size for size in LENGTH_BUCKETS if size >= length), length)
   return min(size, limit) if limit else size
 
@@ -156,6 +164,7 @@ def choose_widths(lengths: list[int], limit: int) -> tuple[int, ...]:
   widths = set()
   for share in (0.75, 1.0):
     length = int(np.quantile(lengths, share))
+    # Rounded up: 100 → 112.
     width = -(-length // 16) * 16
     widths.add(min(width, limit) if limit else width)
   return tuple(sorted(widths))
@@ -169,6 +178,7 @@ def fit(length: int, widths: tuple[int, ...]) -> int:
 def pad_left(ids: list[list[int]], width: int) -> np.ndarray:
   """Prompts (B, width): padding in front, so that every completion starts at the same position."""
   padded = np.full((len(ids), width), PAD_ID, np.int32)
+  # [[7, 8], [9]] to width 3 → [[0, 7, 8], [0, 0, 9]].
   for row, tokens in zip(padded, ids, strict=True):
     row[width - len(tokens) :] = tokens
   return padded
@@ -177,6 +187,7 @@ def pad_left(ids: list[list[int]], width: int) -> np.ndarray:
 def pad_right(ids: list[list[int]], width: int) -> np.ndarray:
   """Rows (B, width): padding behind."""
   padded = np.full((len(ids), width), PAD_ID, np.int32)
+  # [[7, 8], [9]] to width 3 → [[7, 8, 0], [9, 0, 0]].
   for row, tokens in zip(padded, ids, strict=True):
     row[: len(tokens)] = tokens
   return padded
