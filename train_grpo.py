@@ -62,6 +62,7 @@ from lib.grpo_settings import Settings
 from lib.loading import Policy
 from lib.policy_gradient import Batch
 
+# A set of its own, not absl's global one: importing this file defines no flags elsewhere.
 FLAGS = flags.FlagValues()
 # Inputs.
 flags.DEFINE_string(
@@ -88,6 +89,7 @@ flags.DEFINE_string(
 # Outputs.
 flags.DEFINE_string("out_dir", "artifacts/run/grpo", "Folder to write.", flag_values=FLAGS)
 # Size.
+# LoRA: 2106.09685 §4.1.
 flags.DEFINE_integer(
   "lora_rank",
   16,
@@ -98,12 +100,14 @@ flags.DEFINE_integer(
 flags.DEFINE_float(
   "lora_alpha", 32.0, "LoRA scale: the update is alpha / rank times A·B.", flag_values=FLAGS
 )
+# A string, since it is a number or auto.
 flags.DEFINE_string(
   "max_steps", "200", "Optimizer updates, or auto: what fits --max_hours.", flag_values=FLAGS
 )
 flags.DEFINE_integer(
   "batch_size", 2, "Prompts per batch, each with its answers.", lower_bound=1, flag_values=FLAGS
 )
+# Up to rounding it changes memory and speed alone: the weights of tokens average over the batch.
 flags.DEFINE_integer(
   "micro_batch_size",
   0,
@@ -134,6 +138,7 @@ flags.DEFINE_string(
   "=WEIGHT.",
   flag_values=FLAGS,
 )
+# GRPO 2402.03300, Dr. GRPO 2503.20783, DAPO 2503.14476, GSPO 2507.18071.
 flags.DEFINE_enum(
   "algorithm",
   "grpo",
@@ -144,7 +149,9 @@ flags.DEFINE_enum(
 flags.DEFINE_integer(
   "num_generations", 4, "Answers per prompt, G.", lower_bound=2, flag_values=FLAGS
 )
+# μ of 2402.03300, Algorithm 1: rollouts are dear, so a batch may serve several updates.
 flags.DEFINE_integer("num_iterations", 1, "Updates per batch, μ.", lower_bound=1, flag_values=FLAGS)
+# Here and below, -1 or 0 stands for what the algorithm's paper uses: lib/grpo_settings.py.
 flags.DEFINE_float(
   "beta",
   -1.0,
@@ -165,6 +172,7 @@ flags.DEFINE_float(
   "Upper clip range; 0: 0.28 for dapo, 4e-4 for gspo, else epsilon.",
   flag_values=FLAGS,
 )
+# 2503.14476 §3.2. Bounded here: on a hard data set, drawing on might never end.
 flags.DEFINE_integer(
   "dynamic_sampling",
   -1,
@@ -179,12 +187,14 @@ flags.DEFINE_enum(
   "whose answers are all right or all wrong (of equal rewards where nothing can be checked).",
   flag_values=FLAGS,
 )
+# Overlong filtering, 2503.14476 §3.4: a cut answer is no evidence of bad reasoning.
 flags.DEFINE_bool(
   "mask_truncated",
   False,
   "Leave answers cut by the token limit out of the loss.",
   flag_values=FLAGS,
 )
+# 2503.14476 eq. 13: see `overlong_penalty` in lib/rollouts.py.
 flags.DEFINE_integer(
   "overlong_buffer", 0, "Last tokens, over which a penalty grows to -1; 0: none.", flag_values=FLAGS
 )
@@ -195,6 +205,7 @@ flags.DEFINE_list(
   "e.g. 0.9,0.5; empty: at 25% and 75% of the steps.",
   flag_values=FLAGS,
 )
+# See `make_annealed_stream` in lib/streams.py.
 flags.DEFINE_bool(
   "anneal_domains",
   False,
@@ -236,6 +247,7 @@ flags.DEFINE_float("weight_decay", 0.1, "AdamW weight decay.", flag_values=FLAGS
 flags.DEFINE_float(
   "max_grad_norm", 0.1, "Gradients are clipped to this global norm.", flag_values=FLAGS
 )
+# Gradient checkpointing, 1604.06174.
 flags.DEFINE_bool(
   "remat",
   False,
@@ -313,6 +325,7 @@ flags.DEFINE_bool(
   flag_values=FLAGS,
 )
 
+# Flags that a resume may give otherwise: where things lie and how often, not what is learned.
 MAY_CHANGE = (
   "data_dir",
   "init_from",
@@ -331,6 +344,7 @@ MAY_CHANGE = (
   "rollout_batch_size",
   "judge_url",
 )
+# curves.png: a panel's title, and the names in metrics.jsonl that it draws.
 PANELS = [
   ("reward", ("reward", "eval_reward")),
   ("accuracy", ("accuracy", "eval_accuracy")),
@@ -364,12 +378,14 @@ def places_of(out_dir: str) -> Places:
 
 
 def next_phase(progress: dict, row: dict, thresholds: list[float]):
-  """--phase_metrics: phase 1 once validation format reaches the first threshold, phase 2 once
-  accuracy the second.
+  """--phase_metrics: moves the curriculum on by what validation shows.
+
+  Phase 1 begins once format reaches the first threshold, phase 2 once accuracy the second.
   """
   formatted, accuracy = thresholds
   if progress["phase"] == 0 and row["eval_format"] >= formatted:
     progress["phase"] = 1
+  # One phase at a time, so that each is trained on until the next validation at the least.
   elif progress["phase"] == 1 and (row["eval_accuracy"] or 0.0) >= accuracy:
     progress["phase"] = LAST_PHASE
 
@@ -390,12 +406,14 @@ def train(
   stop,
   log,
 ):
-  """Batches until max_steps or `stop`. state: {"step", "max_steps", "progress"}, which the reward
-  functions read too.
+  """Batches until max_steps or `stop`.
+
+  state: {"step", "max_steps", "progress"}, which the reward functions read too.
   """
   progress = state["progress"]
   iterations = learner.settings.num_iterations
   places = places_of(out_dir)
+  # disable=None: no bar where there is no terminal, a line a step instead.
   bar = tqdm(total=state["max_steps"], initial=state["step"], desc="grpo", disable=None)
   show = training_log.open_report(bar, state, places.metrics, stop, log, steady=3 * iterations)
   curves_drawn = -math.inf
@@ -407,6 +425,7 @@ def train(
       # rows → tokens → rollouts → rewards → advantages
       prepared = learner.prepare(stream, progress)
       seen = describe_batch(prepared, progress, learner.settings)
+      # Not called yet: `check_health` writes them too, when it stops the run.
       save_samples = functools.partial(
         write_samples, places.samples, before + 1, prepared, learner.settings
       )
@@ -415,7 +434,9 @@ def train(
 
       # → μ updates
       batch = prepared.batch
+      # The last batch may have fewer updates, where μ does not divide max_steps.
       for iteration in range(min(iterations, state["max_steps"] - before)):
+        # From the second update on, π moves away from π_old, and the clip range matters.
         batch, row = update_once(learner, batch, schedule, state)
         row = seen | row
         row |= health.watch(row, progress)
@@ -432,11 +453,13 @@ def train(
         # The later updates of a batch cost no rollout.
         seen |= {name: 0.0 for name in seen if name in training_log.SECONDS}
 
+      # Between batches only, where nothing is half done. 48 → 52 passes 50, and saves at 52.
       if save_every and state["step"] // save_every > before // save_every:
         save(manager, learner, state)
         if time.monotonic() - curves_drawn > CURVES_EVERY:
           curves.plot_curves(jsonl.read_rows(places.metrics), PANELS, places.curves)
           curves_drawn = time.monotonic()
+    # Whatever ended the loop: max_steps, the deadline, or a signal.
     save(manager, learner, state)
 
 
@@ -461,8 +484,9 @@ def seen_tokens(prepared: Prepared, first: bool) -> int:
 
 
 def due(state: dict, every: int) -> bool:
-  """Whether something that happens every so many updates, and after the last, happens now; every 0:
-  only then.
+  """Whether what happens every so many updates, and after the last, happens now.
+
+  every: 0 for only after the last.
   """
   last = state["step"] == state["max_steps"]
   return last or (every > 0 and state["step"] % every == 0)
@@ -498,13 +522,16 @@ def evaluate(
   thresholds: list[float],
   out_dir: str,
 ) -> dict:
-  """Validation numbers; best/ holds the parameters of the highest accuracy (then reward) so far,
-  beside the last ones.
+  """Validation numbers of the policy as it is.
+
+  best/ holds the parameters of the highest accuracy (then reward) so far, beside the last ones.
   """
   row = validation.validation_metrics(learner, held_out)
+  # Lists compare from the left: reward decides between equal accuracies.
   score = [row["eval_accuracy"] or 0.0, row["eval_reward"]]
   if progress["best"] is None or score > progress["best"]:
     progress["best"] = score
+    # More training can make a policy worse: whoever reads the run may want these.
     checkpoints.save_params(os.path.join(out_dir, "best"), learner.trainer.model)
   if thresholds:
     next_phase(progress, row, thresholds)
@@ -513,6 +540,7 @@ def evaluate(
 
 def build(policy: Policy, reference, reward_fns, settings: Settings, flag) -> LeanGRPOLearner:
   """A learner with fresh optimizer state."""
+  # 0.99 looks back over some 100 updates, the usual 0.999 over 1,000: more than most runs have.
   optimizer = optimization.make_optimizer(
     b1=0.9, b2=0.99, weight_decay=flag.weight_decay, max_grad_norm=flag.max_grad_norm
   )
@@ -528,6 +556,7 @@ def reward_functions(flag, style: str, state: dict, phase: int | None = None) ->
   """
   options = rewards.read_weights(flag.weights, flag.rewards)
   if phase is not None:
+    # Functions of no argument, since reward functions are made once and ask at each batch.
     options["phase"] = lambda: phase
   elif flag.phase_metrics:
     options["phase"] = lambda: state["progress"]["phase"]
@@ -543,11 +572,13 @@ def reward_functions(flag, style: str, state: dict, phase: int | None = None) ->
 def load_rows(
   data_dir: str, system: str, allow_mismatch: bool, eval_rows: int
 ) -> tuple[dict, list[dict], list[dict]]:
-  """(config of the data, rows to train on, validation rows). system: its rewards must read the
-  style of the data.
+  """(config of the data, rows to train on, validation rows).
+
+  system: its rewards must read the style of the data.
   """
   config = folders.read_config(data_dir, "prepare_data.py")
   folders.check_prompt_hash(config, data_dir, allow_mismatch)
+  # Rewards for another format would pay nothing to the answers that the prompts ask for.
   wanted = rewards.style_of(system) or config["style"]
   if config["style"] != wanted:
     raise InputError(
@@ -556,6 +587,7 @@ def load_rows(
     )
   rows = []
   for row in jsonl.read_rows(os.path.join(data_dir, "train.jsonl")):
+    # SFT was shown the answers of these: groups that are all right teach nothing.
     if row["metadata"].get("use") != "sft":
       rows.append(row)
   if not rows:
@@ -570,6 +602,7 @@ def load_rows(
 def choose_shape(flag, lengths: list[int], fsdp: int) -> answer_packing.RowShape:
   """The packed rows of all batches. lengths: of the prompts, in tokens."""
   return answer_packing.row_shape(
+    # One shape for the whole run, so the longest prompt decides.
     prompt=max(lengths),
     new=flag.max_new_tokens,
     generations=flag.num_generations,
@@ -592,6 +625,7 @@ def choose_settings(flag, start: Policy, lengths: list[int], style: str) -> Sett
 
 def announce(rows, settings: Settings, policy: Policy):
   """The derived numbers, before the long part."""
+  # For example 2 prompts × 4 answers = 8.
   answers = settings.batch_size * settings.num_generations
   sampled = settings.rollout_batch_size * settings.num_generations
   trained = parameters.count_parameters(policy.model, parameters.trainable(policy.model))
@@ -615,6 +649,7 @@ def resume(out_dir: str, learner: LeanGRPOLearner, state: dict):
   state["step"] = step
   state["progress"] |= progress
   places = places_of(out_dir)
+  # Rows of steps after the checkpoint come again: cut off, they do not stand there twice.
   for path in (places.metrics, places.samples):
     jsonl.trim_rows(path, step)
   if step:
@@ -633,8 +668,10 @@ def compile_programs(learner: LeanGRPOLearner):
 
 
 def check_flags():
-  """Refuses what would end the run once a model is loaded: an unknown system, a reward's file that
-  cannot be imported, --weights of a system that is not paid.
+  """Refuses at once what would end the run once a model is loaded.
+
+  Such as an unknown system, a reward's file that cannot be imported, or --weights of a system that
+  is not paid.
   """
   own_checks.use(FLAGS.check)
   rewards.make_rewards(FLAGS.rewards, **rewards.read_weights(FLAGS.weights, FLAGS.rewards))
@@ -652,7 +689,9 @@ def main():
   style = data["style"]
   thresholds = grpo_settings.read_thresholds(flag, held_out)
   _lock = runs.lock_folder(out_dir)  # held until the process ends
+  # run.json as an earlier session left it; {} for a new run.
   started = runs.begin_run(out_dir, flag.resume_from, folders.recorded_flags(flag), MAY_CHANGE)
+  # config.json is written last, so where it stands, all else does.
   if os.path.isfile(os.path.join(out_dir, "config.json")):
     command_line.say(
       f"grpo: {out_dir} is complete, nothing to train; choose another --out_dir to train again"
@@ -663,10 +702,12 @@ def main():
 
   start = grpo_start.load_start(flag, style)
   grpo_start.check_inputs(flag, out_dir, started, start)
+  # Held-out rows as well: their prompts are sampled at the same widths.
   lengths = grpo_start.check_prompts(rows + held_out, start.tokenizer, flag.max_prompt_tokens)
   settings = choose_settings(flag, start, lengths, style)
   state = {
     "step": 0,
+    # 1,000 stands in until the preflight has timed a batch: --max_steps=auto is not known yet.
     "max_steps": started.get("max_steps") or max_steps or 1000,
     "progress": preflight.new_progress(),
   }
@@ -680,9 +721,11 @@ def main():
   announce(rows, settings, policy)
   learner = build(policy, reference, reward_functions(flag, style, state), settings, flag)
   stream = streams.make_stream(rows, settings)
+  # From here on it counts what is compiled, for the last line of the run.
   compiled = programs.Programs()
   compile_programs(learner)
 
+  # A resume had its preflight, and keeps its schedule: the number of updates is recorded.
   if "max_steps" not in started or flag.preflight_only:
     state["max_steps"] = preflight.before_training(
       learner,
@@ -715,6 +758,7 @@ def main():
     log=training_log.open_log(out_dir, flag.wandb),
   )
   runs.save_run(learner.trainer.model, out_dir, PANELS)
+  # Raises where the run was stopped early: then it has no config.json, and can go on.
   runs.check_finished(stop, state["step"], state["max_steps"], out_dir)
   best = state["progress"]["best"]
   folders.write_config(out_dir, "grpo", FLAGS, style, **facts, steps=state["step"], best=best)

@@ -31,11 +31,13 @@ class Rollout(NamedTuple):
 
 
 class LeanRollout(base_rollout.BaseRollout):
-  """Tunix's rollout interface over `sampling.sample`: one prefill per prompt, exact noise, no copy
-  of the weights.
+  """Tunix's rollout interface over `sampling.sample`.
+
+  One prefill per prompt, exact noise, no copy of the weights.
   """
 
   def __init__(self, rollout_actor, tokenizer, mesh, rollout_config, policy: Policy):
+    # The actor as Tunix holds it, so that each rollout samples from the newest weights.
     self.policy = policy._replace(model=rollout_actor)
 
   def generate(self, prompts, rollout_config, **kwargs):
@@ -87,6 +89,7 @@ def read_answers(
 
 def noise_keys(seed: int, draw_index: int, prompts: int, generations: int) -> np.ndarray:
   """(B, G, 2) uint32: the noise of (draw, prompt, generation) follows from --seed alone."""
+  # A resume draws batch 7 with the noise it would have had, and needs no state for it.
   key = jax.random.fold_in(jax.random.key(seed), draw_index)
   keys = jax.random.split(key, (prompts, generations))
   return np.asarray(jax.random.key_data(keys))
@@ -98,6 +101,7 @@ def sample_here(
   """Completions and their log-probs (N, L) of our own sampler, `at_once` prompts at a time."""
   config = cluster.get_rollout_config(rl.Mode.TRAIN)
   completions, log_p = [], []
+  # Fewer prompts at a time, smaller cache; noise is the prompt's, so nothing else changes.
   for start in range(0, len(rows), at_once):
     part = slice(start, start + at_once)
     out = cluster.rollout.generate(
@@ -116,6 +120,7 @@ def sample_by_engine(cluster: rl.RLCluster, rows: list[dict], settings: Settings
   """Completions (N, L) of one of Tunix's engines."""
   prompts = []
   for row in rows:
+    # An engine knows no groups: each prompt comes G times in a row.
     prompts += [row["prompt"]] * settings.num_generations
   ended = []
   for tokens in cluster.generate(prompts).tokens:
@@ -155,8 +160,10 @@ class Scores(NamedTuple):
 def run_reward(function, prompts: list[str], texts: list[str], columns: dict) -> np.ndarray | None:
   """One component (N,); None where the function raised or returned no N finite numbers."""
   try:
+    # The columns by name, as in TRL and Tunix: a function takes those it wants.
     values = np.array(function(prompts, texts, **columns), np.float64)
     finite = bool(np.isfinite(values).all())
+    # One NaN would turn its whole group's advantages, and the update, into NaN.
     if values.shape != (len(texts),) or not finite:
       raise ValueError(f"returned {values.shape} values, finite: {finite}")
     return values
@@ -169,21 +176,25 @@ def run_reward(function, prompts: list[str], texts: list[str], columns: dict) ->
 
 
 def overlong_penalty(lengths: np.ndarray, max_new_tokens: int, buffer: int) -> np.ndarray:
-  """DAPO (2503.14476) eq. 13 by tokens (Tunix's counts characters): 0 to the buffer, then linear to
-  −1.
+  """(N,) 0 to −1: DAPO (2503.14476) eq. 13, by tokens where Tunix's counts characters.
+
+  0 up to the last `buffer` tokens before the limit, then linear to −1 at the limit.
   """
+  # Limit 512, buffer 128: 384 tokens → 0, 448 → −0.5, 512 → −1.
   begin = max_new_tokens - buffer
   return -np.clip((lengths - begin) / buffer, 0, 1)
 
 
 def score_rollout(reward_fns, rollout: Rollout, settings: Settings) -> Scores:
-  """Rewards of N answers. A function that raises pays 0 to the whole batch and is counted, it does
-  not end the run.
+  """Rewards of N answers.
+
+  A function that raises pays 0 to the whole batch and is counted, it does not end the run.
   """
   rows = []  # one an answer
   for row in rollout.rows:
     rows += [row] * settings.num_generations
   columns = {name: [row[name] for row in rows] for name in ("domain", "question", "answer")}
+  # As text: rows of different domains have different keys there.
   columns["metadata"] = [json.dumps(row["metadata"]) for row in rows]
   prompts = [row["prompt"] for row in rows]
 

@@ -32,6 +32,7 @@ def blocks_of(logits):
   to a multiple of 512: that would break its cut over devices (4B has 262,208 = 544 · 482).
   """
   vocabulary, rows = logits.shape
+  # 262,144 words → 512 blocks of 512; 1,152 → 3 of 384.
   words = max(size for size in range(1, 513) if vocabulary % size == 0)
   return logits.reshape(-1, words, rows)
 
@@ -46,6 +47,7 @@ def first_above(weights, u):
   # Rounding can bring u · total up to the total itself, and the index one past the end. Such a draw
   # would be a word that does not exist: one in some millions of tokens.
   target = jnp.minimum(u * total, jnp.nextafter(total, -1.0))
+  # Weights 2, 0, 3 and u = 0.4: target 2, cumulative 2, 2, 5, so index 2; never the 0.
   return jnp.sum(cumulative <= target, 0)
 
 
@@ -60,6 +62,7 @@ def draw(logits, keys, t, temperature: float):
   number for each. `jax.random.categorical` would draw V Gumbel numbers for each token of each row.
   """
   blocks = blocks_of(logits)  # (blocks, words, N)
+  # Weights relative to the highest logit: e^0 at most, so nothing overflows.
   highest = blocks.max(1).max(0)  # (N,)
 
   def weights_of(x):
@@ -68,6 +71,7 @@ def draw(logits, keys, t, temperature: float):
   def two_uniforms(key):
     return jax.random.uniform(jax.random.fold_in(key, t), (2,))
 
+  # Noise by (row, token), see above: u[0] chooses the block, u[1] the word in it.
   u = jax.vmap(two_uniforms, out_axes=1)(keys)  # (2, N)
   rows = jnp.arange(len(keys))
 
@@ -76,6 +80,7 @@ def draw(logits, keys, t, temperature: float):
   word_weights = weights_of(blocks[block, :, rows].T)  # (words, N)
   word = first_above(word_weights, u[1])
 
+  # p(word) = its weight ÷ the weight of all words, whichever block it is in.
   log_p = jnp.log(word_weights[word, rows]) - jnp.log(block_weights.sum(0))
   return block * blocks.shape[1] + word, log_p
 
@@ -120,6 +125,7 @@ def pad_cache(cache, left: int, right: int):
 
   def pad(x):
     if x.ndim == 1:
+      # end_index, the only one with one axis.
       return x + left
     return jnp.pad(x, ((0, 0), (left, right), (0, 0), (0, 0)))
 
@@ -138,6 +144,7 @@ def shift_behind_padding(cache, shared: int, padding):
   """
   slots = cache["layer_0"]["k"].shape[1]
   slot = jnp.arange(slots)
+  # S = 2, padding 1: slots a b _ own become a a b own; the mask hides the first.
   moved = jnp.maximum(slot - padding, 0)
   source = jnp.where(slot < shared + padding, moved, slot)  # (B, slots): whose content comes here
 
@@ -185,8 +192,10 @@ def _prefill(model, prefix, prompts, keys, *, generations: int, slots: int, new:
     _, cache = forward_pass.forward(view, prefix, positions_of(real), causal_mask(real), cache)
 
   # Each prompt's own tokens behind them.
+  # (F, S) → (B, S + P): all prompts begin with the same keys and values.
   cache = pad_cache(repeat_first_row(cache, rows), 0, width)
   own = prompts != tokenization.PAD_ID  # (B, P)
+  # A prompt's own tokens see all shared ones: (B, P, S + P).
   mask = jnp.pad(causal_mask(own), ((0, 0), (0, 0), (shared, 0)), constant_values=True)
   hidden, cache = forward_pass.forward(view, prompts, positions_of(own) + shared, mask, cache)
   padding = (~own).sum(-1, keepdims=True)  # (B, 1)
@@ -198,6 +207,7 @@ def _prefill(model, prefix, prompts, keys, *, generations: int, slots: int, new:
   def spread(x):
     return jnp.repeat(x, generations, axis=0)
 
+  # Padding goes in front, so that the new tokens of all rows share their slots.
   left = slots - shared - width
   rows *= generations
   return {
@@ -215,6 +225,7 @@ def _prefill(model, prefix, prompts, keys, *, generations: int, slots: int, new:
 @forward_pass.jit_reading(static_argnames=("temperature",), donate=True)
 def _decode(model, state: dict, few, *, temperature: float) -> dict:
   """`state` when all its rows have ended, or once no more than `few` of them are still writing."""
+  # Collected once before the loop, not once a token.
   view = forward_pass.whole_layers(forward_pass.compute_view(model))
   head = forward_pass.vocabulary_head(view)
   stops = jnp.array(tokenization.STOP_IDS)
@@ -231,6 +242,7 @@ def _decode(model, state: dict, few, *, temperature: float) -> dict:
     hidden = forward_pass.lay_out(hidden)
     # The vocabulary leads: "nd,vd->nv" is slower on a CPU.
     logits = jnp.einsum("vd,nd->vn", head, hidden, preferred_element_type=jnp.float32)
+    # Static, so a program is either greedy or draws; log p is not asked for here.
     if temperature == 0:
       return first_max(logits), jnp.zeros(logits.shape[1])
     return draw(logits, keys, t, temperature)
@@ -255,6 +267,7 @@ def _decode(model, state: dict, few, *, temperature: float) -> dict:
   def goes_on(s):
     return (s["t"] < new) & ((~s["done"]).sum() > few)
 
+  # A while loop: it ends with its rows, not after all L tokens.
   return jax.lax.while_loop(goes_on, step, state) | {"keys": keys, "real": real}
 
 
@@ -291,6 +304,7 @@ def sample(
   if keys is None:
     keys = np.zeros((len(prompts), generations, 2), np.uint32)
   keys = np.asarray(keys).reshape(-1, 2)  # (N, 2)
+  # One equal row for each device of the axis: a single row could not be divided.
   prefix = [prompts[0][:shared]] * policy.mesh.shape["fsdp"]
   own = [row[shared:] for row in prompts]
   wanted = len(prompts) * generations
@@ -333,6 +347,7 @@ def prefill(policy, prefix, own, keys, width: int, shared: int, generations: int
         policy.model, prefix, padded, part_keys, generations=generations, slots=width, new=new
       )
     )
+  # Each part has the same number of slots, `width`, so they can be joined along the rows.
   if len(states) == 1:
     return states[0]
 
@@ -353,9 +368,11 @@ def decode(policy: Policy, state: dict, temperature: float) -> tuple[np.ndarray,
   out = np.full((everyone, new), tokenization.PAD_ID, np.int32)
   log_p = np.zeros((everyone, new), np.float32)
   while True:
+    # 0 runs to the end: for 8 rows or fewer, a further size to compile is not worth it.
     few = len(rows) // 2 if computes_on_cpu(policy) and len(rows) > 8 else 0
     state = _decode(policy.model, state, few, temperature=temperature)
     done = np.asarray(state["done"])
+    # At the place of the row, whatever has left before it.
     out[rows] = np.asarray(state["out"])
     log_p[rows] = np.asarray(state["log_p"])
     if done.all() or int(state["t"]) == new:
