@@ -59,6 +59,7 @@ class RewardRouter(NamedTuple):
     """0: format, to 25% of the run; 1: and correctness, to 75%; 2: and brevity."""
     if self.phase:
       return min(2, max(0, int(self.phase())))
+    # 0.1 of the run → 0, 0.25 → 1, 0.8 → 2: the ends that are behind.
     done = self.progress() if self.progress else 1.0
     return sum(done >= end for end in PHASES)
 
@@ -147,6 +148,7 @@ def multi_domain(options: Options) -> list:
 
   @component(options, low=0.0, high=0.8, graded=reward_rows.is_creative, advice="a better text")
   def judged_quality(row):
+    # `graded` asks only for creative rows, so every other row's grade is 0 here.
     return 0.8 * row.grade
 
   @component(options, low=0.0, high=0.3, advice="20 to 500 words of reasoning, 10 to 300 of answer")
@@ -213,6 +215,7 @@ def curriculum(options: Options) -> list:
   @component(options, low=-2.0, high=2.0, advice="each tag exactly once")
   def match_format_approximately(row):
     """+0.5 for each tag that occurs exactly once, -0.5 for each that does not."""
+    # 4 tags right → 2, 3 → 1, none → -2: half a point for, or half against.
     return single_tags(row.text) - 2.0
 
   @component(
@@ -235,11 +238,14 @@ def curriculum(options: Options) -> list:
   )
   def penalize_length_and_rambling(row):
     """To -1 from 300 to 600 words, -1 for text after </answer>, -0.25 a phrase for up to 4."""
+    # Words, as the model's tokens differ between tokenizers; 450 words cost 0.5.
     too_long = min(1.0, max(0, len(row.text.split()) - 300) / 300)
+    # Without the tag all of the text is "after", so the tag itself must be there.
     _, end_tag, after = row.text.rpartition(contract.TAGS[3])
     goes_on = 1 if end_tag and contract.says_something(after) else 0
     # Four are enough to know, and a text that loops has thousands.
     phrases = len(list(itertools.islice(RAMBLING.finditer(row.text), 4)))
+    # From 0.0: without it a fine text would score -0.0, and print as such.
     return 0.0 - too_long - goes_on - 0.25 * phrases
 
   return [
@@ -253,6 +259,7 @@ def curriculum(options: Options) -> list:
 
 def single_tags(text: str) -> int:
   """How many of the four tags occur exactly once."""
+  # Once and not at least once: to repeat tags is the first thing a policy finds.
   return sum(text.count(tag) == 1 for tag in contract.TAGS)
 
 
@@ -277,7 +284,9 @@ def dual_stream(options: Options) -> list:
     # Of a text that repeats its headings without end, the first 64 tell enough.
     found = [match[1] for match in itertools.islice(contract.HEADING.finditer(row.text), 64)]
     headings = sum(heading_credit(found.count(heading)) for heading in contract.SECTIONS)
+    # The four and no others: a fifth or a repeated heading loses it.
     in_order = 0.25 if tuple(found) == contract.SECTIONS else 0.0
+    # Tags: -0.5 to 0.5; headings: -0.25 to 0.25; the order: 0.25. Together -0.75 to 1.
     return single_tags(row.text) / 4 - 0.5 + headings / 16 + in_order
 
   @component(
@@ -294,6 +303,7 @@ def dual_stream(options: Options) -> list:
     reasoning = row.response.reasoning
     # Under the tags style there are no sections: all of it is one.
     sections = list((contract.read_sections(reasoning) or {"": reasoning}).values())
+    # Different words: "the the the the the" fills no section.
     fullness = sum(min(1.0, len(set(prose.words_of(body))) / 5) for body in sections)
     return 3.0 * row.grade + 0.25 + 0.75 * fullness / len(sections)
 
@@ -312,6 +322,7 @@ def four_component(options: Options) -> list:
   no more.
   """
   weights = options.weights
+  # 0.1 + 0.2 + 0.7 is not quite 1 in floats.
   if abs(sum(weights) - 1.0) > 1e-6 or min(weights) < 0.0:
     raise InputError(
       f"the four weights {', '.join(f'{w:g}' for w in weights)} sum to {sum(weights):g}; "
@@ -329,6 +340,7 @@ def four_component(options: Options) -> list:
     advice="three step markers and three connectives in sentences of 3 to 40 words",
   )
   def coherence(row):
+    # Reasoning outside its block is not read: else the form would not matter to it.
     reasoning = row.response.reasoning if row.response else ""
     return weights.coherence * prose.coherence_score(reasoning)
 
@@ -346,6 +358,7 @@ def four_component(options: Options) -> list:
     # The grade counts without the form too; thought only inside its block.
     thought = row.response.reasoning if row.response else ""
     depth = min(1.0, len(set(prose.words_of(thought))) / 40) * prose.reads_well(thought)
+    # A wrong answer with long thought: at most 0.2 · 0.5 = 0.1 of the weight.
     trust = 1.0 if row.grade == 1.0 else 0.5
     return weights.correctness * (0.8 * row.grade + 0.2 * depth * trust)
 
@@ -369,6 +382,7 @@ SYSTEMS = {
 def style_of(system: str) -> str:
   """The response style that a --rewards value pays for; empty if it is all the user's own: any."""
   names = own_rewards.system_names(system)
+  # Its headings are stricter than tags alone, so systems beside it can be paid too.
   if "dual_stream" in names:
     return "dual_stream"
   return "tags" if names else ""
@@ -402,6 +416,7 @@ def make_rewards(
   errors.check_option("code_rewards", code_rewards, ("on", "off"))
   for name in weights:
     errors.check_option("option", name, [f"{field}_weight" for field in Weights._fields])
+  # With the suffix, as options of one call share a namespace: `format` alone says too little.
   named = {name.removesuffix("_weight"): value for name, value in weights.items()}
   options = Options(style, code_rewards, judge, RewardRouter(progress, phase), Weights(**named))
   return own_rewards.make_functions(system, SYSTEMS, options)
@@ -426,6 +441,7 @@ def explain(text: str, row: dict, system: str = "four_component", **options) -> 
   advice = [
     f"{name}: up to {gain:.2f} more: {words}"
     for gain, name, words in sorted(gains, reverse=True)
+    # What would print as "0.00 more" is no advice.
     if words and gain > 0.005
   ]
   style = options.get("style") or style_of(system) or "tags"
@@ -441,6 +457,7 @@ def explain(text: str, row: dict, system: str = "four_component", **options) -> 
 
 
 def print_explanation(row: dict, result: dict):
+  # None: nothing was checked, so nothing is said.
   verdict = {True: ", right", False: ", wrong", None: ""}[result["correct"]]
   lines = [f"{row.get('id', '?')} ({row.get('domain', '?')}) reward {result['total']:.3f}{verdict}"]
   for name, part in result["components"].items():
@@ -462,12 +479,14 @@ def self_test() -> list[str]:
   for system in SYSTEMS:
     style = style_of(system)
     for phase in (0, 1, 2) if system == "curriculum" else (2,):
+      # functools.partial(int, 1) is a function of nothing that returns 1.
       functions = make_rewards(system, phase=functools.partial(int, phase))
       for domain in cheats.domains(style):
         trial = cheats.try_task(functions, domain, style)
         for name, total in trial.cheats.items():
           # Where only the form is paid, form without content is as good as an honest answer.
           well_formed = parse_response(trial.texts[name], style)
+          # Below 0: a tie is a failure. Above: rounding alone is none.
           margin = 1e-9 if phase == 0 and well_formed else -1e-9
           compared += len(trial.honest)
           faults += [
@@ -488,6 +507,7 @@ def own_self_test(system: str) -> list[str]:
   functions = make_rewards(system)  # of a curriculum the last phase, which pays for everything
   trials = [cheats.try_task(functions, domain, style) for domain in cheats.domains(style)]
   command_line.say(cheats.describe(system, trials))
+  # By name: a cheat that pays in five domains is one fault.
   paid = sorted({name for trial in trials for name in trial.paid()})
   if paid:
     return [f"{system} pays {len(paid)} known cheats: {', '.join(paid)}"]
@@ -545,6 +565,7 @@ def main():
     raise InputError("nothing to do; give --self_test or --explain=responses.jsonl")
   own_checks.use(FLAGS.check)
   if FLAGS.self_test:
+    # Its default names one system; the self-test's default is all of them.
     chosen = FLAGS["rewards"].present
     faults = own_self_test(FLAGS.rewards) if chosen else self_test()
     if faults:
@@ -568,6 +589,7 @@ def read_weights(pairs: list[str], system: str) -> dict[str, float]:
     )
   options = {}
   for pair in pairs:
+    # "format=0.25" and "format=.25"; no sign, no exponent, no unknown name.
     if not re.fullmatch(rf"({'|'.join(Weights._fields)})=\d*\.?\d+", pair):
       raise InputError(
         f"--weights has {pair!r}; expected name=number, with the names {', '.join(Weights._fields)}"

@@ -37,6 +37,7 @@ def is_correct(domain: str, answer: str, truth: str, metadata: dict | None = Non
   # A row of the user's may hold 72 or None where others hold text.
   answer, truth, metadata = str(answer), str(truth), metadata or {}
   way = own_checks.way_of(domain, metadata)
+  # A check of the user's and a domain of ours can be the same reading of an answer.
   if way in ("math", "number"):
     return math_checking.math_correct(answer, truth)
   if way in ("science", "choice"):
@@ -64,6 +65,7 @@ def is_correct_batch(
 
   A row that cannot be checked is False and counted, never an error.
   """
+  # Exactly 1.0 is what `grade` gives right answers alone; partial credit stays at or below 0.5.
   return [credit == 1.0 for credit in grade(domains, answers, truths, metadatas, code_rewards)]
 
 
@@ -103,6 +105,7 @@ def grade(domains, answers, truths, metadatas=None, code_rewards: str = "on") ->
     elif domain != "coding":
       credits[index] = text_credit(domain, answer, truth, metadata)
   if code_rows:
+    # Only the waiting rows' answers, truths and metadata, in that order.
     columns = [[column[index] for index in code_rows] for column in (answers, truths, metadatas)]
     for index, verdict in zip(code_rows, code_checking.code_verdicts(*columns), strict=True):
       share = code_checking.code_share(verdict)
@@ -120,6 +123,7 @@ def text_credit(domain: str, answer: str, truth: str, metadata: dict) -> float:
       return 1.0
     if domain == "math":
       return near_number_credit(answer, truth)
+    # Of options one is right and the others wrong: nothing is near.
     if domain == "science" and not metadata.get("choices"):
       return wordy_credit(answer, truth)
     return 0.0
@@ -133,10 +137,12 @@ def near_number_credit(answer: str, truth: str) -> float:
   stated = math_checking.stated_answer(answer)
   number = quantities.read_number(stated) if stated else None
   right = quantities.read_number(math_checking.final_truth(truth))
+  # Near is relative, and nothing is within 10% of 0.
   if not number or not right or right.value == 0:
     return 0.0
   # Truth 100: 108 is off by 0.08 and gets 1/6, 85 is off by 0.15 and gets 1/12.
   off = abs(number.value / right.value - 1)
+  # The narrower first: within 10% is within 20% too.
   return next((credit for limit, credit in NEAR_NUMBERS if off <= limit), 0.0)
 
 
@@ -162,6 +168,7 @@ def last_number_correct(text: str, truth: str) -> bool:
   For measuring a model that was never shown the tags ("flexible extract" of the LM Evaluation
   Harness); it takes "more than 72" for 72, so nothing is ever paid by it.
   """
+  # What states an answer has been read already, and must stand by it.
   if math_checking.stated_answer(text) is not None:
     return False
   # "$1,234.50." → ["1,234.50"]

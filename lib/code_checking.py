@@ -1,5 +1,4 @@
-"""Coding answers: a row's tests become a job of the sandbox (lib/sandbox), its verdict a share of
-the reward.
+"""Coding answers: a row's tests become a job of lib/sandbox, its verdict a share of the reward.
 
 code_verdicts runs a batch of answers side by side and remembers what it saw: the reward of a batch
 and its accuracy ask for the same verdicts, and at a low temperature a group holds the same answer
@@ -14,10 +13,12 @@ import json
 from lib import failures
 from lib.errors import InputError
 
+# Batches of some hundred answers, many times over.
 MAX_VERDICTS = 4096
 VERDICTS = {}  # hash of a job -> its verdict, the oldest first
 
 
+# Starting its workers costs time, so they serve the whole run.
 @functools.cache
 def code_box():
   """The one sandbox of this process, started on first use and closed at exit."""
@@ -38,11 +39,13 @@ def code_job(answer: str, truth: str, metadata: dict) -> dict | None:
   `truth` is the reference.
   """
   tests = metadata.get("test_cases") or []
+  # A CSV's column of one test; as a list of its letters every test would fail.
   if isinstance(tests, str):
     tests = [tests]
   if not isinstance(tests, list) or not all(isinstance(test, str) for test in tests):
     failures.failed(TypeError("test_cases"))
     return None
+  # No tests is not a mistake: such a row is graded 0, but nothing is counted.
   if not tests:
     return None
   return {
@@ -55,14 +58,14 @@ def code_job(answer: str, truth: str, metadata: dict) -> dict | None:
 
 
 def code_verdicts(answers, truths, metadatas) -> list:
-  """The sandbox's verdict on each answer's code, run side by side, the same job once; None for a
-  row without tests.
-  """
+  """The sandbox's verdict on each answer's code, side by side; None for a row without tests."""
   from lib import sandbox
 
+  # One place per answer: None where there is nothing to run, and the others in their order.
   jobs = [code_job(*row) for row in zip(answers, truths, metadatas, strict=True)]
   # The key is the whole job: the same answer to other tests is another job.
   keys = [job and hashlib.sha256(json.dumps(job).encode()).digest() for job in jobs]
+  # A dict, so that equal jobs of one batch run once.
   new = {key: job for key, job in zip(keys, jobs, strict=True) if key and key not in VERDICTS}
   if new:
     VERDICTS.update(zip(new, code_box().run(list(new.values())), strict=True))
@@ -70,17 +73,17 @@ def code_verdicts(answers, truths, metadatas) -> list:
   for key in new:
     if VERDICTS[key].error == sandbox.LOST:
       del VERDICTS[key]  # says nothing about the answer: the next to ask runs it again
+  # After the verdicts were read: a batch larger than the store still gets all of its own.
   for key in list(VERDICTS)[:-MAX_VERDICTS]:
     del VERDICTS[key]
   return verdicts
 
 
 def code_share(verdict) -> float:
-  """Share of its tests that an answer passes, in [0, 1]; 1 only for a pass, whatever the single
-  results say.
-  """
+  """Share of its tests that an answer passes, in [0, 1]; 1 only where the verdict is a pass."""
   if not verdict:
     return 0.0
   if verdict.passed:
     return 1.0
+  # Whatever the single results say: full credit is for a pass alone.
   return min(0.99, sum(map(bool, verdict.results)) / max(1, len(verdict.results)))

@@ -82,7 +82,7 @@ def choose(names: list[str], folder: str, split: str | None, handle: str) -> lis
   # "train" in data/train-00000-of-00001.parquet and train/part.jsonl, not in training.csv.
   exact = [name for name in inside if re.search(rf"(?:^|[/_.-]){re.escape(split)}[/_.-]", name)]
   wanted = splits.name_split(split)
-  # Names that mean the same: "validation" is also "dev" and "valid".
+  # Names that mean the same: "validation" is also "valid" and "val".
   same = [name for name in inside if splits.split_of(None, path=name) == wanted and wanted]
   # Files without a split in their name may mark it row by row, which `in_split` reads.
   unsaid = [name for name in inside if splits.split_of(None, path=name) is None]

@@ -23,8 +23,10 @@ BY_DOMAIN: dict[str, str] = {}
 
 def use(items: list[str]):
   """Takes the items of --check, ["chess=exact", "poetry=my_check.py:right"], for this process."""
+  # A notebook calls a script's main again and again: an earlier call's checks must not stay.
   BY_DOMAIN.clear()
   for item in items:
+    # "chess=exact" → chess, exact; a function's path may hold an "=" of its own.
     domain, _, way = item.partition("=")
     if domain in contract.VERIFIABLE_DOMAINS or not domain or not known(way):
       raise InputError(
@@ -38,6 +40,7 @@ def use(items: list[str]):
 
 def recorded(items: list[str]) -> dict[str, list[str]]:
   """{"check": items}, {} without any: what makes one evaluation's verdicts another's."""
+  # Sorted: the order of the flag's items changes no verdict.
   return {"check": sorted(items)} if items else {}
 
 
@@ -46,11 +49,13 @@ def known(way: str) -> bool:
 
 
 def way_of(domain: str, metadata: dict) -> str:
-  """How a row's answer is checked: a verifiable domain's own name, else exact, number, choice or
-  FILE.py:FUNCTION; "" where it has no right answer.
+  """How a row's answer is checked; "" where it has no right answer.
+
+  A verifiable domain's own name, else exact, number, choice or FILE.py:FUNCTION.
   """
   if domain in contract.VERIFIABLE_DOMAINS:
     return domain
+  # The command line before the row: it is the user's latest word.
   if domain in BY_DOMAIN:
     way = BY_DOMAIN[domain]
   else:
@@ -72,7 +77,8 @@ def check_rows(rows: list[dict]):
 
 
 def same_text(answer: str, truth: str) -> bool:
-  """The check `exact`."""
+  """The check `exact`: the same characters, white space around them aside."""
+  # Two empty texts are equal and say nothing, so they are not right.
   return answer.strip() == truth.strip() != ""
 
 
@@ -82,5 +88,6 @@ def ask(way: str, answer: str, truth: str, metadata: dict) -> bool:
 
 
 def load(way: str):
+  # The last ":", as a path may hold one.
   path, _, name = way.rpartition(":")
   return own_rewards.load_function(path, name)

@@ -32,6 +32,7 @@ def read_rows(prompts, completions, columns: dict, style: str) -> list[Row | Non
   fields = []
   for name in ("question", "domain", "answer", "metadata"):
     values = columns.get(name)
+    # A notebook may pass no columns but the answer; each row then goes without the rest.
     fields.append([None] * len(completions) if values is None else values)
   return [read_row(style, *row) for row in zip(completions, prompts, *fields, strict=True)]
 
@@ -39,17 +40,20 @@ def read_rows(prompts, completions, columns: dict, style: str) -> list[Row | Non
 def read_row(style: str, text, prompt, question, domain, truth, metadata) -> Row | None:
   try:
     if isinstance(metadata, str | bytes | None):
+      # The trainer's batches hold plain text and numbers, so a row's dict travels as JSON.
       metadata = json.loads(metadata or "{}")
     if not isinstance(text, str) or not isinstance(metadata, dict):
       raise TypeError("completion or metadata")
     response = contract.parse_response(text, style)
     return Row(
       text=text,
+      # The question without the instructions around it, where it is known.
       question=str(prompt if question is None else question),
       domain=str(domain or ""),
       truth="" if truth is None else str(truth),
       metadata=metadata,
       response=response,
+      # A component may pay a right answer without the form: the form has components of its own.
       answer=response.answer if response else contract.extract_answer(text),
       checkable=own_checks.way_of(str(domain or ""), metadata) != "",
     )
@@ -94,7 +98,9 @@ def with_grades(
   creative = [k for k, row in enumerate(asked) if is_creative(row)]
   verdicts = ask_judge([asked[k] for k in creative], judge)
   for k, verdict in zip(creative, verdicts, strict=True):
+    # `quality` reaches 0.8 at most, so / 0.8 puts it on the judge's scale of 0 to 1.
     grades[k] = verdict.overall / 10 if verdict else min(1.0, quality(asked[k]) / 0.8)
+  # A copy: other components read the same batch, and ask for other rows' grades.
   graded = list(rows)
   for i, grade in zip(places, grades, strict=True):
     graded[i] = rows[i]._replace(grade=grade)
@@ -106,6 +112,7 @@ def ask_judge(rows: list[Row], judge: Callable | None) -> list:
   if not judge or not rows:
     return [None] * len(rows)
   verdicts = judge([{"question": row.question, "response": row.text} for row in rows])
+  # Counted, as heuristics in a judge's place change what a run learned from.
   failures.COUNTS["judge_fallback"] += verdicts.count(None)
   return verdicts
 
@@ -144,6 +151,7 @@ def check_answer(row: Row | None, code_rewards: str) -> tuple[bool | None, list[
   """(is the answer right, why not, a line each); (None, []) where nothing is checked."""
   if row is None or not row.checkable or (row.domain == "coding" and code_rewards == "off"):
     return None, []
+  # As a batch of one, for its protection: a row that cannot be checked is wrong, not an error.
   (correct,) = checking.is_correct_batch([row.domain], [row.answer], [row.truth], [row.metadata])
   return correct, [] if correct else [answer_problem(row)]
 
@@ -159,6 +167,7 @@ def answer_problem(row: Row) -> str:
       f"the answer states {stated!r} (None: no value, or two different ones), expected {expected!r}"
     )
   if row.domain == "coding":
+    # Remembered from the check above, so no code runs a second time.
     (verdict,) = code_checking.code_verdicts([row.answer], [row.truth], [row.metadata])
     if verdict is None:
       return "the row has no tests"
