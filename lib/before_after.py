@@ -139,6 +139,7 @@ def compare(policy: Policy, rows: list[dict], check: Check, out_dir: str, step: 
     return {}
   judged, texts = answer_rows(policy, rows, check)
   path = os.path.join(out_dir, "samples.jsonl")
+  # Rows of `step` itself go; those of an earlier step, from before training, stay.
   jsonl.trim_rows(path, step - 1)  # a kill after these rows were written must not leave them twice
   show_samples(path, step, rows, texts)
   # Before training, step is 0.

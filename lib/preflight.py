@@ -229,10 +229,9 @@ def before_training(
   stop,
   flag,
 ) -> int | None:
-  """The preflight; the number of updates, None with --preflight_only. max_steps None: auto, what
-  fits the time left.
+  """The preflight; returns the number of updates, with --max_steps=auto resolved.
 
-  reward_fns: see `preflight`.
+  max_steps: None for auto, what fits the time left. reward_fns: see `preflight`.
   """
   # Timing costs four batches, so only those pay it who asked for a time.
   seconds = None

@@ -41,6 +41,7 @@ def validation_metrics(learner: LeanGRPOLearner, rows: list[dict]) -> dict:
   # Like lengths share a batch; means do not mind the order.
   rows = sorted(rows, key=lambda row: len(row["prompt"]))
   ids = [tokenization.encode(learner.tokenizer, row["prompt"]) for row in rows]
+  # (N, L), greedy: no sampling noise, so two validations differ by the policy alone.
   completions = answer_greedily(learner, ids)
   prompts = tokenization.pad_left(ids, max(learner.settings.prompt_widths))
   rollout = rollouts.read_answers(learner.tokenizer, rows, prompts, completions)
