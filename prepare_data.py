@@ -186,9 +186,11 @@ def main():
   began = time.time()
   out_dir = pathlib.Path(FLAGS.out_dir).expanduser()
   check_flags()
+  # Before the rows: a wrong name should fail in seconds, not after minutes of reading.
   tokenizer = open_named_tokenizer()
 
   rows, digests = read_rows()
+  # Split into words once, for duplicates, homes and decontamination alike.
   words = overlap.read_words(rows)
   mixing.place_rows(rows, words.keys, FLAGS.official_splits, bool(FLAGS.eval_pool), FLAGS.seed)
   dropped = overlap.clean(rows, words)
@@ -199,6 +201,7 @@ def main():
   splits, leaks, tokenizer = draw_verified(kept, words, shares, dropped, tokenizer)
   render(splits)
 
+  # After the draw: which rows leak depends on which were drawn to evaluate.
   dropped |= dict.fromkeys(leaks, "shares 8 words with an evaluation row")
   domains = data_report.statistics(rows, splits, dropped, tokenizer)
   stats = {
@@ -207,6 +210,7 @@ def main():
     "mixing": mixing_used,
     "target_shares": shares,
   }
+  # A tokenizer that was trained here belongs to the data; a named one stays where it is.
   write(out_dir, splits, stats, tokenizer if wants_tiny_tokenizer() else None)
   data_report.print_report(splits, domains, shares)
   counts = {split: len(splits[split]) for split in contract.SPLITS}
@@ -232,6 +236,7 @@ def check_flags():
     if name not in public_sources.SOURCES:
       valid = ", ".join(public_sources.SOURCES)
       raise InputError(f"--sources names {name!r}; valid: {valid}")
+  # Before --domain is looked at, as --check may define the domain that it names.
   own_checks.use([full_check(item) for item in FLAGS.check])
   known = contract.DOMAINS + tuple(own_checks.BY_DOMAIN)
   if FLAGS.domain and FLAGS.domain not in known:
@@ -266,6 +271,7 @@ def open_named_tokenizer():
 def read_rows() -> tuple[list[dict], dict]:
   """All rows with their index, evaluation rows first, and the digest of each input file."""
   digests = {}
+  # The mark stays with the row to the split, whatever its columns say.
   rows = [row | {"evaluates": True} for row in read_pools(FLAGS.eval_pool, digests)]
   rows += read_pools(FLAGS.pool, digests)
   raw_dir = os.path.expanduser(FLAGS.raw_dir)
@@ -280,6 +286,7 @@ def read_rows() -> tuple[list[dict], dict]:
   seen = {}
   for index, row in enumerate(rows):
     row["index"] = index
+    # Reports and resumed evaluations find rows by id, so one id must be one question.
     other = seen.setdefault(row["id"], row)
     if other["question"] != row["question"]:  # else the same row again, which `clean` drops
       raise InputError(
@@ -299,6 +306,7 @@ def read_pools(pools: list[str], digests: dict) -> list[dict]:
       files = readers.named_files(pathlib.Path(pool).expanduser())
     for file in files:
       readers.note_digest(file.path, digests)
+      # All at once: the domain is guessed from the whole file.
       records = list(readers.read_file(file, "rows of questions and answers"))
       records = hub_data.in_split(records, pool)
       found = columns.to_unified(records, readers.short_name(file), named)
@@ -312,6 +320,7 @@ def read_pools(pools: list[str], digests: dict) -> list[dict]:
 
 def check_pool(rows: list[dict], kept: list[dict]):
   """Refuses a pool that nothing can be trained on."""
+  # Too few training rows are told later, with numbers; here there is none at all.
   if any(row["side"] != "eval" for row in kept):
     return
   if rows:
@@ -326,6 +335,7 @@ def check_pool(rows: list[dict], kept: list[dict]):
 
 def domain_shares(kept: list[dict]) -> tuple[str, dict[str, float]]:
   """The mixing that is used, and domain → its share of every split."""
+  # Shares are of what may train; an evaluation pool must not shift them.
   counts = collections.Counter(row["domain"] for row in kept if row["side"] != "eval")
   weights = {}
   if FLAGS.mixing == "weights":
@@ -344,10 +354,13 @@ SMALL_POOL = {"train": 0.85, "val": 0.05, "test": 0.1}
 def choose_sizes(usable: int) -> tuple[dict[str, int], frozenset]:
   """(split → rows, the splits whose size may shrink further) for so many usable rows."""
   sizes = {split: FLAGS[f"{split}_size"].value for split in contract.SPLITS}
+  # A size on the command line is a promise; a default is only a wish.
   given = [split for split in sizes if FLAGS[f"{split}_size"].present and not FLAGS.shrink]
   flexible = frozenset(sizes) - frozenset(given)
   left = usable - sum(sizes[split] for split in given)
   if sum(sizes.values()) > usable and flexible and left > 0:
+    # 1,000 rows, nothing given: 850, 50 and 100. With --test_size=200 the other 800 go to
+    # train and val as 85 to 5.
     whole = sum(SMALL_POOL[split] for split in flexible)
     for split in flexible:
       sizes[split] = min(sizes[split], int(left * SMALL_POOL[split] / whole))
@@ -365,8 +378,7 @@ def choose_sizes(usable: int) -> tuple[dict[str, int], frozenset]:
 def draw_verified(
   kept: list[dict], words: overlap.Words, shares: dict, dropped: dict, tokenizer
 ) -> tuple[dict, dict, object]:
-  """(split → rows, leaks, tokenizer): rows are checked when they are drawn, and others drawn in the
-  place of what fails, until all pass.
+  """(split → rows, leaks, tokenizer), drawn again in the place of what fails until all rows pass.
 
   Code runs in the sandbox, so checking only what is drawn saves most of the time. `dropped`
   (index → why) grows by what fails. tokenizer: None where none measures, and where the tiny one
@@ -378,10 +390,12 @@ def draw_verified(
     sizes, flexible = choose_sizes(len(usable))
     splits, leaks = mixing.draw(usable, words, sizes, shares, flexible)
     drawn = [row for rows in splits.values() for row in rows]
+    # A new draw holds mostly rows of the last one: these were checked already.
     fresh = [row for row in drawn if row["index"] not in checked]
     checked.update(row["index"] for row in fresh)
     failed = verify(fresh)
     if tokenizer is None and wants_tiny_tokenizer():
+      # Trained once: a tokenizer that changed from draw to draw would change the lengths too.
       sound = [row for row in splits["train"] if row["index"] not in failed]
       tokenizer = prompt_lengths.train_tokenizer(sound, FLAGS.style)
     if tokenizer:
@@ -391,12 +405,14 @@ def draw_verified(
       )
     if not failed:
       return splits, leaks, tokenizer
+    # In place: the caller's reasons grow, and the next draw leaves these rows out.
     dropped |= failed
 
 
 def verify(rows: list[dict]) -> dict[int, str]:
   """{index: why} of rows that no answer, or that their own answer, could not earn anything with."""
   coding = [row for row in rows if row["domain"] == "coding"]
+  # "off" leaves coding out, whose references run in the sandbox instead.
   others = [row for row in rows if row["domain"] in checking.checked_domains("off")]
   failed = references.check_code(coding, FLAGS.verify_code == "on")
   return failed | references.check_answers(others)
@@ -420,6 +436,7 @@ WRITTEN = ("id", "domain", "question", "prompt", "answer", "target", "metadata")
 def write(out_dir: pathlib.Path, splits: dict, stats: dict, tokenizer):
   """Every file but config.json, without which the folder counts as incomplete from here on."""
   out_dir.mkdir(parents=True, exist_ok=True)
+  # Removed first: a run that is cut off must not leave an old config beside new rows.
   for name in ("config.json", "tokenizer.model"):
     (out_dir / name).unlink(missing_ok=True)
   for split, rows in splits.items():

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 
+# What a kind's function returns; lib/builtin_pool.py makes a row of it.
 class Problem(NamedTuple):
   asks: tuple[str, ...]  # wordings of the question, one of which is drawn
   worked: str
@@ -24,6 +25,7 @@ class Problem(NamedTuple):
 
 # Words.
 
+# All in lower case and few: the tiny model's tokenizer has one token for each word.
 NAMES = ("tom", "ana", "ben", "mia", "leo", "eva", "sam", "zoe")
 COUNTED = ("apples", "pens", "books", "coins", "cups", "eggs")
 THINGS = (
@@ -54,7 +56,9 @@ METALS = {
 GASES = {"helium": "He", "neon": "Ne", "oxygen": "O", "argon": "Ar"}
 LEGS = {"spider": 8, "ant": 6, "dog": 4, "bird": 2, "cat": 4, "bee": 6, "cow": 4, "hen": 2}
 PLANETS = ["mercury", "venus", "earth", "mars", "jupiter", "saturn", "uranus", "neptune"]
+# {"mercury": 1, "venus": 2, …}: the place counted from the sun.
 ORBITS = {planet: place for place, planet in enumerate(PLANETS, 1)}
+# (big unit, small one, how many of these it holds).
 UNITS = (
   ("m", "cm", 100),
   ("kg", "g", 1000),
@@ -63,6 +67,7 @@ UNITS = (
   ("minutes", "seconds", 60),
   ("weeks", "days", 7),
 )
+# Indexed by a truth value: NO_YES[3 > 2] is "yes".
 NO_YES = ("no", "yes")
 
 
@@ -98,6 +103,7 @@ def math_total(r) -> Problem:
   what = r.choice(COUNTED)
   worked, total = running_total(numbers)
   plus = "+".join(map(str, numbers))
+  # The last first, the way back: of 3+5+4=12, 12-4-5=3.
   minus = "-".join(map(str, numbers[:0:-1]))
   asks = (
     f"{plus}=?",
@@ -133,6 +139,7 @@ def math_difference(r) -> Problem:
   c = r.randint(1, 9)
   who = r.choice(NAMES)
   what = r.choice(COUNTED)
+  # [30, 4, 2] → "30-4=26,26-2=24"; at least 20 less at most 18: never below 0.
   worked, left = running_total([a, b, c], -1)
   asks = (
     f"{a}-{b}-{c}=?",
@@ -140,11 +147,13 @@ def math_difference(r) -> Problem:
     f"what is {a} minus {b} minus {c}?",
     f"{who} has {a} {what} and gives {b} and {c} away. how many {what} now?",
   )
+  # The check goes back in reverse: 24+2+4=30.
   equations = (f"{a}-{b}-{c}={left}", f"{left}+{c}+{b}={a}")
   return Problem(asks, worked, "take away", left, equations)
 
 
 def math_compare(r) -> Problem:
+  # Two digits each and never equal, so that one is more.
   a, b = r.sample(range(10, 100), 2)
   word, pick = r.choice((("more", max), ("less", min)))
   asks = (
@@ -154,6 +163,7 @@ def math_compare(r) -> Problem:
   )
   worked = f"{a}{'>' if a > b else '<'}{b}"
   less, more = sorted((a, b))
+  # The difference shows which is more: 47-38=9 is above 0.
   equations = (f"{more}-{less}={more - less}", f"{less}+{more - less}={more}")
   return Problem(asks, worked, "compare", pick(a, b), equations)
 
@@ -161,6 +171,7 @@ def math_compare(r) -> Problem:
 def math_sequence(r) -> Problem:
   first = r.randint(1, 20)
   step = r.randint(2, 9)
+  # 7 10 13 16 for first 7 and step 3: three are shown, the fourth is asked.
   a, b, c, d = range(first, first + 4 * step, step)
   asks = (
     f"what is next: {a} {b} {c}?",
@@ -189,8 +200,11 @@ def code_problem(make: Callable[[random.Random], Program]) -> Callable[[random.R
     name = r.choice("fgh")
     tests = []
     for arguments in program.inputs:
+      # Without spaces, as all calculations of the pool are written.
       given = ",".join(map(repr, arguments)).replace(" ", "")
+      # What is expected comes from the rule and not from the expression: two ways, one result.
       tests.append(f"assert {name}({given})=={program.rule(*arguments)!r}")
+    # The random argument may be one of the fixed: the same test twice says nothing new.
     tests = list(dict.fromkeys(tests))
     head = f"{name}({program.parameters})"
     shown = tests[0]
@@ -208,6 +222,7 @@ def code_problem(make: Callable[[random.Random], Program]) -> Callable[[random.R
 
 @code_problem
 def code_merge(r) -> Program:
+  # "add 3+5+4 to x" → "3+5=8,8+4=12" → return x+12: the same sums as `math_total`.
   numbers = few_digits(r)[:3]
   words, sign = r.choice(
     (("add {} to x", 1), ("take {} from x", -1), ("x and {} more", 1), ("x but {} less", -1))
@@ -258,6 +273,7 @@ def code_example(r) -> Program:
 def code_steps(r) -> Program:
   a = r.randint(2, 9)
   b = r.randint(2, 29)
+  # Words where there are some: "double x", "triple x", "x times 4".
   first = {2: "double x", 3: "triple x"}.get(a, f"x times {a}")
   before = f"from x then times {a}"
   words, expression, rule, worked = r.choice(
@@ -282,6 +298,7 @@ def code_check(r) -> Program:
       (f"can x be shared by {n}", f"x%{n}==0", lambda x: x % n == 0),
     )
   )
+  # Both sides of the border and the border itself, where "more" and "not less" differ.
   inputs = [(x,) for x in r.sample((n - 1, n, n + 1, 3 * n), 4)]
   return Program("x", words, expression, rule, inputs, expression)
 
@@ -305,6 +322,7 @@ def code_list(r) -> Program:
     f"{word} of s {op} {n}",
     f"{call}{sign_of(sign)}{n}",
     lambda s: part(s) + sign * n,
+    # In [8, 1, 9, 3] first, last, most and least are four different numbers.
     [(r.sample(range(1, 10), 2),), ([8, 1, 9, 3],), ([4],), ([6, 3],)],
     f"{word} is {call}",
   )
@@ -313,6 +331,7 @@ def code_list(r) -> Program:
 @code_problem
 def code_pair(r) -> Program:
   n = r.randint(2, 19)
+  # In either order, so that f(a, b) cannot be guessed from where a letter stands.
   u, v = r.sample("ab", 2)
   # of u, of v, and what is added
   words, expression, (times_u, times_v, more) = r.choice(
@@ -324,6 +343,7 @@ def code_pair(r) -> Program:
   )
 
   def rule(a, b):
+    # The arguments come as a, b, the rule speaks of u, v.
     first, second = (a, b) if u == "a" else (b, a)
     return times_u * first + times_v * second + more
 
@@ -349,6 +369,7 @@ def science_journey(r) -> Problem:
 
 
 def science_heat(r) -> Problem:
+  # A temperature first, then digits to add, so the steps are those of the other sums.
   parts = [r.randint(10, 29), *few_digits(r)[1:]]
   what = r.choice(("water", "iron", "snow", "stone", "lead"))
   more = "+".join(map(str, parts[1:]))
@@ -374,6 +395,7 @@ def science_motion(r) -> Problem:
 
 
 def science_legs(r) -> Problem:
+  # "a spider a dog and a hen" → 8+4=12,12+2=14: recall, then the same sums.
   animals = r.choices(list(LEGS), k=r.choice((3, 3, 4)))
   worked, total = running_total([LEGS[animal] for animal in animals])
   named = f"a {' a '.join(animals[:-1])} and a {animals[-1]}"
@@ -425,6 +447,7 @@ def science_rank(r) -> Problem:
     )
   )
   x = r.choice(list(table))
+  # Never equal, so that exactly one is right: a dog and a cat have four legs each.
   y = r.choice([other for other in table if table[other] != table[x]])
   asks = (
     f"which {words}: {x} or {y}?",
@@ -454,6 +477,8 @@ def logic_parity(r) -> Problem:
   ask = r.choice(("even", "odd"))
   bits = r.choices((0, 1), k=r.randint(3, 7))
   shown = [words[bit] for bit in bits]
+  # Of 1 1 0 1 the counts so far are 1 2 2 3: odd even even odd.
+  # A state of one bit, carried along: the last is the answer.
   parities = [("even", "odd")[count % 2] for count in itertools.accumulate(bits)]
   said = " ".join(shown)
   word = words[1]
@@ -471,7 +496,9 @@ def logic_switch(r) -> Problem:
   what = r.choice(("lamp", "drum", "bell"))
   ask = r.choice((0, 1))
   start = r.choice((0, 1))
+  # Press twice as often as wait, as only presses change something.
   acts = r.choices((0, 1, 1), k=r.randint(3, 5))
+  # From off (0), press wait press: 0 1 1 0; the first is before any act.
   states = list(itertools.accumulate(acts, operator.xor, initial=start))
   done = [("wait", "press")[act] for act in acts]
   words = ("off", "on")
@@ -484,17 +511,19 @@ def logic_switch(r) -> Problem:
 
 
 def logic_swap(r) -> Problem:
-  """Where a coin is after swaps of three cups."""
+  """Where a coin is after two to four swaps of three cups."""
   start = r.choice("pqr")
   at = start
   moves = []
   steps = []
   for _ in range(r.randint(2, 4)):
     x, y = r.sample("pqr", 2)
+    # The coin moves where its cup is one of the two, else it stays.
     at = {x: y, y: x}.get(at, at)
     moves.append(f"{x} {y}")
     steps.append(f"{x} {y} {at}")
   asked = at
+  # Half of the questions ask for the right cup, so "yes" alone is right half the time.
   if r.random() >= 0.5:
     asked = r.choice([cup for cup in "pqr" if cup != at])
   swaps = ", ".join(moves)
@@ -508,8 +537,10 @@ def logic_swap(r) -> Problem:
 def logic_order(r) -> Problem:
   chain = r.sample(NAMES, 3)
   word = r.choice(("older", "taller", "faster"))
+  # Two facts about neighbours; the question may need both: a > b, b > c, so a > c.
   facts = [f"{x} is {word} than {y}." for x, y in itertools.pairwise(chain)]
   r.shuffle(facts)
+  # The chain runs from most to least, so the earlier is the older, taller or faster.
   i, j = r.sample(range(3), 2)
   question = f"{' '.join(facts)} is {chain[i]} {word} than {chain[j]}?"
   return Problem((question,), ">".join(chain), "", NO_YES[i < j])
@@ -549,14 +580,16 @@ def logic_rule(r) -> Problem:
 
 
 def logic_truth(r) -> Problem:
-  """The truth of a formula."""
+  """The truth of a formula of three letters, such as (not p and q) or r."""
   letters = r.sample("pqrs", 3)
   values = r.choices((0, 1), k=3)
   negated = r.choices((0, 0, 1), k=3)
   op, last = r.choices(("and", "or"), k=2)
   given = " ".join(f"{x} {NO_YES[v]}" for x, v in zip(letters, values, strict=True))
   x, y, z = (("not " if no else "") + letter for no, letter in zip(negated, letters, strict=True))
+  # XOR with 1 negates: not yes is no.
   a, b, c = (value ^ no for value, no in zip(values, negated, strict=True))
+  # The bracket first, then its value with the third letter.
   half = a & b if op == "and" else a | b
   whole = half & c if last == "and" else half | c
   worked = (

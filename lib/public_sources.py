@@ -27,6 +27,7 @@ def from_gsm8k(record):
     return "no final answer"
   return {
     "prompt": cells.text(record, "question"),
+    # "#### 1,080" → "1080".
     "answer": final.strip().replace(",", ""),
     "reasoning": solution.strip(),
   }
@@ -38,9 +39,11 @@ MBPP_PARTS = ("prompt", "test", "validation", "train")
 
 
 def from_mbpp(record):
-  """The function's name stands in the tests only. Sanitized records carry imports for the tests,
-  full ones set-up code.
+  """The function's name stands in the tests only.
+
+  Sanitized records carry imports for the tests, full ones set-up code.
   """
+  # Either may be missing: what is there runs before the tests.
   imports = cells.texts(record.get("test_imports"))
   setup = "\n".join([*imports, record.get("test_setup_code") or ""]).strip()
   task = int(record["task_id"])
@@ -52,6 +55,7 @@ def from_mbpp(record):
       "test_cases": cells.texts(record["test_list"]),
       "test_setup_code": setup.replace("\r\n", "\n"),
       "challenge_tests": cells.texts(record.get("challenge_test_list")),
+      # Task 10 is the last to prompt, 11 the first of the test: bisect_left keeps 10 below.
       "split": MBPP_PARTS[bisect.bisect_left(MBPP_ENDS, task)],
     },
   }
@@ -76,6 +80,7 @@ def read_arc(record) -> ArcQuestion:
   """A record in any of the four layouts that ARC is found in."""
   if "gold" in record:  # the evaluation harnesses': query, choices, gold
     options = list(cells.value(record["choices"]))
+    # "gold" is a place counted from 0.
     labels = [str(i) for i in range(len(options))]
     stem = cells.text(record, "question", "query").removeprefix("Question: ")
     return ArcQuestion(stem, options, labels, str(record["gold"]))
@@ -86,6 +91,7 @@ def read_arc(record) -> ArcQuestion:
     texts = [option["text"] for option in options]
     return ArcQuestion(question["stem"], texts, [option["label"] for option in options], key)
   if "choices" not in record:  # AI2's CSV: "Which is hot? (A) fire (B) snow"
+    # → "Which is hot?", then "A", "fire", "B", "snow" in turn.
     stem, *pieces = re.split(r"\s*\(([A-E1-5])\)\s*", question or "")
     return ArcQuestion(stem, pieces[1::2], pieces[::2], key)
   choices = cells.value(record["choices"])  # Hugging Face: {"text": […], "label": […]}
@@ -97,6 +103,7 @@ def from_arc(record):
   question = read_arc(record)
   if not question.key or not question.stem:
     return "no question or answer"
+  # Two equal options are both right by their text, and one wrong by its letter.
   if len({text.strip().casefold() for text in question.texts}) < len(question.texts):
     return "an option twice"
   right = question.labels.index(question.key)
@@ -124,6 +131,7 @@ def from_strategyqa(record):
   """The authors' layout, or BIG-bench's: input, target_scores, and a target "No. Stones sink."."""
   if "target_scores" in record:
     scores = record["target_scores"]
+    # "No. Stones sink." → "Stones sink.".
     facts = str(record.get("target") or "").partition(". ")[2]
     question, said = record["input"], max(scores, key=scores.get)
   else:
@@ -140,8 +148,11 @@ def from_strategyqa(record):
 def untokenise(text: str) -> str:
   """Text that was split for a language model, as people write it: `` do n't '' -> "don't"."""
   text = re.sub(r"\s*<newline>\s*", "\n", re.sub("``|''", '"', text))
+  # "do n't" → "don't", "he 's" → "he's".
   text = re.sub(r" (n't|'(?:s|m|d|ll|re|ve))\b", r"\1", text, flags=re.I)
+  # "well , ( so ) ." → "well, (so).".
   text = re.sub(r"[ \t]+([.,!?;:%)\]])", r"\1", re.sub(r"([(\[])[ \t]+", r"\1", text))
+  # "\" Stop \"" → "\"Stop\"": quotes hug what they hold.
   text = re.sub(r'"[ \t]*([^"\n]*?)[ \t]*"', r'"\1"', text)
   text = re.sub(
     r"\b(got(?= ta\b)|(?:gon|wan)(?= na\b)|can(?= not\b)|(?:gim|lem)(?= me\b)) ", r"\1", text
@@ -155,11 +166,13 @@ STORY_TAGS = ("WP", "SP", "EU", "CW", "TT", "RF", "PI", "FF", "MP", "IP")
 
 def from_writingprompts(record):
   asked = cells.text(record, "prompt")
+  # "[ WP ] A king wakes" → WP; without a tag it is taken for a story's prompt.
   tag = re.match(r"\s*\[ ?(\w\w) ?\]", asked)
   if tag and tag[1].upper() not in STORY_TAGS:
     return "no story prompt"
   prompt = untokenise(re.sub(r"^(?:\s*\[ ?\w\w ?\])+|\[ ?[A-Z]{2} ?\]", "", asked))
   story = untokenise(cells.text(record, "story"))
+  # Removed posts and jokes of one line are no stories to learn from.
   if len(prompt) < 10 or len(story.split()) < 30:
     return "too short"
   return {"prompt": f"Write a short story based on this prompt: {prompt}", "answer": story}
@@ -212,6 +225,7 @@ def from_dolly(record):
       domain = "creative_ideation"
   if domain is None:
     return "another kind of task"
+  # A long answer that ends in no sentence's end was broken off.
   if not answer or len(answer) > 300 and not re.search(r"[.!?\"')\]:]\s*$", answer):
     return "cut off"
   return {"domain": domain, "prompt": f"{question}\n\n{context or ''}", "answer": answer}
@@ -220,6 +234,7 @@ def from_dolly(record):
 def from_no_robots(record):
   domain = KINDS.get(record["category"])
   turns = [turn for turn in cells.value(record["messages"]) or [] if turn["role"] != "system"]
+  # A longer talk's answers need the turns before them.
   if domain is None or len(turns) != 2:
     return "another kind of task"
   question, answer = (turn["content"] for turn in turns)
@@ -245,22 +260,27 @@ def from_cnn(record):
     return "too short"
   return {
     "prompt": f"Summarize the following article:\n\n{article}",
+    # Highlights are tokenised: "He won ." → "He won.".
     "answer": re.sub(r" \.(?=\s|$)", ".", cells.text(record, "highlights")),
   }
 
 
 def from_xsum(record):
-  """One published copy puts other articles before the row's own, an instruction after it, and reads
+  """The article and its one-sentence summary.
+
+  One published copy puts other articles before the row's own, an instruction after it, and reads
   UTF-8 as Windows-1252 ("Â£5").
   """
   article = record.get("document") or record.get("article")
   summary = record.get("summary") or record.get("summary_gt")
   if not article or not summary:
     return "no article or summary"
+  # The last is the row's own; without the mark it is all of the text.
   own = re.split(r"###\s*Article: ", article)[-1]
   article = own.partition("\n\nSummarize the above article")[0].strip()
   if len(article.split()) < 30:
     return "too short"
+  # Sound text stays as it is: ASCII reads the same either way, other signs fail to decode.
   with contextlib.suppress(UnicodeError):
     article = article.encode("cp1252").decode()
   return {
@@ -401,16 +421,19 @@ def read_source(name: str, raw_dir: str, limit: int, digests: dict) -> list[dict
         found = source.convert(record.value)
       except readers.UNREADABLE as error:
         raise readers.not_as_expected(record.place, expected, error) from error
+      # An empty cell is the set's own flaw: left out and counted, not an error.
       if isinstance(found, dict) and not (has_text(found["prompt"]) and has_text(found["answer"])):
         found = "no question or answer"
       if isinstance(found, str):
         left_out[found] += 1
         continue
+      # The converter's own split wins: MBPP's is known by its task ids.
       metadata = {"source": name, "split": record.split or "unknown"} | found.get("metadata", {})
       if metadata.get("id") is None:
         metadata["id"] = own_id(record.value, file, number, rows)
       row = {"domain": source.domain, **found, "metadata": metadata}
       rows[metadata["id"]] = unified_rows.unified(row, record.place)
+      # Rows that may train count by id, so that a replaced record counts once.
       if not evaluates(rows[metadata["id"]]):
         training.add(metadata["id"])
   kept = within_limit(list(rows.values()), limit)
@@ -438,6 +461,7 @@ def evaluates(row: dict) -> bool:
 def within_limit(rows: list[dict], limit: int) -> list[dict]:
   """The first `limit` rows in their order, training rows before evaluation rows."""
   training = sum(not evaluates(row) for row in rows)
+  # Of limit 100 and 80 training rows, 20 evaluation rows fit.
   room = {False: limit, True: max(0, limit - training)}
   kept = []
   for row in rows:
@@ -454,6 +478,7 @@ def locate(name: str, raw_dir: str) -> list[readers.DataFile]:
     raise InputError(
       f"--raw_dir={raw_dir} is not a folder; expected one with public sets in it, or nothing"
     )
+  # What is on the disk already wins: no network is needed then.
   for folder in filter(None, (raw_dir, "/kaggle/input")):
     if found := readers.list_files(pathlib.Path(folder), source.wanted):
       return found
@@ -469,6 +494,7 @@ def locate(name: str, raw_dir: str) -> list[readers.DataFile]:
       # The hubs raise a dozen unrelated kinds for "offline", "no such set" and "log in".
       failures.append(f"{handle}: {type(error).__name__}")
       continue
+    # No pattern here: a download holds this set alone.
     if found := readers.list_files(pathlib.Path(folder)):
       return found
     failures.append(f"{handle}: no readable file")
