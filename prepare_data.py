@@ -49,6 +49,7 @@ from lib import (
 )
 from lib.errors import InputError
 
+# A set of its own, not absl's global one: notebooks define several scripts' flags side by side.
 FLAGS = flags.FlagValues()
 flags.DEFINE_list(
   "pool",
@@ -192,13 +193,16 @@ def main():
   rows, digests = read_rows()
   # Split into words once, for duplicates, homes and decontamination alike.
   words = overlap.read_words(rows)
+  # Before any row is dropped: a home depends on the question, not on the other rows.
   mixing.place_rows(rows, words.keys, FLAGS.official_splits, bool(FLAGS.eval_pool), FLAGS.seed)
   dropped = overlap.clean(rows, words)
   kept = [row for row in rows if row["index"] not in dropped]
   check_pool(rows, kept)
+  # From clean rows: duplicates must not make a domain look large.
   mixing_used, shares = domain_shares(kept)
 
   splits, leaks, tokenizer = draw_verified(kept, words, shares, dropped, tokenizer)
+  # Last, as a cut changes the question that the prompt is made of.
   render(splits)
 
   # After the draw: which rows leak depends on which were drawn to evaluate.
@@ -250,6 +254,7 @@ def check_flags():
 
 def full_check(item: str) -> str:
   """--domain=chess --check=exact is short for --check=chess=exact."""
+  # Without --domain it stays as it is, and `own_checks.use` says what was expected.
   return item if "=" in item or not FLAGS.domain else f"{FLAGS.domain}={item}"
 
 
@@ -305,6 +310,7 @@ def read_pools(pools: list[str], digests: dict) -> list[dict]:
     else:
       files = readers.named_files(pathlib.Path(pool).expanduser())
     for file in files:
+      # config.json tells by it whether two runs had the same data.
       readers.note_digest(file.path, digests)
       # All at once: the domain is guessed from the whole file.
       records = list(readers.read_file(file, "rows of questions and answers"))
@@ -440,6 +446,7 @@ def write(out_dir: pathlib.Path, splits: dict, stats: dict, tokenizer):
   for name in ("config.json", "tokenizer.model"):
     (out_dir / name).unlink(missing_ok=True)
   for split, rows in splits.items():
+    # Working notes (index, side, home, rank) stay out: they are of this run.
     written = [{key: row[key] for key in WRITTEN if key in row} for row in rows]
     jsonl.write_rows(out_dir / f"{split}.jsonl", written)
   if tokenizer:

@@ -28,6 +28,7 @@ class Domain(NamedTuple):
   kinds: dict[str, tuple[int, Callable]]  # kind → how often it is drawn, and what makes it
 
 
+# The first kind of each domain is drawn most: these share their steps (see above).
 BUILTIN = {
   "math": Domain(
     31,
@@ -79,6 +80,7 @@ BUILTIN = {
   "creative_ideation": Domain(4, {"ideas": (1, builtin_questions.creative_ideas)}),
   "summarization": Domain(3, {"summary": (1, builtin_questions.creative_summary)}),
 }
+# Kinds whose terse solution is shown too, in TERSE_SHARE of their rows.
 STATEFUL = (
   "total",
   "groups",

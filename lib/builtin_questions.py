@@ -54,6 +54,7 @@ METALS = {
   "nickel": "Ni",
 }
 GASES = {"helium": "He", "neon": "Ne", "oxygen": "O", "argon": "Ar"}
+# Facts to recall: they stand in no question, so SFT has to show them.
 LEGS = {"spider": 8, "ant": 6, "dog": 4, "bird": 2, "cat": 4, "bee": 6, "cow": 4, "hen": 2}
 PLANETS = ["mercury", "venus", "earth", "mars", "jupiter", "saturn", "uranus", "neptune"]
 # {"mercury": 1, "venus": 2, …}: the place counted from the sun.
@@ -83,6 +84,7 @@ def running_total(numbers, sign: int = 1) -> tuple[str, int]:
   steps = []
   total = numbers[0]
   for number in numbers[1:]:
+    # sign: 1 adds, -1 takes away.
     after = total + sign * number
     steps.append(f"{total}{sign_of(sign)}{number}={after}")
     total = after
@@ -155,6 +157,7 @@ def math_difference(r) -> Problem:
 def math_compare(r) -> Problem:
   # Two digits each and never equal, so that one is more.
   a, b = r.sample(range(10, 100), 2)
+  # The word and what it means: "more" is answered by max, "less" by min.
   word, pick = r.choice((("more", max), ("less", min)))
   asks = (
     f"which is {word}: {a} or {b}?",
@@ -194,6 +197,7 @@ class Program(NamedTuple):
   worked: str
 
 
+# A decorator: the kinds below say what is computed, this says how it is asked and tested.
 def code_problem(make: Callable[[random.Random], Program]) -> Callable[[random.Random], Problem]:
   def problem(r) -> Problem:
     program = make(r)
@@ -242,6 +246,7 @@ def code_merge(r) -> Program:
 def code_repeat(r) -> Program:
   n = r.randint(2, 3)
   k = r.randint(2, 19)
+  # "add 4 to x 3 times" → "4+4=8,8+4=12" → return x+12.
   word, to, sign = r.choice((("add", "to", 1), ("take", "from", -1)))
   worked, _ = running_total([k] * n)
   return Program(
@@ -275,6 +280,7 @@ def code_steps(r) -> Program:
   b = r.randint(2, 29)
   # Words where there are some: "double x", "triple x", "x times 4".
   first = {2: "double x", 3: "triple x"}.get(a, f"x times {a}")
+  # Taken out for the width of the table below alone.
   before = f"from x then times {a}"
   words, expression, rule, worked = r.choice(
     (
@@ -306,6 +312,7 @@ def code_check(r) -> Program:
 @code_problem
 def code_list(r) -> Program:
   n = r.randint(2, 29)
+  # "most of s minus 4" → return max(s)-4.
   op, sign = r.choice((("plus", 1), ("minus", -1)))
   word, call, part = r.choice(
     (
@@ -408,6 +415,7 @@ def science_legs(r) -> Problem:
 
 
 def science_fact(r) -> Problem:
+  # Metals and gases in one table: both have a symbol.
   fact, table = r.choice((("symbol", METALS | GASES), ("legs", LEGS), ("orbit", ORBITS)))
   what = r.choice(list(table))
   asks = (
@@ -417,6 +425,7 @@ def science_fact(r) -> Problem:
     f"give the {fact} for {what}",
     f"find {fact} of {what}",
   )
+  # No terse solution: these kinds are not in STATEFUL, so theirs is never shown.
   return Problem(asks, f"{fact} of {what}", "", table[what])
 
 
@@ -433,6 +442,7 @@ def science_kind(r) -> Problem:
     f"{x} or {y}: which is a {word}?",
     f"find the {word} of {x} and {y}",
   )
+  # "iron metal neon gas": each is classed before one is chosen.
   worked = " ".join(f"{what} {'metal' if what in METALS else 'gas'}" for what in pair)
   return Problem(asks, worked, "", answer)
 
@@ -454,6 +464,7 @@ def science_rank(r) -> Problem:
     f"{x} or {y}: which {words}?",
     f"of {x} and {y} which {words}?",
   )
+  # "spider 8 dog 4": the two figures first, then the choice.
   return Problem(asks, f"{x} {table[x]} {y} {table[y]}", "", pick(x, y, key=table.get))
 
 
@@ -474,7 +485,9 @@ def science_units(r) -> Problem:
 
 def logic_parity(r) -> Problem:
   words = r.choice((("no", "yes"), ("blue", "red"), ("off", "on")))
+  # Both are asked, so that "yes" alone is right half the time.
   ask = r.choice(("even", "odd"))
+  # 1 stands for the word that is counted: red, on or yes.
   bits = r.choices((0, 1), k=r.randint(3, 7))
   shown = [words[bit] for bit in bits]
   # Of 1 1 0 1 the counts so far are 1 2 2 3: odd even even odd.
@@ -539,6 +552,7 @@ def logic_order(r) -> Problem:
   word = r.choice(("older", "taller", "faster"))
   # Two facts about neighbours; the question may need both: a > b, b > c, so a > c.
   facts = [f"{x} is {word} than {y}." for x, y in itertools.pairwise(chain)]
+  # In either order, so that the chain must be put together.
   r.shuffle(facts)
   # The chain runs from most to least, so the earlier is the older, taller or faster.
   i, j = r.sample(range(3), 2)
@@ -551,6 +565,7 @@ def logic_rule(r) -> Problem:
   one, other = r.sample(("dog", "bird", "cow", "hen", "bee"), 2)
   first, second = r.sample(("old", "red", "cold", "small", "fast"), 2)
   each = f"each {one} is {first}"
+  # (what is said, what is asked of `who`, the steps, the answer).
   facts, asked, worked, answer = r.choice(
     (
       (f"{each}. {who} is a {one}", first, f"{one} {first}", "yes"),
@@ -583,6 +598,7 @@ def logic_truth(r) -> Problem:
   """The truth of a formula of three letters, such as (not p and q) or r."""
   letters = r.sample("pqrs", 3)
   values = r.choices((0, 1), k=3)
+  # One letter in three stands under a "not".
   negated = r.choices((0, 0, 1), k=3)
   op, last = r.choices(("and", "or"), k=2)
   given = " ".join(f"{x} {NO_YES[v]}" for x, v in zip(letters, values, strict=True))
@@ -600,6 +616,7 @@ def logic_truth(r) -> Problem:
 
 # Creative domains.
 
+# A text is one clause and one end: few words, yet 24 pairs before the things are filled in.
 CLAUSES = (
   "the {a} sings to the {b}",
   "a quiet {a} waits for the {b}",
@@ -658,7 +675,7 @@ def creative_ideas(r) -> Problem:
 
 
 def creative_prose(r, kind: str) -> Problem:
-  """kind: poem or story."""
+  """A poem or a story, as `kind` says, about three things."""
   a, b, c = r.sample(THINGS, 3)
   question = r.choice(
     (

@@ -90,6 +90,7 @@ def print_report(splits: dict, table: dict, shares: dict):
     lines.append(table_line(domain, facts))
   # The last column, the reasons, is as wide as it likes: nothing stands to its right.
   widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+  # The domain to the left, numbers to the right, reasons as they are.
   for first, *cells, last in lines:
     middle = [cell.rjust(width) for cell, width in zip(cells, widths[1:-1], strict=True)]
     readers.say("  ".join([first.ljust(widths[0]), *middle, last]))
@@ -127,6 +128,7 @@ def show_lengths(lengths: dict | None) -> str:
 def say_what_ran_out(splits: dict, table: dict, shares: dict):
   for split in contract.SPLITS:
     for domain, share in shares.items():
+      # Of the rows that were drawn: a split that shrank asks for less.
       asked = share * len(splits[split])
       got = table.get(domain, {}).get(split, 0)
       # One row less is rounding, and not worth a line.
@@ -196,6 +198,7 @@ def draw_chart(domains: dict, title: str, path: pathlib.Path):
     largest = max(largest, *share)
     spots = [spot + shift for spot in range(len(names))]
     bars = axes.barh(spots, share, 0.38, color=color, label=label)
+    # The rows as well as the share: 3% of 300 and of 30,000 are not the same.
     texts = []
     for name, percent in zip(names, share, strict=True):
       rows = sum(domains[name][key] for key in counted)

@@ -31,6 +31,7 @@ def fetch(handle: str) -> list[readers.DataFile]:
   import huggingface_hub
 
   try:
+    # Only the files chosen: some sets hold hundreds of GB in other configurations.
     root = huggingface_hub.snapshot_download(repository, repo_type="dataset", allow_patterns=names)
   except Exception as error:
     raise unavailable(repository, error) from error

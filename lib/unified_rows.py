@@ -45,6 +45,7 @@ def unified(row, place: str) -> dict:
     answer = ""  # only SFT would read it
   if not isinstance(question, str) or not question.strip():
     raise InputError(f'{place}: "prompt" is {question!r:.60}; expected the question\'s text')
+  # A creative row may have "", never a list or an object.
   empty = not isinstance(answer, str) or not answer.strip()
   if not isinstance(answer, str) or empty and has_right_answers(domain, metadata):
     raise InputError(
@@ -64,6 +65,7 @@ def unified(row, place: str) -> dict:
     "question": question.strip(),
     "answer": answer.strip(),
     "metadata": metadata,
+    # Two common places for the worked solution; None where there is none.
     "reasoning": row.get("reasoning") or metadata.get("solution"),
     "sections": row.get("sections"),
     "place": place,
