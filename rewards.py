@@ -127,8 +127,9 @@ def component(
 
 
 def multi_domain(options: Options) -> list:
-  """`multi_domain` write-up. Sum in [0, 1]: 0 without the exact format; with it 0.2, and
-  0.8 for a right answer, or up to 0.8 for the quality of a creative one.
+  """`multi_domain` write-up. Sum in [0, 1], and 0 without the exact format.
+
+  With it 0.2, and 0.8 for a right answer, or up to 0.8 for the quality of a creative one.
   """
 
   @component(options, low=0.0, high=0.2, advice=EXACT_FORMAT)
@@ -352,9 +353,7 @@ def four_component(options: Options) -> list:
     advice="a right answer, stated once (creative domains: a better text)",
   )
   def correctness(row):
-    """The answer, and 40 different words of thought: half of these where it is wrong, or length
-    alone would pay.
-    """
+    """The answer, and 40 different words of thought, at half value where it is wrong."""
     # The grade counts without the form too; thought only inside its block.
     thought = row.response.reasoning if row.response else ""
     depth = min(1.0, len(set(prose.words_of(thought))) / 40) * prose.reads_well(thought)
@@ -469,10 +468,9 @@ def print_explanation(row: dict, result: dict):
 
 
 def self_test() -> list[str]:
-  """Every system and domain: a thorough right response and a plain honest one each earn strictly
-  more than every cheat. Returns the failures, one line each.
+  """Checks that honest responses earn strictly more than every cheat; returns the failures.
 
-  In the curriculum's first phase, which reads no answers, a well-formed cheat may tie.
+  In every system and domain, for a thorough right response and a plain honest one. In the curriculum's first phase, which reads no answers, a well-formed cheat may tie.
   """
   faults = []
   compared = 0

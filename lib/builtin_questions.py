@@ -173,6 +173,7 @@ def math_compare(r) -> Problem:
 
 def math_sequence(r) -> Problem:
   first = r.randint(1, 20)
+  # At least 2: by ones there is nothing to find.
   step = r.randint(2, 9)
   # 7 10 13 16 for first 7 and step 3: three are shown, the fourth is asked.
   a, b, c, d = range(first, first + 4 * step, step)
@@ -210,13 +211,16 @@ def code_problem(make: Callable[[random.Random], Program]) -> Callable[[random.R
       tests.append(f"assert {name}({given})=={program.rule(*arguments)!r}")
     # The random argument may be one of the fixed: the same test twice says nothing new.
     tests = list(dict.fromkeys(tests))
+    # "f(x)", the header that the tests call.
     head = f"{name}({program.parameters})"
+    # One test in the question tells how the function is called; the others score.
     shown = tests[0]
     asks = (
       f"write {head}: {program.words}. {shown}",
       f"{program.words}. write {head}. {shown}",
       f"{head} is {program.words}. {shown}",
     )
+    # One line, as an answer of the tiny model is a few tokens.
     answer = f"def {head}: return {program.expression}"
     facts = {"test_cases": tests, "shown_test": shown, "entry_point": name}
     return Problem(asks, program.worked, "write it", answer, tests=facts)
@@ -525,6 +529,7 @@ def logic_switch(r) -> Problem:
 
 def logic_swap(r) -> Problem:
   """Where a coin is after two to four swaps of three cups."""
+  # Cups are single letters, so that a swap is two tokens and its result one more.
   start = r.choice("pqr")
   at = start
   moves = []
@@ -548,6 +553,7 @@ def logic_swap(r) -> Problem:
 
 
 def logic_order(r) -> Problem:
+  # From most to least; the worked solution writes it as "tom>mia>leo".
   chain = r.sample(NAMES, 3)
   word = r.choice(("older", "taller", "faster"))
   # Two facts about neighbours; the question may need both: a > b, b > c, so a > c.
@@ -596,6 +602,7 @@ def logic_rule(r) -> Problem:
 
 def logic_truth(r) -> Problem:
   """The truth of a formula of three letters, such as (not p and q) or r."""
+  # "p yes q no r yes: is (not p and q) or r?"
   letters = r.sample("pqrs", 3)
   values = r.choices((0, 1), k=3)
   # One letter in three stands under a "not".
@@ -652,6 +659,7 @@ def creative_summary(r) -> Problem:
   mood = r.choice(("cold", "quiet", "old", "red"))
   verb = r.choice(("lost", "found", "saw", "sold", "hid"))
   end = r.choice(("went home", "told a story", "sleeps there", "was cold"))
+  # Three sentences with six facts; the summary keeps the middle one and the end.
   facts = f"{who} went to the {mood} {place}. there {who} {verb} a {what}. then {who} {end}."
   asks = (f"sum up: {facts}", f"tell this in short: {facts}", f"give the main point: {facts}")
   worked = f"main point: at the {place} {who} {verb} a {what} then {end}"
