@@ -470,7 +470,8 @@ def print_explanation(row: dict, result: dict):
 def self_test() -> list[str]:
   """Checks that honest responses earn strictly more than every cheat; returns the failures.
 
-  In every system and domain, for a thorough right response and a plain honest one. In the curriculum's first phase, which reads no answers, a well-formed cheat may tie.
+  In every system and domain, for a thorough right response and a plain honest one. In the
+  curriculum's first phase, which reads no answers, a well-formed cheat may tie.
   """
   faults = []
   compared = 0

@@ -659,7 +659,7 @@ def creative_summary(r) -> Problem:
   mood = r.choice(("cold", "quiet", "old", "red"))
   verb = r.choice(("lost", "found", "saw", "sold", "hid"))
   end = r.choice(("went home", "told a story", "sleeps there", "was cold"))
-  # Three sentences with six facts; the summary keeps the middle one and the end.
+  # Three sentences, which the summary joins in one.
   facts = f"{who} went to the {mood} {place}. there {who} {verb} a {what}. then {who} {end}."
   asks = (f"sum up: {facts}", f"tell this in short: {facts}", f"give the main point: {facts}")
   worked = f"main point: at the {place} {who} {verb} a {what} then {end}"
