@@ -45,6 +45,7 @@ def cells(folder: pathlib.Path, **settings) -> list[str]:
   sources = [cell.source for cell in book.cells if cell.cell_type == "code"]
   assert not any(cell.get("outputs") for cell in book.cells)
   own = f"\nINPUT, WORKING = {str(folder / 'input')!r}, {str(folder / 'working')!r}\n"
+  own += f"CODE = {str(folder / 'code')!r}\n"
   own += f"MODEL, SETTINGS = {settings.pop('MODEL', 'tiny')!r}, {settings!r}\n"
   sources[0] += own
   # A copied file is not executable; on Kaggle run.sh makes its environment itself.
@@ -73,6 +74,7 @@ def test_the_notebook_runs_and_goes_on_from_its_attached_output(tmp_path):
   earlier.parent.mkdir(parents=True)
   shutil.move(tmp_path / "working/run", earlier)
   shutil.rmtree(tmp_path / "working")
+  shutil.rmtree(tmp_path / "code")
   (tmp_path / "working").mkdir()
   second = execute(tmp_path, cells(tmp_path, **SMALL)[:3])
   printed = "".join(output.get("text", "") for output in second.cells[2].outputs)
@@ -83,6 +85,19 @@ def test_a_failed_stage_fails_the_cell(tmp_path):
   attach(tmp_path)
   with pytest.raises(nbclient.exceptions.CellExecutionError, match="CalledProcessError"):
     execute(tmp_path, cells(tmp_path, MODEL="no-such-model", **SMALL)[:3])
+
+
+def test_a_deadline_is_no_failure_and_a_missing_project_is_named(tmp_path):
+  (tmp_path / "code").mkdir()
+  (tmp_path / "code/run.sh").write_text("#!/bin/sh\necho stopped early\nexit 75\n")
+  (tmp_path / "input").mkdir()
+  sources = cells(tmp_path)
+  sources[1] = sources[1].split('\n(code / ".venv')[0]
+  stopped = execute(tmp_path, sources[:3])
+  assert "stopped early" in stopped.cells[2].outputs[0]["text"]
+  shutil.rmtree(tmp_path / "code")
+  with pytest.raises(nbclient.exceptions.CellExecutionError, match="set REPOSITORY, or attach"):
+    execute(tmp_path, sources[:3])
 
 
 def test_what_is_pushed_to_kaggle_names_the_notebook():
