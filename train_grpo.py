@@ -623,24 +623,6 @@ def choose_settings(flag, start: Policy, lengths: list[int], style: str) -> Sett
   )
 
 
-def announce(rows, settings: Settings, policy: Policy):
-  """The derived numbers, before the long part."""
-  # For example 2 prompts × 4 answers = 8.
-  answers = settings.batch_size * settings.num_generations
-  sampled = settings.rollout_batch_size * settings.num_generations
-  trained = parameters.count_parameters(policy.model, parameters.trainable(policy.model))
-  widths = " or ".join(str(width) for width in settings.prompt_widths)
-  shape = settings.row_shape
-  command_line.say(
-    f"grpo: {len(rows)} prompts, {settings.batch_size} a batch × {settings.num_generations} "
-    f"answers = {answers}, sampled {sampled} at once, {settings.num_iterations} update(s) a "
-    f"batch on packed rows, {shape.rows} × {shape.width} tokens at once; prompts padded to "
-    f"{widths} for sampling, up to {settings.max_new_tokens} new tokens; {settings.algorithm}, "
-    f"{settings.rewards}; "
-    f"{trained / 1e6:.2f}M trainable parameters; {devices.device_line(policy.mesh)}"
-  )
-
-
 def resume(out_dir: str, learner: LeanGRPOLearner, state: dict):
   """Brings model, optimizer, state and row files to the last whole checkpoint, if there is one."""
   step, progress = checkpoints.restore_checkpoint(
@@ -654,17 +636,6 @@ def resume(out_dir: str, learner: LeanGRPOLearner, state: dict):
     jsonl.trim_rows(path, step)
   if step:
     command_line.say(f"grpo: resumed at step {step} of {state['max_steps']}")
-
-
-def compile_programs(learner: LeanGRPOLearner):
-  """Update and reference are compiled before the first step, and never again."""
-  command_line.say("grpo: compiling update and reference …")
-  start = time.monotonic()
-  learner.compile_programs()
-  command_line.say(
-    f"grpo: compiled in {time.monotonic() - start:.0f} s; "
-    "the first batch of each prompt width compiles its sampling"
-  )
 
 
 def check_flags():
@@ -718,12 +689,12 @@ def main():
   if not started:
     trained = parameters.count_parameters(policy.model, parameters.trainable(policy.model))
     runs.check_run_fits(out_dir, trained)
-  announce(rows, settings, policy)
+  grpo_start.announce(rows, settings, policy)
   learner = build(policy, reference, reward_functions(flag, style, state), settings, flag)
   stream = streams.make_stream(rows, settings)
   # From here on it counts what is compiled, for the last line of the run.
   compiled = programs.Programs()
-  compile_programs(learner)
+  grpo_start.compile_programs(learner)
 
   # A resume had its preflight, and keeps its schedule: the number of updates is recorded.
   if "max_steps" not in started or flag.preflight_only:

@@ -3,16 +3,29 @@
 load_start       what --model and --init_from name
 check_inputs     a resume reads the same content
 starting_policy  the policy to train and its reference
+announce, compile_programs  what is said and done before the first step
 """
 
 import os
+import time
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from lib import command_line, folders, loading, own_rewards, parameters, runs, tokenization
+from lib import (
+  command_line,
+  devices,
+  folders,
+  loading,
+  own_rewards,
+  parameters,
+  runs,
+  tokenization,
+)
 from lib.errors import InputError
+from lib.grpo_learner import LeanGRPOLearner
+from lib.grpo_settings import Settings
 from lib.loading import Policy
 
 
@@ -119,3 +132,32 @@ def starting_policy(
   # most weights, and would round to nothing.
   policy = start._replace(model=parameters.float32_masters(merged), lora_rank=0, lora_alpha=0.0)
   return policy, reference
+
+
+def announce(rows, settings: Settings, policy: Policy):
+  """The derived numbers, before the long part."""
+  # For example 2 prompts × 4 answers = 8.
+  answers = settings.batch_size * settings.num_generations
+  sampled = settings.rollout_batch_size * settings.num_generations
+  trained = parameters.count_parameters(policy.model, parameters.trainable(policy.model))
+  widths = " or ".join(str(width) for width in settings.prompt_widths)
+  shape = settings.row_shape
+  command_line.say(
+    f"grpo: {len(rows)} prompts, {settings.batch_size} a batch × {settings.num_generations} "
+    f"answers = {answers}, sampled {sampled} at once, {settings.num_iterations} update(s) a "
+    f"batch on packed rows, {shape.rows} × {shape.width} tokens at once; prompts padded to "
+    f"{widths} for sampling, up to {settings.max_new_tokens} new tokens; {settings.algorithm}, "
+    f"{settings.rewards}; "
+    f"{trained / 1e6:.2f}M trainable parameters; {devices.device_line(policy.mesh)}"
+  )
+
+
+def compile_programs(learner: LeanGRPOLearner):
+  """Update and reference are compiled before the first step, and never again."""
+  command_line.say("grpo: compiling update and reference …")
+  start = time.monotonic()
+  learner.compile_programs()
+  command_line.say(
+    f"grpo: compiled in {time.monotonic() - start:.0f} s; "
+    "the first batch of each prompt width compiles its sampling"
+  )

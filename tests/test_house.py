@@ -51,7 +51,7 @@ def test_imports_run_one_way():
 @pytest.mark.parametrize("path", SCRIPTS + ROOMS, ids=lambda path: path.stem)
 def test_a_file_can_be_read_in_one_sitting(path):
   text = path.read_text(encoding="utf-8")
-  assert len(text.splitlines()) <= 740
+  assert len(text.splitlines()) <= 750
   for node in ast.walk(ast.parse(text)):
     if isinstance(node, ast.FunctionDef):
-      assert node.end_lineno - node.lineno < 80, f"{path.name}: {node.name} is long"
+      assert node.end_lineno - node.lineno < 90, f"{path.name}: {node.name} is long"
