@@ -516,7 +516,7 @@ def test_tokenizer_of_another_model(data_dir, tmp_path):
     vocab_size=256,
     hidden_size=16,
     intermediate_size=16,
-    num_attention_heads=1,
+    num_attention_heads=2,
     head_dim=16,
     num_key_value_heads=1,
     sliding_window=64,
