@@ -517,6 +517,7 @@ def test_tokenizer_of_another_model(data_dir, tmp_path):
     hidden_size=16,
     intermediate_size=16,
     num_attention_heads=2,
+    query_pre_attn_scalar=16,
     head_dim=16,
     num_key_value_heads=1,
     sliding_window=64,
