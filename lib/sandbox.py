@@ -94,6 +94,8 @@ class Worker:
         f"cannot start {sys.executable!r} as a worker ({error}); expected a Python to run"
       ) from None
     self.control.settimeout(self.wall_seconds + GRACE_SECONDS)
+    # Either keeps an answer from the trainer's files and processes: no system call that opens or
+    # signals, or a user who owns nothing in a root that holds nothing.
     other_user = self.layers["uid"] and self.layers["chroot"]
     if not self.layers["seccomp"] and not other_user:
       self.stop()
@@ -111,8 +113,9 @@ class Worker:
       self.process = None
 
   def run(self, job):
-    """[results or None, error] of a checked job. ConnectionError if the worker was lost: then it is
-    stopped, and the next call starts a clean one.
+    """[results or None, error] of a checked job.
+
+    ConnectionError if the worker was lost: it is stopped, and the next call starts a clean one.
     """
     try:
       if self.process is None:
@@ -123,11 +126,11 @@ class Worker:
       raise ConnectionError(LOST) from error
 
   def exchange(self, job):
-    """Hands the judge its end of a fresh socket, waits for its [results, error], then has the
-    worker kill both processes.
-    """
+    """Sends the judge a job, waits for its [results, error], has the worker kill both processes."""
+    # One socket a job: what a late judge still writes can never be read as the next job's verdict.
     ours, theirs = socket.socketpair()
     with ours, ours.makefile("rb") as stream:
+      # Closed here at once: when the judge dies nobody holds that end, and reading ours ends, too.
       with theirs:
         socket.send_fds(self.control, [b"J"], [theirs.fileno()])
       ours.settimeout(self.wall_seconds)
@@ -138,7 +141,9 @@ class Worker:
         answer = None, "timeout"
       except (OSError, ValueError):
         answer = None, "judge died"
+    # Also after a verdict: threads of the answer would run on beside the next job.
     self.control.sendall(b"K")
+    # The worker answers once both processes are dead; no byte at all means that it is gone itself.
     if not self.control.recv(1):
       raise ConnectionError("the worker is gone")
     return answer
@@ -146,6 +151,7 @@ class Worker:
 
 def checked(job):
   """(the job with all its keys, None), or (as far as it goes, what is wrong with it)."""
+  # A data row may hold None where it has no setup, which is no text.
   texts = {key: job.get(key) or "" for key in ("code", "setup", "reference", "entry_point")}
   tests = list(job.get("tests") or ())
   problem = None
@@ -176,6 +182,7 @@ class Sandbox(contextlib.AbstractContextManager):
   def __init__(self, workers=None, wall_seconds=3.0):
     if not sys.platform.startswith("linux"):
       raise SandboxUnavailable(f"needs Linux, found {sys.platform}")
+    # Usable cores, not the machine's: a container may own two of sixty-four.
     count = workers or min(8, len(os.sched_getaffinity(0)))
     self.workers = [Worker(wall_seconds) for _ in range(count)]
     self.pool = concurrent.futures.ThreadPoolExecutor(count, thread_name_prefix="sandbox")
@@ -184,7 +191,10 @@ class Sandbox(contextlib.AbstractContextManager):
     for worker in self.workers:
       self.idle.put(worker)
     try:
+      # Side by side, since each imports the standard library; `list` raises what any of them
+      # raised.
       list(self.pool.map(Worker.start, self.workers))
+    # Ctrl-C too: processes without an owner must not stay behind.
     except BaseException:
       self.close()
       raise
@@ -209,8 +219,11 @@ class Sandbox(contextlib.AbstractContextManager):
     failed = [False] * len(job["tests"])
     if problem:
       return Verdict(False, failed, problem)
+    # As many threads as workers, so one is idle.
     worker = self.idle.get()
     try:
+      # The kernel picks its victim by size, so the lost job may be innocent. Three in a row are
+      # not.
       for _ in range(TRIES):
         try:
           results, error = worker.run(job)
@@ -218,6 +231,7 @@ class Sandbox(contextlib.AbstractContextManager):
           self.lost += 1
           failures.COUNTS["sandbox_worker_lost"] += 1
           continue
+        # None: the judge never answered, so nothing passed.
         results = results or failed
         return Verdict(all(results), results, error)
       return Verdict(False, failed, LOST)
@@ -225,6 +239,7 @@ class Sandbox(contextlib.AbstractContextManager):
       self.idle.put(worker)
 
   def close(self):
+    # The jobs under way end first: they still talk to their workers.
     self.pool.shutdown()
     for worker in self.workers:
       worker.stop()

@@ -1,5 +1,6 @@
-"""The answer's process: runs the code of an answer and does with it what the judge asks. It never
-sees a test.
+"""The answer's process: runs an answer's code and does with it what the judge asks.
+
+It never sees a test.
 
 Whatever happens here is the answer's to decide: it may patch this very module, forge messages, or
 die. Nothing in this file is a protection; the protections are the lockdown around it and the
@@ -28,20 +29,23 @@ from lib import sandbox_wire as wire
 
 MAX_PRINTED = 1 << 20  # bytes of one call's output that reach the tests
 IMPORTS = (ast.Import, ast.ImportFrom)
+# ```python\ncode\n``` → ("python", "code\n"). A response that was cut short has no closing fence,
+# so the end of the text closes one, too.
 FENCE = re.compile(
   r"```[ \t]*([A-Za-z0-9_+.-]*)[^\n`]*\n(.*?)(?:^[ \t]*```|```[ \t]*\r?$|\Z)", re.S | re.M
 )
 
 
 def extract(text, names=()):
-  """The program in an answer's text: its fenced Python blocks up to the last one that defines one
-  of `names`, or all of it.
+  """The program in an answer's text: its fenced Python blocks, or all of it where there are none.
 
-  The blocks before that count if they define anything (helpers, imports, constants); those after it
-  are usage and do not.
+  The last block is the one that defines one of `names`. Those before it count if they define
+  anything (helpers, imports, constants); those after it are usage and do not.
   """
+  # As Windows writes a text: the byte order mark in front is no Python.
   text = text.replace("\r\n", "\n").lstrip("\ufeff")
   blocks = [
+    # A block in a Markdown list is indented as a whole.
     textwrap.dedent(body)
     for language, body in FENCE.findall(text)
     if language.lower() in ("", "python", "py", "python3")
@@ -49,17 +53,17 @@ def extract(text, names=()):
   if not blocks or parsed(text).body:
     return text  # no fence, or it stands inside a string or a comment of a program
   defined = [definitions(parsed(block).body) for block in blocks]
+  # The last definition is the model's last word: "a first try … a better one".
   hits = [i for i, found in enumerate(defined) if found.intersection(names)]
   if not hits:
     hits = [i for i, found in enumerate(defined) if found]
+  # Nothing defined anywhere: only the last block can be the answer.
   last = hits[-1] if hits else len(blocks) - 1
   return "\n".join(blocks[i] for i in range(last + 1) if defined[i] or i == last)
 
 
 def parsed(code):
-  """The syntax tree, empty where there is none (also for source that is too deep or holds a NUL or
-  a surrogate).
-  """
+  """The syntax tree; an empty one for text that is not Python, too deep, or holds a NUL."""
   try:
     return ast.parse(code)
   except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -73,17 +77,17 @@ def definitions(statements):
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
       found.add(node.name)
     elif isinstance(node, IMPORTS):
+      # `import os.path` binds `os`.
       found |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
     elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
+      # In `a, b[i] = 1, 2` only a is bound: b is loaded.
       names = [n for n in ast.walk(node) if isinstance(n, ast.Name)]
       found |= {n.id for n in names if isinstance(n.ctx, ast.Store)}
   return found
 
 
 def library_object(path):
-  """`len`, `operator.add`, `collections.OrderedDict`: this process's own, by the name that the
-  judge gave.
-  """
+  """This process's own `len`, `operator.add` or `collections.OrderedDict`, by [module, name]."""
   module, name = path
   return (
     operator.attrgetter(name)(importlib.import_module(module))
@@ -128,12 +132,13 @@ class Solver(wire.Peer):
     self.shared.append(self.load)  # number 0: what the judge asks for first
     self.classes = ()  # the answer's classes that the tests ask for
     self.known = dict(data.ERRORS)  # exceptions by name
+    # Into memory, as a process without files has nowhere to print; the judge hears of it by
+    # message.
     sys.stdout = io.TextIOWrapper(io.BytesIO(), "utf-8", "replace", write_through=True)
     self.printed = sys.stdout.buffer
 
   def load(self, text, names, given, errors):
-    """Runs the answer. Returns those of `names` that it defines, and the classes among them: {name:
-    names of its bases}.
+    """Runs the answer. Returns what it defines of `names`, and {class in it: its bases' names}.
 
     `given` are classes that the tests define: the answer may use them as if they stood above it.
     Those of `errors` ({name: base}) are exceptions, of which real classes stand here, as `except`
@@ -143,15 +148,21 @@ class Solver(wire.Peer):
     for name, base in errors.items():
       self.known[name] = type(name, (self.known.get(base, Exception),), {"__module__": "tests"})
       given[name] = self.known[name]
+    # In sys.modules, where dataclasses and pickle look a class's module up by its name.
     module = sys.modules["solution"] = types.ModuleType("solution")
     module.__dict__.update(given)
     program = extract(text, names)
+    # `dont_inherit`: this file's own __future__ statements are not the answer's.
     exec(compile(program, "<solution>", "exec", dont_inherit=True), module.__dict__)
     found = {name: module.__dict__[name] for name in names if name in module.__dict__}
+    # What was lent to the answer and left as it was is no definition of its own.
     found = {name: value for name, value in found.items() if value is not given.get(name)}
     classes = {name: value for name, value in found.items() if isinstance(value, type)}
     self.classes = tuple(classes.values())
+    # The judge makes stand-ins for exceptions of them, so that `except Base` works in the tests.
     bases = {name: [base.__name__ for base in kind.__mro__] for name, kind in classes.items()}
+    # A callable is asked over here, whatever it is; a constant such as `LIMIT = 3` crosses as it
+    # is.
     values = {name: Own(value) if callable(value) else value for name, value in found.items()}
     return [values, bases]
 
@@ -178,6 +189,7 @@ class Solver(wire.Peer):
 
   def send(self, message):
     """Also tells what was printed: the tests may have redirected their own stdout to see it."""
+    # Cut: a loop that prints would else make a message too large to send.
     printed = self.printed.getvalue()[:MAX_PRINTED]
     if printed:
       message["printed"] = printed.decode("utf-8", "replace")
@@ -193,6 +205,7 @@ class Solver(wire.Peer):
       return "class"
     if isinstance(value, types.CoroutineType):
       return "coroutine"
+    # A list with methods of its own: the judge may compare what it holds.
     if any(kind in data.KINDS for kind in type(value).__mro__):
       return "data"
     return ""
@@ -224,9 +237,7 @@ class TestObject(remote.Remote):
 
 
 class Own:
-  """Marks a value that stays here and gets a number, though it may be a built-in type (f = int) or
-  a kind of plain data.
-  """
+  """Marks a value that stays here under a number, though it may be plain data or int itself."""
 
   def __init__(self, value):
     self.value = value
@@ -240,6 +251,7 @@ def finish(coroutine):
 
 def plain(value):
   """The data that an object of a subclass of list, int, ... holds."""
+  # By the base's own methods, as a subclass may claim to hold anything.
   for base in type(value).__mro__:
     if base in data.KINDS:
       return data.KINDS[base].put_together(data.KINDS[base].take_apart(value))
@@ -247,9 +259,7 @@ def plain(value):
 
 
 def subclass(base, name, others, members):
-  """A class of the tests that inherits from one of the answer's; its methods are the tests'
-  functions.
-  """
+  """A class of the tests that inherits from one of the answer's; its methods are the tests'."""
   own = {key: as_method(v) if remote.is_remote(v) else v for key, v in members.items()}
   return type(base)(name, (base, *others), own)
 
