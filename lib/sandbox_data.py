@@ -73,7 +73,9 @@ def make_array(parts):
 # methods, so that a value of a subclass crosses as its plain base: an `int` whose __eq__ always
 # says True arrives as an ordinary int.
 KINDS = {
+  # Hexadecimal: linear in time, and without Python's limit of 4,300 decimal digits.
   int: Kind(hex, hexadecimal),
+  # JSON as Python writes it has NaN and Infinity, and repr's digits give the same float back.
   float: Kind(float.__float__, float),
   str: Kind(str.__str__, str),
   complex: attributes(complex, "real", "imag"),
@@ -90,6 +92,7 @@ KINDS = {
   range: attributes(range, "start", "stop", "step"),
   slice: attributes(slice, "start", "stop", "step"),
   array.array: Kind(array_parts, make_array),
+  # By text, which is exact: Decimal("0.10") keeps its last zero.
   decimal.Decimal: Kind(decimal.Decimal.__str__, decimal.Decimal),
   fractions.Fraction: Kind(fractions.Fraction.__str__, fractions.Fraction),
   datetime.timedelta: attributes(datetime.timedelta, "days", "seconds", "microseconds"),
@@ -126,9 +129,8 @@ TYPES = {kind.__name__: kind for kind in DATA_TYPES} | ERRORS
 
 
 def is_flat(values):
-  """Whether JSON carries a list as it is, without a look at each element. Long ints it does not:
-  they are slow to print.
-  """
+  """Whether JSON carries a list as it is; long ints it does not, as they are slow to print."""
+  # In C, for a list of a million numbers.
   kinds = set(map(type, values))
   if kinds == {int}:
     return min(values) >= -(2**63) and max(values) < 2**63
@@ -137,9 +139,8 @@ def is_flat(values):
 
 @functools.lru_cache(64)
 def record_type(name, fields):
-  """The namedtuple of these fields: a tuple of data that can be asked by name. Its code is made
-  from checked names only.
-  """
+  """The namedtuple of these fields, made from checked names only."""
+  # namedtuple builds its source text of these words, and the sender may be the answer.
   for word in (name, *fields):
     if not isinstance(word, str) or not word.isidentifier() or keyword.iskeyword(word):
       raise ValueError(f"{word!r} cannot name a field")
@@ -153,12 +154,11 @@ def is_mutable(value):
 
 
 def refill(old, new):
-  """Gives a container the contents of another one of its kind, in place, and its inner containers
-  likewise.
-  """
+  """Gives a container another's contents, in place, and its inner containers likewise."""
   base = next(kind for kind in MUTABLE if isinstance(old, kind))
   if not isinstance(new, base):
     raise TypeError("a container changed its type")
+  # Item by item where the lengths agree, so that `row = grid[0]` stays a row of the grid.
   if base is list and len(old) == len(new):
     for i, (was, now) in enumerate(zip(old, new, strict=True)):
       old[i] = refilled(was, now)
@@ -177,9 +177,7 @@ def refill(old, new):
 
 
 def refilled(was, now):
-  """`now`, but the same object as before if it is still a container of that type: other names of it
-  see the change, too.
-  """
+  """`now`, or `was` refilled where both are containers of one type: other names see it."""
   if type(was) is type(now) and is_mutable(now):
     refill(was, now)
     return was
@@ -187,12 +185,12 @@ def refilled(was, now):
 
 
 def describe(error):
-  """An exception as plain data: the names of its classes, most derived first, its message, its
-  arguments if JSON has them.
-  """
+  """An exception as plain data: its classes (most derived first), message, arguments."""
+  # Cut, as a class may be given any name.
   names = [str(kind.__name__)[:100] for kind in type(error).__mro__]
   args = BaseException.args.__get__(error)  # whatever the answer's class says `args` is
   try:
+    # str(KeyError("a")) is "'a'" with quotes; the argument itself is the message.
     only_text = len(args) == 1 and isinstance(args[0], str)
     message = str(args[0] if only_text else error)[:1000]
   except BaseException:  # an answer's __str__ may raise anything
@@ -205,6 +203,7 @@ def describe(error):
 def revive(described, known=ERRORS):
   """An exception of the nearest class that is `known`, else a RuntimeError."""
   names, message, args = described["names"], described["message"], described["args"]
+  # An exception of the answer's own class comes out as the nearest one that Python has.
   for name in names:
     if name in known:
       with contextlib.suppress(TypeError):  # UnicodeDecodeError needs five arguments

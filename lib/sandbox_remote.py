@@ -25,6 +25,7 @@ def is_instance(kind, value):
 
 
 def is_subclass(kind, other):
+  # Also asked of an object that is no class, where issubclass alone would raise.
   return isinstance(other, type) and issubclass(other, kind)
 
 
@@ -34,6 +35,7 @@ def enter(manager):
 
 def leave(manager, described):
   error = revive(described) if described else None
+  # As a `with` statement does: from the class, past what the object itself carries.
   return type(manager).__exit__(manager, type(error) if error else None, error, None)
 
 
@@ -106,6 +108,7 @@ class Remote:
     return self._peer.ask(op, self, args, kwargs)
 
   def __getattr__(self, name):
+    # The way out of every sandbox of Python's: ().__class__.__base__.__subclasses__().
     if name.startswith("__") and name not in READABLE:
       raise AttributeError(name)
     return self._ask("getattr", name)
@@ -123,6 +126,7 @@ class Remote:
     return self._ask("iter")
 
   def __next__(self):
+    # A list of one item or none, see `next_items`.
     for item in self._ask("next"):
       return item
     raise StopIteration
@@ -131,6 +135,8 @@ class Remote:
     return self._ask("reversed")
 
   def __bool__(self):
+    # `is True`: Python raises for a __bool__ that gives anything else, and a Remote is anything
+    # else.
     return self._ask("bool") is True
 
   def __len__(self):
@@ -155,6 +161,7 @@ class Remote:
     return self._ask("round", *digits)
 
   def __instancecheck__(self, value):
+    # isinstance(x, Dog) in the tests, where Dog is the answer's: plain data is never a Dog.
     return is_remote(value) and self._ask("isinstance", value) is True
 
   def __subclasscheck__(self, kind):
@@ -188,5 +195,6 @@ def forwarded(op):
   return method
 
 
+# On the class, since Python looks operators up there and never asks __getattr__ for them.
 for _op in OPERATORS:
   setattr(Remote, _op, forwarded(_op))

@@ -1,5 +1,4 @@
-"""How the two processes of a job talk: plain data travels by value, everything else stays and is
-asked.
+"""How a job's two processes talk: plain data travels by value, all else stays and is asked.
 
 The answer's process (sandbox_solver) and the tests' process (sandbox_judge) share one socket and no
 memory. A message is one line of JSON, never pickle, which would run the sender's code in the
@@ -41,8 +40,9 @@ MAX_VIEWS = 8  # attributes of the other side whose changes are watched
 
 
 class Gone(BaseException):
-  """The other process died or broke the protocol. Not an Exception: no `except Exception` in a test
-  may swallow it.
+  """The other process died or broke the protocol.
+
+  Not an Exception: no `except Exception` in a test may swallow it.
   """
 
 
@@ -55,9 +55,9 @@ def pack(message):
 
 
 def receive(stream):
-  """The next message; ValueError for anything that is not one: the end of the stream, a line too
-  long, no JSON.
-  """
+  """The next message; ValueError for an end of the stream, a line too long, and no JSON."""
+  # Bounded: an answer that writes without end would fill the judge's memory, and fail the job by
+  # it.
   line = stream.readline(MAX_MESSAGE)
   if not line.endswith(b"\n"):
     raise ValueError("cut short or too long")
@@ -65,8 +65,10 @@ def receive(stream):
 
 
 class Peer:
-  """One end. `Solver` and `Judge` say what the other may do with their objects (`perform`) and what
-  Remotes they make (`adopt`).
+  """One end of the conversation.
+
+  `Solver` and `Judge` say what the other may do with their objects (`perform`) and what Remotes
+  they make (`adopt`).
   """
 
   def __init__(self, fd):
@@ -112,8 +114,10 @@ class Peer:
     kind = type(value)
     if kind in FLAT:
       return value
+    # Longer ones go in hexadecimal: decimal digits cost quadratic time, and Python refuses over 4,300.
     if kind is int and -(2**63) <= value < 2**63:
       return value
+    # A list of a million numbers would take a call each.
     if kind is list:
       return list(value) if is_flat(value) else [self.encode(x) for x in value]
     if kind is type and TYPES.get(value.__name__) is value:
@@ -121,15 +125,18 @@ class Peer:
     foreign = self.encode_foreign(value)
     if foreign is not None:
       return foreign
+    # A namedtuple: ["Point", ["x", "y"], [1, 2]]. Its class is made anew over there.
     if issubclass(kind, tuple) and isinstance(getattr(kind, "_fields", None), tuple):
       parts = [kind.__name__, list(kind._fields), list(tuple.__iter__(value))]
       return {"t": "record", "v": self.encode(parts)}
+    # The nearest base that is data: a Counter crosses as a Counter, a subclass of list as a list.
     for base in kind.__mro__:
       if base in KINDS:
         return {"t": base.__name__, "v": self.encode(KINDS[base].take_apart(value))}
     return self.encode_object(value)
 
   def encode_object(self, value):
+    # It goes home, where it is itself again and not an object that stands for it.
     if is_remote(value):
       return {"t": "yours", "v": value._number}
     if id(value) not in self.numbers:
@@ -140,11 +147,13 @@ class Peer:
   def decode(self, value, trust=None):
     """The inverse; raises on anything malformed. `trust` is for the Remotes in it."""
     if isinstance(value, list):
+      # Every dict is tagged, so a list without lists and dicts holds nothing to decode.
       if {list, dict}.isdisjoint(map(type, value)):
         return list(value)
       return [self.decode(x, trust) for x in value]
     if not isinstance(value, dict):
       return value
+    # A KeyError here, as any other, means that the sender broke the protocol: see `ask`.
     tag, body = value["t"], value["v"]
     if tag == "yours":
       return self.own(body)
@@ -165,13 +174,15 @@ class Peer:
     if changes:
       message["views"] = changes
     line = pack(message)
+    # A socket takes what fits; the rest goes when the other side has read.
     while line:
       line = line[os.write(self.fd, line) :]
 
   # Containers are copied, so a change on one side must be told to the other: with the next message,
   # as nobody over there can look before it arrives.
   def changed_views(self):
-    """The attributes that were read here as a list, dict or set and changed since:
+    """Attributes read here as a list, dict or set and changed since.
+
     `bag.items.append(4)` must reach the bag.
     """
     changes = []
@@ -197,6 +208,7 @@ class Peer:
       kwargs = {name: self.decode(value) for name, value in request["kwargs"].items()}
       value = self.perform(request["op"], self.own(request["on"]), args, kwargs)
       self.reply(request, [*args, *kwargs.values()], value)
+    # There is nobody left to tell.
     except Gone:
       raise
     except (
@@ -212,9 +224,12 @@ class Peer:
     for i, argument in enumerate(arguments):
       if request["op"] != "call" or not is_mutable(argument):
         continue
+      # Compared by what they encode to, as the answer's objects may not be compared
+      # (sandbox_trust).
       after = self.encode(argument)
       if after != sent[i]:
         changed.append([i, after])
+      # `assert f(a) is a`: a copy of the argument would not be the same object.
       elif value is argument:
         message["value"] = {"t": "argument", "v": i}
     if changed:
@@ -222,19 +237,20 @@ class Peer:
     self.send(message)
 
   def describe(self, error):
-    """As `describe`, and whose the error is, so that it is the same one when it comes back to where
-    it was raised.
-    """
+    """As `describe`, and whose the error is: back where it was raised, it is the same one again."""
     described = describe(error)
+    # Past the class's own __getattribute__, which may be the answer's.
     origin = BaseException.__getattribute__(error, "__dict__").get("_sandbox_origin")
     if isinstance(origin, int):
       return described | {"yours": origin}
+    # Without its traceback, whose frames would keep every local of the call alive.
     self.shared.append(error.with_traceback(None))
     return described | {"mine": len(self.shared) - 1}
 
   def ask(self, op, remote, args=(), kwargs=None, trust=None):
     """What `op` gives on the other side's object; raises what it raised there."""
     kwargs = kwargs or {}
+    # Re-entrant: while it waits for a reply, a thread serves callbacks that may ask in their turn.
     with self.turn:
       request = {
         "op": op,
@@ -243,9 +259,11 @@ class Peer:
         "kwargs": {name: self.encode(value) for name, value in kwargs.items()},
       }
       try:
+        # Once broken, always broken: a later test must not read the rest of a forged conversation.
         if self.gone:
           raise EOFError
         self.send(request)
+        # Requests before the reply are callbacks: `f(key)` calls the tests' key while f runs.
         while "op" in (reply := receive(self.reader)):
           self.serve(reply)
         self.apply_effects(reply)
@@ -255,6 +273,7 @@ class Peer:
         # or dead since the last reply: no error that a test may take for the answer's
         self.gone = True
         raise Gone("the answer's process died or broke the protocol") from malformed
+      # Remembered as it was, so that `changed_views` sees what the tests do to it.
       if error is None and op == "getattr" and is_mutable(value):
         self.views[remote._number, args[0]] = (value, reply["value"])
         while len(self.views) > MAX_VIEWS:
@@ -266,6 +285,7 @@ class Peer:
   def raised(self, described):
     if "yours" in described:
       error = self.own(described["yours"])
+      # The number is the sender's to choose: `raise` of anything else would be an error of ours.
       if not isinstance(error, BaseException):
         raise ValueError("not an error")
       return error
@@ -274,9 +294,11 @@ class Peer:
     return error
 
   def returned(self, reply, remote, args, kwargs, trust):
-    """The value of a reply. What the call changed in place is changed here if it returned None, as
-    functions that work in place do (list.sort). Else the answer could empty its argument and return
-    that, and pass `assert f(a) == sorted(a)`.
+    """The value of a reply.
+
+    What the call changed in place is changed here if it returned None, as functions that work in
+    place do (list.sort). Else the answer could empty its argument and return that, and pass
+    `assert f(a) == sorted(a)`.
     """
     arguments = [*args, *kwargs.values()]
     encoded = reply["value"]
