@@ -1,5 +1,4 @@
-"""The tests' process: runs a job's tests, asks the answer's process where they call the answer, and
-says what passed.
+"""The tests' process: runs a job's tests, asks the answer's process, says what passed.
 
 Asserts, builtins and expected values exist only here. The answer gets what the tests hand it, and
 what it may do with that is `Judge.perform`'s to decide: objects of the tests' own classes (tree
@@ -32,13 +31,12 @@ LENDABLE = {io.StringIO, io.BytesIO, types.SimpleNamespace, re.Match}
 # `__reduce__`.
 REBUILT = {operator.itemgetter, operator.attrgetter, operator.methodcaller}
 OF_FUNCTIONS = {"__name__", "__qualname__", "__doc__", "__module__"}
+# `__module__` of what a job's own texts define: see `space` below and `reference`.
 OWN_MODULES = {"tests", "reference"}
 
 
 class Given:
-  """A class of the tests that the answer may use by name. It may be defined after the answer was
-  loaded.
-  """
+  """A class of the tests that the answer may use by name, perhaps before it is defined."""
 
   def __init__(self, name):
     self.name = name
@@ -59,6 +57,7 @@ class Judge(wire.Peer):
 
   def own(self, number):
     value = self.shared[number]
+    # Looked up when it is used: `class Node` may stand in the setup, which runs after the answer.
     if type(value) is not Given:
       return value
     if value.name not in self.space:
@@ -66,8 +65,10 @@ class Judge(wire.Peer):
     return self.space[value.name]
 
   def adopt(self, number, about, trusted):
+    # A list, say, could not be a key, and True would pass for 1.
     if type(number) is not int:
       raise ValueError("no number of an object")
+    # One object a number, so that `is` holds and trust once raised stays raised.
     if number not in self.remotes:
       self.remotes[number] = trust.AnswerObject(self, number, about)
     remote = self.remotes[number]._trusted(trusted)
@@ -91,6 +92,7 @@ class Judge(wire.Peer):
   def reference(self):
     """What the reference solution defines, run here: its helpers serve the tests."""
     space = {"__name__": "reference"}
+    # Only when something asks for it: most tests use the asked function alone.
     exec(compile(self.job["reference"], "<reference>", "exec", dont_inherit=True), space)
     return space
 
@@ -100,6 +102,7 @@ class Judge(wire.Peer):
     if self.plan.classes is None or name not in self.reference:
       return False
     try:
+      # On copies: what the tests hold has to stay as it is until the answer's own change is known.
       tried = copy.deepcopy([list(args), kwargs])
       self.reference[name](*tried[0], **tried[1])
       return tried != [list(args), kwargs]
@@ -108,19 +111,24 @@ class Judge(wire.Peer):
 
   # what the answer may do with the tests' objects
   def perform(self, op, target, args, kwargs):
+    # A callback, such as a key that the tests passed in. Only what they handed over has a number.
     if op == "call":
       return target(*args, **kwargs)
     if op in ("iter", "next"):
       return OPERATIONS[op](target)
     if op == "getattr" and args[0] in OF_FUNCTIONS and callable(target):
       return getattr(target, *args)
+    # A mock records its calls, and answers may set it up (`mock.return_value`).
     if op == "getattr" and is_mock(target) and not str(args[0]).startswith("_"):
       return getattr(target, *args)
+    # Anything else, a module or a frame, say, would lead to `__globals__` and so to expected
+    # values.
     if not is_open(target):
       raise AttributeError(
         f"{type(target).__name__} object of the tests has no {op} for the answer"
       )
     if op in ("getattr", "setattr", "delattr"):
+      # Dunder names lead from any object to all classes of the process.
       if not isinstance(args[0], str) or args[0].startswith("__"):
         raise AttributeError(args[0])
       # `node.is_equal = lambda *x: True` would have the answer judge itself
@@ -132,6 +140,7 @@ class Judge(wire.Peer):
   # what travels beside plain data: the judge may be believed, so its library objects go by name and
   # run over there
   def encode_foreign(self, value):
+    # The library's functions by name: asked through a number, they would run here, in the judge.
     kind = type(value)
     if kind is collections.defaultdict:
       parts = [value.default_factory, data.KINDS[dict].take_apart(value)]
@@ -161,6 +170,7 @@ def library_path(value):
   if not name:
     return [module, ""] if type(value) is types.ModuleType else None
   try:
+    # Only what is found again under its name: a function that merely calls itself math.sqrt is not.
     same = operator.attrgetter(name)(sys.modules[module]) is value
   except (KeyError, AttributeError):
     return None
@@ -170,6 +180,7 @@ def library_path(value):
 def is_error(kind):
   if not issubclass(type(kind), type) or not issubclass(kind, Exception):
     return False
+  # StopIteration out of a callback would end a loop of the tests early, as if all had passed.
   return kind.__module__ in OWN_MODULES and not issubclass(kind, StopIteration)
 
 
@@ -179,26 +190,19 @@ def is_mock(target):
 
 
 def is_open(target):
-  """Whether the answer may use an object as any Python object: one of the tests' classes, or such a
-  class.
-  """
+  """Whether the answer may use an object freely: one of the tests' classes, or such a class."""
   kind = target if isinstance(target, type) else type(target)
   return kind in LENDABLE or getattr(kind, "__module__", None) in OWN_MODULES
 
 
 async def awaited(remote):
-  """An answer's coroutine, for `asyncio.run(f(3))` in the tests: it runs to its end over there when
-  it is awaited here.
-  """
+  """An answer's coroutine, for `asyncio.run(f(3))`: awaited here, it runs to its end over there."""
   return remote._ask("finish")
 
 
-# ------------------------------------------------------------------------------------------------ a
-# job
+# A job, from its arrival to its verdict.
 def judge(fd, client_fd):
-  """Reads a job, has the solver load the answer, runs the tests one by one, sends [results, error]
-  to the client.
-  """
+  """Reads a job, has the answer loaded, runs its tests, sends [results, error] to the client."""
   client = os.fdopen(client_fd, "rb")  # kept: it closes the descriptor when it goes
   job = wire.receive(client)
   results, error = [], None
@@ -207,6 +211,7 @@ def judge(fd, client_fd):
     for test in job["tests"]:
       try:
         run_test(peer, test)
+        # A test may swallow any exception, also that the answer's process is dead.
         results.append(not peer.gone)
       except BaseException as failure:
         results.append(False)
@@ -218,9 +223,7 @@ def judge(fd, client_fd):
 
 
 def prepared(fd, job):
-  """The Judge with all names in place: imports, then the reference's helpers, the answer's, and
-  what the setup makes of them.
-  """
+  """The Judge with all names in place: imports, helpers, the answer's, what the setup makes."""
   # What a test draws must be no secret between runs, and one to the answer: it never sees the
   # tests.
   random.seed(json.dumps([job["setup"], job["tests"], job["reference"]]))
@@ -228,12 +231,14 @@ def prepared(fd, job):
   peer = Judge(fd, job, plan)
   space = peer.space
   exec("\n".join(plan.imports), space)
+  # Object 0 is the solver's `load`.
   loader = trust.AnswerObject(peer, 0, "")
   given = {name: Given(name) for name in plan.given}
   # The answer runs now, before the setup: what the setup calls of it must be there.
   load = [job["code"], plan.asked, given, plan.errors]
   values, bases = peer.ask("call", loader, load, trust=trust.RESULT)
   peer.supplied = supplied = supply(peer, plan, values, bases)
+  # A class that the answer left out, as it mostly does a tree's Node, is the reference's.
   missing = [name for name in plan.given if name not in supplied]
   if plan.helpers or set(missing) & set(plan.classes or ()):
     lent = {*plan.helpers, *missing}.intersection(peer.reference)
@@ -252,9 +257,11 @@ def supply(peer, plan, values, bases):
     if name in values:
       supplied[name] = values[name]
     elif hasattr(builtins, name) and name not in (plan.classes or ()):
+      # `sum` was asked for and is missing: with Python's own sum the tests would pass.
       supplied[name] = None  # no builtin of that name steps in for what the answer lacks
   for name in bases:
     if plan.classes is None or name in plan.classes:
+      # Only these build trusted objects; a class that a function returns does not.
       supplied[name]._trusted(trust.OBJECT, makes=True)
   errors = {name: line for name, line in bases.items() if "BaseException" in line}
   # Bases first, so that `except Base` catches what derives from it.
@@ -267,6 +274,7 @@ def supply(peer, plan, values, bases):
 
 def run_test(peer, test):
   """Runs one test; it fails by raising."""
+  # Compiled when the plan was made; where it was no Python, the second try raises the SyntaxError.
   code = names.compiled(test)
   lost = [name for name in peer.supplied if not callable(peer.space.get(name))]
   if lost:
@@ -278,9 +286,8 @@ def run_test(peer, test):
 
 
 def brief(error):
-  """An exception in one printable line: parts of it may be the answer's text, which must not break
-  a log.
-  """
+  """An exception in one printable line: the answer's text in it must not break a log."""
   described = data.describe(error)
+  # Letters beyond ASCII become escapes, line breaks spaces: "é" → "\xe9".
   text = f"{described['names'][0]}: {described['message']}"
   return " ".join(text.encode("ascii", "backslashreplace").decode().split())[:200]

@@ -1,5 +1,4 @@
-"""Whose is a name that the tests use: the answer's, the reference's, the library's, or the tests'
-own?
+"""Whose is a name in the tests: the answer's, the reference's, the library's, the tests' own?
 
 Whatever the answer supplies it may lie with: its own `isclose` can call everything close. So it
 supplies what was asked of it and nothing else. Helpers that stand beside the asked function in the
@@ -67,10 +66,9 @@ def lent_names():
 
 
 class Use(NamedTuple):
-  """What a code object does with names that are not its own: those it loads before it stores them,
-  and those it stores.
-  """
+  """Names that a code object loads before it stores them, in order, and names that it stores."""
 
+  # Example: in `t = f(3)\nassert t == g(t)` loaded is [f, g] and stored {t}.
   loaded: list
   stored: set
 
@@ -81,6 +79,7 @@ def named(code):
   As dis.get_instructions tells it, which costs ten times as much.
   """
   high = 0  # the upper bits of an argument over 255 come in instructions of their own
+  # Bytecode comes in pairs of bytes, an operation and its argument (since Python 3.6).
   for op, arg in zip(code.co_code[::2], code.co_code[1::2], strict=True):
     arg |= high
     high = arg << 8 if op == dis.EXTENDED_ARG else 0
@@ -91,8 +90,10 @@ def named(code):
 
 
 def use_of(code):
-  """The Use of a text's code. Read from the bytecode, because the compiler knows every rule of
-  scope: the n of `sum(n for n in xs)` is not a free n.
+  """The Use of a text's code.
+
+  Read from the bytecode, because the compiler knows every rule of scope: the n of
+  `sum(n for n in xs)` is not a free n.
   """
   loaded, stored = {}, set()  # a dict keeps the order
   if code is None:
@@ -102,6 +103,7 @@ def use_of(code):
       stored.add(name)
     elif name not in stored:
       loaded[name] = None
+  # Functions run later, when all of the text's own names are there.
   for name in global_names(code):
     if name not in stored:
       loaded[name] = None
@@ -112,6 +114,7 @@ def free_names(uses):
   """Names that texts which run one after the other in one scope take from outside."""
   free, stored = {}, set()
   for use in uses:
+    # What the setup stores, a test need not get from anywhere.
     free.update(dict.fromkeys(name for name in use.loaded if name not in stored))
     stored |= use.stored
   return list(free)
@@ -120,6 +123,7 @@ def free_names(uses):
 def global_names(code):
   """Names that functions and classes in a code object look up outside themselves."""
   for inner in code.co_consts:
+    # Constants hold numbers and texts, too; only functions, classes and comprehensions have code.
     if not hasattr(inner, "co_code"):
       continue
     own = set()
@@ -150,6 +154,7 @@ def constants(statements):
     *(
       definitions([node])
       for node in statements
+      # A table beside the reference's function is a helper, not what was asked for.
       if isinstance(node, ast.Assign) and is_literal(node.value)
     )
   )
@@ -164,6 +169,7 @@ def error_bases(trees):
   found = {}
   for kind in (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
     for base in (base.id for base in kind.bases if isinstance(base, ast.Name)):
+      # Only by way of a known exception: an own class that inherits from nothing is no error.
       if base in ERRORS or base in found:
         found[kind.name] = base
   return found
@@ -175,6 +181,7 @@ def class_attributes(tree):
   for kind in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
     found |= definitions(kind.body)
     for node in ast.walk(kind):
+      # `self.items = []` in __init__ makes items an attribute that tests may read.
       if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
         found.add(node.attr)
   return found
@@ -190,13 +197,12 @@ def class_methods(tree):
 
 
 def handed_over(tests, names):
-  """Those of `names` that the tests hand to a function of their own, as HumanEval does:
-  `check(candidate_function)`.
-  """
+  """Those of `names` that tests hand to a function of their own: HumanEval's `check(candidate)`."""
   statements = [node for text in tests for node in parsed(text).body]
   own = definitions(statements)
   handed = set()
   for node in statements:
+    # A statement of its own, outside of any assert, is how such tests start: `check(f)`.
     call = node.value if isinstance(node, ast.Expr) else None
     if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in own:
       handed |= {arg.id for arg in call.args if isinstance(arg, ast.Name)}
@@ -204,20 +210,18 @@ def handed_over(tests, names):
 
 
 def standing_alone(loaded, names):
-  """Those of `names` that some test uses without another of them. A helper never stands alone:
-  `same(f(2), [1, 2])`.
-  """
+  """Those of `names` that some test uses alone; a helper never is: `same(f(2), [1, 2])`."""
   found = set()
   for used in loaded:
+    # One name in one test leaves no doubt who is tested.
     if len(names.intersection(used)) == 1:
       found |= names.intersection(used)
   return found
 
 
 def asked_functions(names, order, loaded, tests, entry_point):
-  """Of the reference's functions that the tests use, those that the question asked for; the others
-  are helpers.
-  """
+  """Of the reference's functions that tests use, those asked for; the others are helpers."""
+  # From the surest sign to a guess: the data set says so, there is no choice, the tests' own form.
   if entry_point in names:
     return {entry_point}
   if len(names) == 1:
@@ -231,15 +235,19 @@ def plan(setup, tests, reference, entry_point=""):
   uses = [use_of(compiled(text)) for text in (setup, *tests)]
   free = free_names(uses)
   loaded = [use.loaded for use in uses[1:]]
+  # Parsed only where the word stands in it: texts are many, classes few.
   with_classes = [parsed(text) for text in (setup, *tests) if "class" in text]
   given = set().union(*map(class_names, with_classes))
 
   tree = parsed(reference)
   imports = [node for node in tree.body if isinstance(node, IMPORTS)]
   imported = definitions(imports)
+  # The reference's imports count for the tests as well: `from math import gcd` makes gcd no
+  # question.
   free = [name for name in free if name not in imported]
   order = [name for node in tree.body for name in sorted(definitions([node]))]
   used = set(order).intersection(free)
+  # No reference, or one that defines nothing that the tests use.
   if not used:
     asked, lines = asked_without_reference(free, loaded, tests)
     lines = [*import_lines(imports, uses), *lines]
@@ -251,6 +259,7 @@ def plan(setup, tests, reference, entry_point=""):
   asked = set(classes)
   if functions:
     asked |= asked_functions(functions, order, loaded, tests, entry_point)
+  # Nothing but constants is used: then they are what was asked for.
   asked = asked or used
   unexplained = [name for name in free if name not in used and not hasattr(builtins, name)]
   return Plan(
@@ -268,16 +277,16 @@ def plan(setup, tests, reference, entry_point=""):
 def import_lines(imports, uses):
   """The reference's imports that the tests need: what a star brings nobody can tell beforehand."""
   needed = {"*"}.union(*(use.loaded for use in uses))
+  # `from math import *` may bring any name, so it is always taken.
   return [ast.unparse(node) for node in imports if definitions([node]) & needed]
 
 
 def asked_without_reference(free, loaded, tests):
-  """(names, lines of imports) from the tests alone: what no builtin, module or well-known library
-  function explains is asked.
-  """
+  """(asked names, lines of imports) from the tests alone: asked is what nothing else explains."""
   strangers = [name for name in free if not hasattr(builtins, name)]
   modules = [name for name in strangers if name in sys.stdlib_module_names]
   if modules:  # `queue` may be a module, or the function `queue(3)`
+    # A module is never called: `queue(3)` must be the asked function.
     called = set().union(*(called_names(parsed(text)) for text in tests))
     modules = [name for name in modules if name not in called]
   names = set(strangers) - {*modules} - NEVER_ASKED
@@ -286,9 +295,11 @@ def asked_without_reference(free, loaded, tests):
   lent = names.intersection(lent_names())
   if lent:
     lent -= standing_alone(loaded, names)
+  # `assert isclose(area(2), 12.57)`: area is asked, isclose the library's.
   if names - lent:
     names -= lent
   else:
+    # Nothing else is left, so the library-like name itself is what was asked for.
     lent = set()
   # No such name at all: the asked function is called like a builtin, which then every test calls.
   if not names:

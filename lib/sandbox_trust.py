@@ -1,5 +1,4 @@
-"""How far the tests may trust an object of the answer's. The rules that keep a lie from becoming a
-verdict.
+"""How far the tests may trust an object of the answer's: what keeps a lie from being a verdict.
 
 An answer may return anything: also an object that says True to every question. It must then never
 be told what is expected, or the answer could pass without knowing it. Data is safe (it crosses by
@@ -42,6 +41,7 @@ ANY_OBJECT = set(HARMLESS.split())
 ARITHMETIC = {**remote.BINARY, **remote.REFLECTED, **remote.IN_PLACE}
 # `abs(f(2) - 4.5) < 1e-6` tells the object what is expected, and asks it how far it is off.
 DIFFERENCE = {"__sub__", "__rsub__", "__isub__"}
+# What a class has to define in the reference before the tests may ask it of a RESULT.
 SPECIAL_METHODS = {
   "len": "__len__",
   "int": "__int__",
@@ -66,9 +66,7 @@ class AnswerObject(remote.Remote):
     object.__setattr__(self, "_makes", False)
 
   def _trusted(self, trust, makes=False):
-    """Raises the trust; there is one AnswerObject for each object, so that it holds wherever the
-    tests have it.
-    """
+    """Raises the trust, wherever the tests have the object: there is one AnswerObject for each."""
     if trust == OBJECT:
       object.__setattr__(self, "_trust", OBJECT)
     if makes:
@@ -76,9 +74,12 @@ class AnswerObject(remote.Remote):
     return self
 
   def _ask(self, op, /, *args, **kwargs):
+    # Checked before anything is sent: a refused question must not reach the answer with its
+    # argument.
     rules = self._peer.rules
     told = rules.check(self, op, args)
     value = self._peer.ask(op, self, args, kwargs, rules.trust(self, op))
+    # It heard a number of the tests', so a number in return may just be what was expected.
     if told and not is_answers(value):
       raise TypeError("arithmetic of an answer's object with data must give an object")
     if op == "getattr" and is_answers(value) and self._makes and args[0] in rules.made_by(value):
@@ -86,6 +87,7 @@ class AnswerObject(remote.Remote):
     return value
 
   def __hash__(self):
+    # By identity: a hash of its choosing could make it meet an expected value in a set or dict.
     if self._trust == RESULT:
       return hash((AnswerObject, self._number))
     return self._ask("hash")
@@ -93,6 +95,7 @@ class AnswerObject(remote.Remote):
   def __eq__(self, other):
     if other is self:
       return True
+    # `assert f(3) == None` must not be asked of the answer, and its object is not None.
     if other is None:
       return False
     return compared(self, "__eq__", other) is True
@@ -110,6 +113,7 @@ class AnswerObject(remote.Remote):
     return kind
 
   def __mro_entries__(self, bases):
+    # Python calls this for `class Dog(Animal)` where Animal is no class (PEP 560).
     return (Inherits,)
 
 
@@ -124,8 +128,10 @@ def compared(mine, op, other):
 
 
 def plain(mine):
-  """The data in an object of a class that inherits from data. What cannot change is asked once: a
-  number that is first high and then low would pass `3 <= f(2) <= 5`.
+  """The data in an object of a class that inherits from data.
+
+  What cannot change is asked once: a number that is first high and then low would pass
+  `3 <= f(2) <= 5`.
   """
   known = mine._peer.plain_values
   if mine._number not in known:
@@ -148,8 +154,9 @@ for _op in ("__lt__", "__le__", "__gt__", "__ge__"):
 
 
 class Rules:
-  """The rules of one job. attributes, constructors: what the reference's classes define, None where
-  there is no reference.
+  """The rules of one job.
+
+  attributes, constructors: what the reference's classes define, None where there is no reference.
   """
 
   def __init__(self, attributes, constructors):
@@ -160,9 +167,11 @@ class Rules:
     """Raises TypeError for what the tests may not do; True where the result has to be an object."""
     trusted = mine._trust == OBJECT
     defined = self.attributes or ()
+    # Unless the reference's class has such a method, as a polynomial may have `count`.
     asks = op == "getattr" and args[0] in QUESTIONS and args[0] not in defined
     if asks and not (trusted and self.attributes is None):
       raise TypeError(f"the answer's result is not plain data that could be asked {args[0]!r}")
+    # Comparisons have their own guard, see `compared`.
     if op in ANY_OBJECT or op in remote.COMPARISONS:
       return False
     if op in ARITHMETIC:
@@ -183,8 +192,10 @@ class Rules:
       return OBJECT if mine._makes else RESULT
     if op == "getattr":
       return OBJECT if mine._makes else RESULT
+    # Both are of the tests' own making.
     if op in ("subclass", "super"):
       return OBJECT
+    # `-v` and a copy are what v was; arithmetic that passed `check` gives an object.
     if op in ARITHMETIC or op in remote.UNARY or op in ("copy", "deepcopy"):
       return mine._trust if op not in ARITHMETIC else OBJECT
     return RESULT
@@ -199,20 +210,22 @@ class Anything:
     return True
 
 
-# ------------------------------------------------------------------------------------------------
-# classes of the tests' own
+# Classes of the tests' own that inherit from the answer's.
 class Inheriting(type):
-  """Makes `class Dog(Animal)` of the tests, where Animal is the answer's, a class in the answer's
-  process.
-  """
+  """Makes the tests' `class Dog(Animal)` in the answer's process, where its Animal lives."""
 
   def __new__(cls, name, bases, namespace, **kwargs):
     originals = namespace.pop("__orig_bases__", None)
+    # Inherits itself, at import: an ordinary class.
     if originals is None:
       return super().__new__(cls, name, bases, namespace, **kwargs)
     first, *others = originals
+    # The compiler's slot for the class that a bare super() looks up; it must be filled or Python
+    # raises.
     cell = namespace.pop("__classcell__", None)
     members = {key: value for key, value in namespace.items() if key != "__qualname__"}
+    # The class is made over there, and its methods, functions of the tests, are called back from
+    # there.
     made = first._ask("subclass", name, others, members)._trusted(OBJECT, makes=True)
     if cell is not None:
       cell.cell_contents = made  # what a bare super() in the methods reads
@@ -226,6 +239,8 @@ class Inherits(metaclass=Inheriting):
 def tests_super(*args):
   """`super` in the tests: as Python's, also in a class that inherits from the answer's."""
   if not args:
+    # What super() without arguments means: the class around the caller, and the caller's first
+    # argument.
     frame = sys._getframe(1)
     args = (frame.f_locals["__class__"], frame.f_locals[frame.f_code.co_varnames[0]])
   kind, *rest = args
@@ -243,13 +258,14 @@ class Above:
 
 
 def stand_in(name, bases, peer):
-  """A real exception class for one of the answer's, as `except NotFound` needs: the judge raises it
-  for the answer's errors.
+  """A real exception class for one of the answer's, which `except NotFound` in the tests needs.
 
+  The judge raises it for the answer's errors.
   Its attributes are read from the answer's error, if the answer raised it.
   """
 
   def read(self, attribute):
+    # Of an exception that the judge made there is nothing to read over there.
     number = BaseException.__getattribute__(self, "__dict__").get("_sandbox_origin")
     if attribute.startswith("_") or number is None:
       raise AttributeError(attribute)

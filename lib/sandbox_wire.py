@@ -114,7 +114,7 @@ class Peer:
     kind = type(value)
     if kind in FLAT:
       return value
-    # Longer ones go in hexadecimal: decimal digits cost quadratic time, and Python refuses over 4,300.
+    # Longer ones go in hexadecimal: decimal digits take quadratic time, and 4,300 at most.
     if kind is int and -(2**63) <= value < 2**63:
       return value
     # A list of a million numbers would take a call each.
