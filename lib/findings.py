@@ -1,5 +1,4 @@
-"""What an evaluation found, in sentences: the minute's worth at the top of a report, and the
-reasons to believe it less.
+"""What an evaluation found, in sentences: the minute's worth, and the reasons to doubt it.
 
 `minute` says whether training helped, by how much and on what; `fallen` what got worse; `doubts`
 gives each reason for doubt with its count. To add a doubt, write a function that returns its
@@ -17,6 +16,7 @@ FEW_QUESTIONS = 100  # below, an interval of accuracy is wider than 20 points
 def minute(results: dict) -> list[str]:
   """What a reader takes away in a minute: did it help, by how much, on what."""
   overall = results["overall"]
+  # Named, because 0.7 of one reward system is not 0.7 of another.
   reward = f"Mean reward ({tables.named(results['recipe'])})"
   if "compare" not in results:
     # Without another model there is nothing to compare: the numbers, and that this is so.
@@ -31,6 +31,7 @@ def minute(results: dict) -> list[str]:
   # First whether it helped at all, then why, then where.
   change = results["compare"]["overall"]
   out = []
+  # None where no shared row has an answer: creative domains alone, say.
   if change["accuracy"]:
     out.append(comparison.describe(change["accuracy"], "Accuracy"))
     out.append(
@@ -49,6 +50,8 @@ def moved_domains(results: dict) -> list[str]:
   moved = []
   for domain, change in results["compare"]["domains"].items():
     accuracy = change["accuracy"]
+    # With seven domains one would look changed by luck every few runs: only the sure ones are
+    # named.
     if accuracy and comparison.is_sure(accuracy):
       moved.append(f"{tables.named(domain)} ({tables.points(accuracy)})")
   listed = ", ".join(moved) or "none"
@@ -99,6 +102,7 @@ def constant_answers(results: dict) -> list[str]:
     top = numbers.get("top_answer")
     if not top or min(numbers["scored"], top["n"]) < 20:
       continue
+    # Not where it is mostly right: then the questions are one-sided, and not the model.
     if top["share"] > 0.8 > top["right"]:
       # A model's markup is not repeated in a sentence of ours.
       bare = re.fullmatch(r"[\w .-]+", top["text"])
@@ -115,6 +119,7 @@ def few_questions(results: dict) -> list[str]:
   out = []
   if overall["questions"] < FEW_QUESTIONS:
     out.append(f"Only {overall['questions']} distinct questions: the intervals are wide.")
+  # The same question twice is one piece of evidence: see `summary.estimate`.
   if overall["n"] > overall["questions"]:
     out.append(
       f"{overall['n']} rows hold {overall['questions']} distinct questions; intervals and tests "
@@ -159,6 +164,7 @@ def equal_rewards(results: dict) -> list[str]:
   equal = []
   for domain, numbers in results["domains"].items():
     ci = numbers["mean_reward_ci"]
+    # Resampling equal values gives equal means, however few they are.
     if ci and ci[1] - ci[0] < 1e-9:
       equal.append(tables.named(domain))
   if not equal:
@@ -191,6 +197,7 @@ def unchecked(results: dict) -> list[str]:
 
 def other_prompt(results: dict) -> list[str]:
   out = []
+  # One is on purpose, to measure it; the other a risk that the user took.
   if results["prompt_variant"]:
     out.append(f"Prompts were spoiled on purpose ({results['prompt_variant']}).")
   if results["prompt_mismatch"]:
@@ -199,6 +206,7 @@ def other_prompt(results: dict) -> list[str]:
 
 
 def one_draw(results: dict) -> list[str]:
+  # The intervals are over questions, and do not see how much another draw would change.
   if results["temperature"] > 0 and results["samples"] == 1:
     return ["One sample at a temperature: another seed gives other answers."]
   return []
@@ -239,4 +247,5 @@ def doubts(results: dict) -> list[str]:
   found = []
   for doubt in DOUBTS:
     found += doubt(results)
+  # Silence would read as nothing having been looked for.
   return found or ["Nothing stands out: enough distinct questions, none of them trained on."]

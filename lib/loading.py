@@ -50,8 +50,10 @@ def load_policy(
 ) -> Policy:
   """The base model, with what the run or the PEFT adapter in `checkpoint` changed in it."""
   folder = resolve_model(model)  # may download
+  # A shell leaves the ~ of --checkpoint=~/run as it is.
   checkpoint = os.path.expanduser(checkpoint)
   on = devices.make_mesh(mesh)
+  # Before the weights: a wrong tokenizer is told in a second, a large model loads in minutes.
   if folder != "tiny":
     tokenizer_check.check_tokenizer_files(folder)
   tokenizer = tokenization.load_tokenizer(folder, data_dir, checkpoint)
@@ -72,6 +74,7 @@ def load_policy(
   rank = config["lora_rank"]  # 0: the run trained all parameters
   alpha = config["lora_alpha"]
   tuned = parameters.apply_lora(base, on, rank, alpha) if rank else base
+  # Adapters go into the LoRA parameters just made, full parameters over the base's own.
   tuned = checkpoints.load_params(params, tuned)
   return Policy(tuned, tokenizer, on, folder, mark, rank, alpha)
 
@@ -87,6 +90,7 @@ def read_checkpoint(folder: str) -> tuple[dict, str]:
   if peft_folder.is_adapter(folder):
     return describe_adapter(folder), folder
   config, params = read_run_config(folder)
+  # A folder of data or of an export has a config.json, too.
   if "model_fingerprint" not in config or not os.path.isdir(params):
     hint = "pass it as --model" if "model_type" in config else f"make one with {MADE_BY}"
     raise InputError(
@@ -133,16 +137,19 @@ def load_peft_adapter(base: nnx.Module, folder: str, mesh) -> tuple[nnx.Module, 
       f"note: {folder} also changes how images are seen ({len(images)} tensors); that part is "
       "left out"
     )
+  # qwix keeps A as (in, r): the last axis is the rank.
   rank = next(value.shape[-1] for name, value in factors.items() if name.endswith("_lora_a"))
   if rank not in (adapter.rank, 2 * adapter.rank):  # twice: see `from_peft`
     raise InputError(
       f"{folder} says r = {adapter.rank}, its factors have rank {rank}; save it again with peft"
     )
+  # E.g. alpha 16 at r 8, loaded as rank 16: alpha 32, so that the scale stays 2.
   alpha = adapter.alpha / adapter.rank * rank  # the scale, alpha / rank, is the adapter's
   model = parameters.apply_lora(base, mesh, rank, alpha)
   places = parameters.flat_params(model, nnx.LoRAParam)
   # Projections that the adapter leaves alone keep `apply_lora`'s B of zeros.
   values = {}
   for name, factor in factors.items():
+    # float32 like all adapters here, and on the devices where `apply_lora` put its own.
     values[name] = jax.device_put(factor.astype(np.float32), places[name].sharding)
   return parameters.with_params(model, values), rank, alpha

@@ -1,4 +1,4 @@
-"""The report: what was trained, whether it helped, how sure that is, and what the model now writes.
+"""The report: what was trained, whether it helped, how sure that is, what the model now writes.
 
 `write_report` draws the charts and writes report.md and report.html from one list of sections,
 proof first and details folded away. Text of data or of a model is fenced or escaped, so that it
@@ -14,6 +14,7 @@ from lib.visible import visible
 
 LONGEST_SHOWN = 3000  # characters of a question or a response
 IDS_SHOWN = 40
+# Of rows: gained ones were wrong before.
 WAYS = {"gained": "right", "lost": "wrong"}
 SAME_SETTINGS = ("rows", "samples", "temperature", "max_new_tokens", "code_rewards")
 
@@ -28,9 +29,7 @@ class Section(NamedTuple):
 def write_report(
   results: dict, responses: list[dict], before: list[dict], out_dir: pathlib.Path, checkpoint: str
 ):
-  """Charts, report.md and report.html into out_dir. before: the responses that the results are
-  compared with.
-  """
+  """Charts, report.md and report.html into out_dir; before: the responses compared with."""
   # The charts first: a section shows those that were drawn.
   captions = charts.draw_charts(results, responses, out_dir, checkpoint)
   stages = pipeline(results, out_dir)
@@ -48,9 +47,7 @@ def write_report(
 def sections(
   results: dict, responses: list[dict], before: list[dict], captions: dict, stages: dict[str, dict]
 ) -> list[Section]:
-  """In the order one reads: proof, doubts, how it was made, what it writes; then, folded,
-  everything else.
-  """
+  """In reading order: proof, doubts, how it was made, what it writes; then, folded, the rest."""
   return [
     Section("In one minute", tables.bullets(findings.minute(results))),
     Section("From stage to stage", stage_table(results, stages)),
@@ -143,8 +140,10 @@ def tiles(results: dict) -> list[page.Tile]:
       if each.is_rate:
         moved = f"{100 * change['difference']:+.1f} points"
       was = f"from {change['before']:{each.spec}}"
+      # A true minus sign: at the size of a tile a hyphen is easily overlooked.
       moved = moved.replace("-", "−")
       out.append(page.Tile(each.title, f"{value:{each.spec}}", moved, was, mood))
+    # "77.1% [69.0, 83.6]" → "77.1%" and "[69.0, 83.6]".
     elif value is not None:
       ci = results["overall"][summary.interval_key(each.name)]
       shown, interval = tables.show(value, ci, each.spec).split(" ", 1)
@@ -154,14 +153,13 @@ def tiles(results: dict) -> list[page.Tile]:
 
 # ---- base → SFT → GRPO
 def pipeline(results: dict, out_dir: pathlib.Path) -> dict[str, dict]:
-  """{"base", "sft", "grpo": results}, as far as they lie beside `out_dir`, of the same rows at the
-  same settings.
-  """
+  """{"base", "sft", "grpo": results} beside `out_dir`, of the same rows at the same settings."""
   # A run's folder holds eval_base, eval_sft and eval_grpo side by side.
   found = {out_dir.name: results}
   for other in charts.sibling_results(out_dir):
     # A column on other rows, or with longer answers, would compare nothing.
     same = all(other.get(key) == results[key] for key in SAME_SETTINGS if key in results)
+    # A spoiled prompt is a chart of its own, "Other prompts".
     if same and other.get("prompt_variant") == results["prompt_variant"]:
       found[other["folder"]] = other
   return {name: found[f"eval_{name}"] for name in tables.STAGES if f"eval_{name}" in found}
@@ -169,6 +167,7 @@ def pipeline(results: dict, out_dir: pathlib.Path) -> dict[str, dict]:
 
 def stage_table(results: dict, stages: dict[str, dict]) -> str:
   """One line a measure, one column a stage, and the paired change of the last step."""
+  # One model alone has its numbers in the tiles already.
   if len(stages) < 2:
     return ""
   change = results.get("compare")
@@ -233,6 +232,7 @@ def change_section(results: dict, captions: dict) -> str:
       tables.points(changes[key])
       for key in ("format", "accuracy", "format_learned", "answers_improved")
     ]
+    # Rewards are no rates, so their change is in their own unit.
     row.append(change_text(changes["mean_reward"], is_rate=False))
     rows.append(row)
   header = ["domain", "format", "accuracy", "= format learned", "+ answers improved", "reward"]
@@ -254,6 +254,7 @@ def trained_section(results: dict) -> str:
   trained = results.get("trained")
   if not trained and not results["checkpoint"]:
     return "Nothing: this is the model as it was given."
+  # Silence would pass for the base model.
   if not trained:
     return "Not known: the checkpoint's folder holds no record of a run of this project."
   # A column a stage, then the command of each.
@@ -270,6 +271,7 @@ def picture(name: str, captions: dict) -> str:
   """An image with its caption; "" where it was not drawn."""
   if name not in captions:
     return ""
+  # Also as alternative text, for whoever hears the page.
   caption = tables.plain(captions[name])
   return f"![{caption}]({name})\n\n*{caption}*"
 
@@ -285,9 +287,7 @@ def fenced(name: str, text: str) -> str:
 
 
 def sample_sections(results: dict, responses: list[dict], before: list[dict]) -> str:
-  """Real responses: best and worst by reward, one of each of three domains, and flips each way
-  beside the other model's.
-  """
+  """Real responses: the best and worst by reward, and flips beside the other model's response."""
   # One sample a row is enough to see what a model writes.
   new = {response["id"]: response for response in responses if response["sample"] == 0}
   old = {response["id"]: response for response in before if response["sample"] == 0}
@@ -295,6 +295,7 @@ def sample_sections(results: dict, responses: list[dict], before: list[dict]) ->
   for title, response in extremes(list(new.values()), results["recipe"]):
     out.append(sample(title, {"response": response}))
   for way, ids in results.get("compare", {}).get("flipped", {}).items():
+    # Three each way, whatever the balance: flips to wrong say as much as flips to right.
     for row_id in ids[:3]:
       # No id in a title: it says nothing to a reader, and stands under "Rows that changed".
       domain = tables.named(new[row_id]["domain"])
@@ -309,6 +310,7 @@ def extremes(responses: list[dict], recipe: str, count: int = 3) -> list[tuple[s
   def reward(response: dict) -> float | None:
     return summary.total_reward(response, recipe)
 
+  # Rows that could not be checked have no reward.
   scored = [response for response in responses if reward(response) is not None]
   # Of a domain's rows the last one of this order stays in the dict: its extreme.
   ranked = sorted(scored, key=reward)
@@ -422,6 +424,7 @@ def run_section(results: dict) -> str:
 def contamination_section(results: dict) -> str:
   # Counted by prepare_data.py when it made the rows.
   found = results["contamination"]
+  # Unknown is not the same as none.
   if not found:
     return "No stats.json of prepare_data.py beside the evaluated rows: not known."
   return tables.plain(
@@ -432,5 +435,6 @@ def contamination_section(results: dict) -> str:
 
 
 def versions_section(results: dict) -> str:
+  # What was not installed did not decide a number.
   versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items() if number)
   return tables.plain(f"{versions}; commit {results['git_commit'] or 'unknown'}")

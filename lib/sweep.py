@@ -14,8 +14,10 @@ from typing import NamedTuple
 from lib import command_line, comparison, jsonl, lineage, summary, tables
 from lib.errors import InputError
 
+# Key in results.json → the column's heading.
 MEASURES = {"format_rate": "strict format", "accuracy": "accuracy", "mean_reward": "mean reward"}
 FORMATS = ("text", "markdown", "csv", "latex")
+# The backslash is in the same table, read letter by letter: what one escape wrote meets no other.
 LATEX_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX_SPECIAL |= {character: "\\" + character for character in "&%$#_{}"}
 
@@ -37,6 +39,7 @@ def read_entries(names: list[str]) -> list[Entry]:
     found = tables.find_evaluations(name)
     trained = [path for path in found if path.parent.name.removeprefix("eval_") in tables.STAGES]
     path = (trained or found or [pathlib.Path(name).expanduser()])[-1]
+    # A single evaluation may be named as well, by its folder or by its file.
     path = path / "results.json" if path.is_dir() else path
     results = tables.read_results(path)
     entries.append(Entry(name, path, results, read_settings(results, path)))
@@ -44,12 +47,11 @@ def read_entries(names: list[str]) -> list[Entry]:
 
 
 def read_settings(results: dict, path: pathlib.Path) -> dict:
-  """Flags of the run's last training stage; older results, which do not hold them, lie beside the
-  checkpoint that does.
-  """
+  """Flags of the run's last training stage; {} of a model that was not trained here."""
   # Recorded when it was evaluated, so that the run's own folder may be gone.
   stages = results.get("trained")
   if stages is None and results.get("checkpoint"):
+    # Older results lack them: the checkpoint beside knows, else the one at the path noted.
     beside = path.parent.parent / pathlib.Path(results["checkpoint"]).name
     stages = lineage.trained_stages(str(beside) if beside.is_dir() else results["checkpoint"])
   return lineage.resolved(stages[-1]) if stages else {}
@@ -59,6 +61,7 @@ def differing(entries: list[Entry]) -> list[str]:
   """Settings that are not the same in all runs; paths, which always differ, left out."""
   # JSON text compares lists and numbers alike.
   names = {name for entry in entries for name in entry.settings} - lineage.NO_SETTING
+  # A flag that one run does not have at all counts as None there, so it differs, too.
   return sorted(
     name for name in names if len({json.dumps(entry.settings.get(name)) for entry in entries}) > 1
   )
@@ -76,6 +79,7 @@ def sweep_lines(entries: list[Entry]) -> list[Line]:
   first = entries[0]
   lines = [Line(first, None)]
   for other in entries[1:]:
+    # Accuracies over different questions may stand in one table and compare nothing.
     check_same_rows(first, other)
     lines.append(Line(other, paired_change(first, other)))
   return lines
@@ -103,6 +107,7 @@ def paired_change(first: Entry, other: Entry) -> dict | None:
       return None
     sides.append(jsonl.read_rows(path))
   accuracy = summary.metrics("")["accuracy"]
+  # Seeds the bootstrap, so that the same table comes out again.
   seed = other.results.get("seed") or 0
   return comparison.difference(comparison.pair_rows(*sides), accuracy, seed)
 
@@ -135,6 +140,7 @@ def csv_text(lines: list[Line], varied: list[str]) -> str:
     row |= {name: line.entry.settings.get(name) for name in varied}
     row["questions"] = numbers["n"]
     for name in MEASURES:
+      # No interval where nothing was measured, such as the accuracy of creative rows.
       low, high = numbers[summary.interval_key(name)] or (None, None)
       row |= {name: numbers[name], f"{name}_low": low, f"{name}_high": high}
     change = line.change or {"difference": None, "ci": (None, None), "p": None}
@@ -143,6 +149,7 @@ def csv_text(lines: list[Line], varied: list[str]) -> str:
     row |= {"accuracy_change_low": low, "accuracy_change_high": high, "p": change["p"]}
     rows.append(row)
   text = io.StringIO()
+  # "\n", as the csv module would else end its lines the way of Windows.
   writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
   writer.writeheader()
   writer.writerows(rows)
@@ -162,6 +169,7 @@ def as_text(lines: list[Line], varied: list[str]) -> tuple[list[str], list[list[
       row.append(tables.show(numbers[name], ci, tables.FORMATS.get(name, ".1%")))
     p = comparison.p_text(line.change["p"]) if line.change else "–"
     rows.append([*row, tables.points(line.change), p])
+  # "KL weight β" rather than beta, where there are words for it.
   settings = [lineage.SHOWN.get(name, tables.named(name)) for name in varied]
   against = f"points against {lines[0].entry.name}"
   return ["run", *settings, "questions", *MEASURES.values(), against, "exact p"], rows
@@ -171,6 +179,7 @@ def latex_text(header: list[str], rows: list[list[str]]) -> str:
   """A booktabs tabular."""
   # The header is the first of the lines.
   lines = [" & ".join(map(latex_escape, line)) + r" \\" for line in (header, *rows)]
+  # The name to the left, numbers to the right: "lrrr".
   columns = "l" + "r" * (len(header) - 1)
   body = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:]]
   return "\n".join([*body, r"\bottomrule", r"\end{tabular}"])

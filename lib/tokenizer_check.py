@@ -1,5 +1,4 @@
-"""What a model's folder says about its tokens beside tokenizer.model, which is the one file that is
-computed with.
+"""What a model's folder says of its tokens beside tokenizer.model, the one file computed with.
 
 transformers reads tokenizer.json instead. Where the two disagree, the model was trained on other
 ids than it would get here, and nothing would fail: `check_tokenizer_files` refuses it.
@@ -22,6 +21,7 @@ def check_tokenizer_files(folder: str):
   """Refuses a folder without a sound tokenizer.model, or with tokens that it lacks."""
   path = os.path.join(folder, "tokenizer.model")
   if not os.path.isfile(path):
+    # What transformers 5 saved has the other form only.
     if os.path.isfile(os.path.join(folder, "tokenizer.json")):
       raise InputError(
         f"{folder} has tokenizer.json and no tokenizer.model, which transformers 5 leaves out; "
@@ -34,6 +34,7 @@ def check_tokenizer_files(folder: str):
     raise InputError(
       f"{path} is not a sentencepiece model (a git-lfs pointer, or cut short); download it again"
     ) from error
+  # E.g. ChatML's <|im_start|>, added by a fine-tune behind Gemma's vocabulary.
   for token, number in added_tokens(folder).items():
     if token not in IMAGE_TOKENS and not is_piece(tokenizer, token, number):
       raise InputError(
@@ -59,6 +60,7 @@ def added_tokens(folder: str) -> dict[str, int]:
 
 
 def is_piece(tokenizer: spm.SentencePieceProcessor, token: str, number: int) -> bool:
+  # IdToPiece raises for an id outside.
   if not 0 <= number < tokenizer.GetPieceSize():
     return False
   # Runs of spaces are pieces, too: "▁▁" in the one file, two spaces or "▁▁" in the other.
@@ -69,6 +71,7 @@ def trained_style(folder: str) -> tuple[str | None, str | None]:
   """(style, prompt hash) of a folder's chat template; (None, None) for one that is not ours."""
   path = os.path.join(folder, "tokenizer_config.json")
   template = gemma_config.read_json(path).get("chat_template") if os.path.isfile(path) else None
+  # Compared letter by letter: a template that renders almost the same prompt was not trained.
   for style in contract.STYLES:
     if template == tokenizer_files.chat_template(style):
       return style, contract.prompt_hash(style)
