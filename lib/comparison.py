@@ -14,6 +14,7 @@ from lib.errors import InputError
 from lib.summary import Metric
 
 SMALLEST_SHOWN = 5e-4  # a change below the last digit of a report is none
+# 0.7 - 0.3 - 0.4 is -5.6e-17 in floating point, and no change.
 TINY = 1e-9  # what rounding leaves of an equal pair
 
 
@@ -55,6 +56,7 @@ def compare_responses(before: list[dict], after: list[dict], recipe: str, seed: 
   def changes(part: list[Pair]) -> dict:
     return {name: difference(part, metric, seed) for name, metric in measured.items()}
 
+  # In the order of the reports' other tables.
   domains = sorted({pair.domain for pair in pairs}, key=summary.domain_order)
   # With several samples a row is gained when a larger share of them is right.
   gained = [pair.row_id for pair in pairs if share_right(pair.after) > share_right(pair.before)]
@@ -92,9 +94,9 @@ def share_right(samples: list[dict]) -> float:
 
 
 def difference(pairs: list[Pair], metric: Metric, seed: int) -> dict | None:
-  """Paired change of a metric, after minus before, with a bootstrap interval over questions; None
-  when no row has it.
+  """Paired change of a metric, after minus before; None when no row has it.
 
+  Its interval is a bootstrap's over questions.
   The exact test is McNemar's where a row has one response and no question repeats, otherwise the
   sign test on questions.
   """
@@ -113,13 +115,16 @@ def difference(pairs: list[Pair], metric: Metric, seed: int) -> dict | None:
     return None
   # Direction by question: repeats of one question are one vote.
   moved = np.subtract(after, before)  # (rows,)
+  # np.unique numbers the questions: ["a", "b", "a"] → [0, 1, 0].
   question_of_row = np.unique(questions, return_inverse=True)[1]
+  # (questions,): the sum over a question's rows says which way it moved.
   by_question = np.bincount(question_of_row, weights=moved)
   gained = int((by_question > TINY).sum())
   lost = int((by_question < -TINY).sum())
   # Each side has its own interval too, but only the paired one says whether they differ.
   was = summary.estimate(before, questions, metric.is_rate, seed)
   now = summary.estimate(after, questions, metric.is_rate, seed)
+  # False: a change may be negative, and Wilson's interval is for rates.
   change = summary.estimate(moved, questions, False, seed)
   return {
     "n": len(questions),
@@ -136,8 +141,7 @@ def difference(pairs: list[Pair], metric: Metric, seed: int) -> dict | None:
 
 
 def is_sure(change: dict, is_rate: bool = True) -> bool:
-  """Whether a change is more than luck: its interval excludes zero, its last digit shows, and its
-  exact test agrees.
+  """Whether a change is more than luck: interval off zero, last digit shown, exact test agreeing.
 
   The bootstrap of four changed questions, or of one row, excludes zero by luck. No test of fewer
   than six changed questions can reach 5%, so a mean, which has no such test, must have moved on
@@ -151,6 +155,7 @@ def is_sure(change: dict, is_rate: bool = True) -> bool:
   excludes_zero = low * high > 0
   if is_rate:
     return excludes_zero and change["p"] < 0.05
+  # Two-sided, five of five coins have p = 2 / 32 = 0.06, six of six 0.03.
   return excludes_zero and change["gained"] + change["lost"] > 5
 
 
@@ -160,6 +165,7 @@ def describe(change: dict, name: str, is_rate: bool = True) -> str:
   verb = "did not change measurably"
   if is_sure(change, is_rate):
     verb = "rose" if change["difference"] > 0 else "fell"
+  # "points", because 10% more of 62% would be 68.2%, not 72%.
   if is_rate:
     moved = (
       f"{change['before']:.1%} → {change['after']:.1%}, {100 * change['difference']:+.1f} points"
@@ -187,6 +193,7 @@ def p_text(p: float) -> str:
 
 def describe_interval(ci: list[float], is_rate: bool) -> str:
   low, high = ci
+  # No width: resampling equal changes gives the same mean each time.
   if high - low <= TINY:
     return "the same change in every pair"
   if is_rate:

@@ -50,8 +50,7 @@ def moved_domains(results: dict) -> list[str]:
   moved = []
   for domain, change in results["compare"]["domains"].items():
     accuracy = change["accuracy"]
-    # With seven domains one would look changed by luck every few runs: only the sure ones are
-    # named.
+    # Of seven domains some always moved: only those that did so for certain are named.
     if accuracy and comparison.is_sure(accuracy):
       moved.append(f"{tables.named(domain)} ({tables.points(accuracy)})")
   listed = ", ".join(moved) or "none"

@@ -1,5 +1,4 @@
-"""What makes a stage's folder: config.json, written last, says that it is whole and how it was
-made.
+"""A stage's folder: config.json, written last, says that it is whole and how it was made.
 
 `write_config` and `read_config`; `check_prompt_hash` compares the prompt text that two stages used;
 `digest` names content; `read_run` reads run.json, the notes of a run that may not have ended yet.
@@ -57,6 +56,7 @@ def write_config(out_dir, stage: str, flag_values: flags.FlagValues, style: str,
 def recorded_flags(flag_values: flags.FlagValues) -> dict:
   """{name: value} of all flags as a file may hold them: the secret in an address stays out."""
   recorded = {name: flag_values[name].value for name in sorted(flag_values)}
+  # "https://me:secret@host/v1?key=k": folders are published, keys must not be.
   if recorded.get("judge_url"):
     recorded["judge_url"] = visible.hide_secrets(recorded["judge_url"])
   return recorded
@@ -80,6 +80,7 @@ def read_config(folder, made_by: str) -> dict:
   path = pathlib.Path(folder) / "config.json"
   try:
     return json.loads(path.read_text(encoding="utf-8"))
+  # NotADirectoryError: a file was named, such as results.json.
   except (FileNotFoundError, NotADirectoryError):
     raise InputError(why_incomplete(path.parent, str(folder), made_by)) from None
   except ValueError as error:
@@ -133,6 +134,7 @@ def git_commit() -> str | None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=10)
   except (OSError, subprocess.TimeoutExpired):
     return None
+  # A folder that was copied without its .git.
   if result.returncode != 0:
     return None
   return result.stdout.strip() or None
@@ -151,6 +153,7 @@ def digest(path: str) -> str:
   total = hashlib.sha256()
   for name in filter(os.path.isfile, files):
     with open(name, "rb") as f:
+      # In pieces: a file of training rows may be larger than the memory.
       content = hashlib.file_digest(f, "sha256").hexdigest()
     total.update(f"{os.path.relpath(name, path)}\n{content}\n".encode())
   return total.hexdigest()[:16]

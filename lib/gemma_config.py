@@ -21,11 +21,13 @@ SIZES = {
   "num_hidden_layers": 26,
   "num_attention_heads": 8,
   "num_key_value_heads": 4,
+  # Not width / heads: 1B has 4 heads of 256 over a width of 1152.
   "head_dim": 256,
   "sliding_window": 4096,
 }
 DEFAULTS = SIZES | {
   "query_pre_attn_scalar": 256,
+  # Gemma 3 report, §2: raised from 10,000 for long contexts, in the layers that see all of them.
   "rope_theta": 1_000_000.0,  # of the full layers
   "rope_local_base_freq": 10_000.0,  # of the sliding ones
 }
@@ -93,6 +95,7 @@ def read_config(folder: str) -> dict:
   """config.json of a model's folder; says what the folder is where it is no model."""
   path = os.path.join(folder, "config.json")
   if not os.path.isfile(path):
+    # The commonest mix-up: what was trained looks like a model.
     if os.path.isfile(os.path.join(folder, "adapter_config.json")):
       raise InputError(
         f"{folder} holds a PEFT adapter and no model; pass it as --checkpoint (--init_from for "
@@ -133,6 +136,7 @@ def text_settings(config: dict, path: str) -> dict:
 def check_keys(config: dict, path: str):
   """Refuses a value that Tunix does not compute, and an unknown key unless it is switched off."""
   for key, value in config.items():
+    # A null means transformers' default, which is the value built in.
     if key in BUILT_IN and value is not None and value != BUILT_IN[key]:
       raise InputError(
         f"{path} has {key} = {short(value)}; Tunix's Gemma 3 computes only {BUILT_IN[key]!r}"
@@ -152,6 +156,7 @@ def tunix_config(text: dict, path: str, dtype) -> ModelConfig:
   given = {key: text[key] for key in DEFAULTS if text.get(key) is not None}
   value = DEFAULTS | given
   for key in SIZES:
+    # By type(): True is an int to isinstance.
     if type(value[key]) is not int or value[key] < 1:
       raise InputError(f"{path} has {key} = {short(value[key])}, expected a positive whole number")
   check_heads(value, path)
@@ -179,6 +184,7 @@ def check_heads(value: dict, path: str):
   """Where each head has its own keys, Tunix fuses q, k and v: no LoRA or export here does."""
   heads = value["num_attention_heads"]
   groups = value["num_key_value_heads"]
+  # Grouped-query attention: each key-value head serves heads / groups queries, 4 / 1 in 1B.
   if heads % groups or heads == groups:
     raise InputError(
       f"{path} has {heads} attention heads over {groups} key-value heads; expected a multiple, at "
@@ -199,6 +205,7 @@ def check_layer_types(found: list | None, layers: int, path: str):
     raise InputError(
       f"{path} has layer_types for other than its {layers} layers; expected one each"
     )
+  # The first one that differs tells a reader more than two lists of 26.
   wrong = next(i for i in range(layers) if found[i] != expected[i])
   raise InputError(
     f"{path} has layer_types[{wrong}] = {short(found[wrong])}; Tunix's Gemma 3 computes only five "
@@ -235,12 +242,14 @@ def rope_settings(text: dict, value: dict, path: str) -> tuple[dict, dict]:
       "sliding_attention"
     )
   scaling = text.get("rope_scaling") or {}
+  # The two releases would compute different logits from one file.
   if "type" in scaling and "rope_type" not in scaling:
     raise InputError(
       f"{path} has rope_scaling with the old key type, which transformers 4 obeys and 5 ignores; "
       "call it rope_type"
     )
   sliding = grouped.get("sliding_attention") or {}
+  # Old spelling over new: a file holds one of them, as a rule.
   full = {**(grouped.get("full_attention") or {}), **scaling}
   return (
     one_rope(sliding, value["rope_local_base_freq"], f"{path}, sliding layers"),
@@ -251,6 +260,7 @@ def rope_settings(text: dict, value: dict, path: str) -> tuple[dict, dict]:
 def one_rope(rope: dict, theta: float, where: str) -> dict:
   """One kind of layer. Of all scalings, Tunix has the linear one: positions divided by `factor`."""
   kind = rope.get("rope_type", rope.get("type", "default"))
+  # 1.0 is no scaling, whatever it is called.
   unknown = [key for key in rope if key not in ROPE_KEYS and rope[key] not in (*UNSET, 1.0)]
   # yarn, llama3 and the like change each frequency in its own way.
   if kind not in ("default", "linear") or unknown:
@@ -272,6 +282,7 @@ def one_rope(rope: dict, theta: float, where: str) -> dict:
 
 
 def is_number(value) -> bool:
+  # True is an int in Python, but no number in a config.
   return isinstance(value, int | float) and not isinstance(value, bool)
 
 

@@ -1,5 +1,4 @@
-"""The verdicts on a response: its format, its answer, what every reward system pays, and a judge's
-grades.
+"""The verdicts on a response: format, answer, what every reward system pays, a judge's grades.
 
 `responses_of` makes rows of responses.jsonl from completions, `score` adds the verdicts,
 `judge_creative` the grades of a model that judges the domains without right answers.
@@ -15,6 +14,7 @@ from lib import checking, command_line, contract, failures, jsonl, llm_judge, sa
 from lib.loading import Policy
 from lib.visible import hide_secrets
 
+# Few enough that an interruption loses few replies that were paid for.
 JUDGED_AT_ONCE = 64  # responses between two saves
 
 # Lenient format: the four tags in order, each block with something in it, whatever stands around
@@ -32,9 +32,7 @@ LENIENT = re.compile(
 
 
 def responses_of(policy: Policy, part: list[dict], completions: np.ndarray) -> list[dict]:
-  """Rows for responses.jsonl, not yet judged. completions: (B, G, T) token ids, G samples of each
-  row of `part`.
-  """
+  """Rows for responses.jsonl, not yet judged; completions: ids (B, G, T), G samples of each row."""
   responses = []
   for row, samples in zip(part, completions, strict=True):
     # The stop token counts as a token; what was cut at the limit has none.
@@ -64,8 +62,10 @@ def is_checkable(response: dict, code_rewards: str) -> bool:
 def score(
   responses: list[dict], style: str, systems: dict[str, list], code_rewards: str = "on"
 ) -> list[dict]:
-  """Adds the verdicts: format, lenient_format, parsed_answer, correct, correct_lenient, partial,
-  rewards by component.
+  """Adds the verdicts to each response; returns the responses.
+
+  These are format, lenient_format, parsed_answer, correct, correct_lenient, partial, and rewards
+  by component.
 
   The answer is read strictly, or leniently where the format is broken, and checked once. A row of a
   verifiable domain that cannot be checked gets the format verdicts only; a creative row is never
@@ -77,6 +77,7 @@ def score(
   answers = []
   for response, well_formed, can_check in zip(responses, parsed, checkable, strict=True):
     text = response["response"]
+    # None is never run or compared: `grade` passes it over.
     answers.append(contract.read_answer(text, well_formed) if can_check else None)
   column = {
     key: [response[key] for response in responses]
@@ -114,8 +115,11 @@ def read_verdicts(response: dict, parsed: contract.Response | None, grade: float
   }
   # Near numbers and programs that pass some tests have a grade between 0 and 1.
   if grade is not None:
+    # Accuracy counts whole answers; half the tests passed is partial credit.
     right = grade == 1.0
     verdict["correct"] = well_formed and right
+    # In mathematics alone the last number of an untagged text is an answer, as GSM8K's readers take
+    # it.
     verdict["correct_lenient"] = right or (
       not well_formed
       and response["domain"] == "math"
@@ -132,6 +136,7 @@ def pay(responses: list[dict], column: dict, systems: dict[str, list]) -> dict:
   # Reward functions get metadata as JSON text, as the trainers pass it.
   metadata = [json.dumps(each, ensure_ascii=False) for each in column["metadata"]]
   columns = column | {"metadata": metadata}
+  # By the function's name, which charts and tables show.
   return {
     system: {function.__name__: function(prompts, texts, **columns) for function in functions}
     for system, functions in systems.items()
@@ -139,20 +144,22 @@ def pay(responses: list[dict], column: dict, systems: dict[str, list]) -> dict:
 
 
 def judge_creative(responses: list[dict], url: str, judge_model: str, path) -> dict:
-  """Adds "judge" (reasoning 1–5, answer 1–5, overall 0–10) to the responses without a right answer;
-  returns counts.
+  """Adds a judge's grades to the responses without a right answer; returns counts.
 
+  response["judge"] holds reasoning 1–5, answer 1–5, overall 0–10 and the judge's model.
   Saved into `path` after every few, so that an interrupted or unreachable judge is asked only for
   what is left. Another judge_model starts again. Once a whole part went unanswered the rest is not
   tried.
   """
   creative = [r for r in responses if not checking.is_checked(r["domain"], r["metadata"])]
+  # What this judge has graded already stays: its replies cost money.
   todo = [r for r in creative if r.get("judge", {}).get("model") != judge_model]
   command_line.say(f"judge {judge_model}: {len(todo)} of {len(creative)} responses to go")
   # Failures are counted since the process began; these are the judge's.
   earlier = collections.Counter(failures.failed_rows())
   counts = collections.Counter()
   for response in todo:
+    # Another judge's grades do not mix with this one's.
     response.pop("judge", None)
   for start in range(0, len(todo), JUDGED_AT_ONCE):
     part = todo[start : start + JUDGED_AT_ONCE]
@@ -160,12 +167,14 @@ def judge_creative(responses: list[dict], url: str, judge_model: str, path) -> d
     for response, verdict in zip(part, verdicts, strict=True):
       if verdict:
         response["judge"] = {**verdict._asdict(), "model": judge_model}
+    # The whole file, not only the part: a row stands where it stood.
     jsonl.write_rows(path, responses)
     counts = collections.Counter(failures.failed_rows()) - earlier
     # A judge that answered none of them is down, and would be asked in vain.
     if counts["judge_failed"] and not any(verdicts):
       break
   judged = sum("judge" in response for response in creative)
+  # What was never tried, after a judge was found down, failed as well.
   failed = len(creative) - judged - counts["judge_malformed"]
   error = ""
   if failed:

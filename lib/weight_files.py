@@ -1,5 +1,4 @@
-"""The weights of a Hugging Face folder: which files hold them, and one line for each way in which
-they are not what they seem.
+"""The weights of a Hugging Face folder: which files hold them, and what may be wrong with them.
 
 As transformers does, model.safetensors decides, else the index of its shards: a second model beside
 it, an adapter or an optimizer's state is never mixed in. `tensor_files` finds every tensor,
@@ -20,6 +19,7 @@ from lib.errors import InputError
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 FLOATS = ("BF16", "F16", "F32", "F64")
+# What git leaves in a file's place without git-lfs: 130 bytes of text that name the file's digest.
 LFS_POINTER = b"version https://git-lfs"
 # What 4B and up put in front of the text model's names: transformers' first releases, then later
 # ones.
@@ -50,6 +50,7 @@ def weight_files(folder: str) -> list[str]:
       raise InputError(f"{index} has no weight_map; download it again")
     return [os.path.join(folder, name) for name in sorted(set(weight_map.values()))]
   found = sorted(name for name in os.listdir(folder) if name.endswith(".safetensors"))
+  # An adapter may lie beside its model; it is none.
   if "adapter_model.safetensors" in found:
     found.remove("adapter_model.safetensors")
   if not found:
@@ -65,6 +66,7 @@ def weight_files(folder: str) -> list[str]:
 def tensor_files(folder: str) -> dict[str, Tensor]:
   """{name as stored: Tensor} of a folder's model, from the files' headers."""
   files = weight_files(folder)
+  # All are named at once: a download is finished in one go.
   missing = [os.path.basename(path) for path in files if not os.path.isfile(path)]
   if missing:
     raise InputError(
@@ -78,6 +80,7 @@ def tensor_files(folder: str) -> dict[str, Tensor]:
 
 def read_header(path: str) -> dict[str, Tensor]:
   """{name: Tensor} of one safetensors file, of which nothing is read but its header."""
+  # First, as safetensors would only say that the header is too large.
   with open(path, "rb") as file:
     if file.read(len(LFS_POINTER)) == LFS_POINTER:
       raise InputError(
@@ -109,6 +112,7 @@ def text_tensors(folder: str) -> dict[str, Tensor]:
     if NOT_TEXT.fullmatch(name):
       continue
     plain = "lm_head.weight" if name in HEADS else plain_name(name)
+    # Both of a folder's spellings at once: whichever were read last would win.
     if plain in found:
       raise InputError(f"{folder} holds {plain} twice: as {found[plain].name} and as {name}")
     found[plain] = tensor
@@ -118,6 +122,7 @@ def text_tensors(folder: str) -> dict[str, Tensor]:
 def plain_name(name: str) -> str:
   """A text tensor without its prefix: language_model.model.norm.weight → model.norm.weight."""
   prefix = next((prefix for prefix in PREFIXES if name.startswith(prefix)), "")
+  # Longest prefix first in PREFIXES: "model." alone would leave "language_model." in the name.
   return f"model.{name.removeprefix(prefix)}" if prefix else name
 
 
@@ -151,12 +156,14 @@ def check_tensors(tensors: dict[str, Tensor], expected: dict[str, tuple[int, ...
         f"{folder} has {name} of shape {tensors[name].shape}, its config.json means {shape}; they "
         "do not belong together"
       )
+  # Not expected, as Gemma's head is its embedding (tied), and yet some tools store it.
   if "lm_head.weight" in tensors:
     check_tied_head(tensors["lm_head.weight"], tensors["model.embed_tokens.weight"], folder)
 
 
 def check_tied_head(head: Tensor, embedding: Tensor, folder: str):
   """Some tools store the head although it is the embedding; another one would be lost here."""
+  # Values, not names: 1B's head is 0.6 GB, read only where a file holds one.
   same = head.shape == embedding.shape and np.array_equal(read_tensor(head), read_tensor(embedding))
   if not same:
     raise InputError(
@@ -166,4 +173,5 @@ def check_tied_head(head: Tensor, embedding: Tensor, folder: str):
 
 
 def first_line(error: Exception) -> str:
+  # Some exceptions have no text, only a type.
   return (str(error).strip() or type(error).__name__).splitlines()[0]
