@@ -1,5 +1,4 @@
-"""Evaluates any model on rows it did not train on: what it gets right, how sure that is, and a
-report to read in a minute.
+"""Evaluates any model on rows it did not train on: what it gets right, and how sure that is.
 
 Reads   data_dir/{split}.jsonl as prepare_data.py rendered it, a base model, and optionally a
         checkpoint to put on it.
@@ -204,21 +203,23 @@ def without_system(prompt: str) -> str:
 
 
 def indented(prompt: str) -> str:
-  """The user's turn with four spaces before every line, as an indented triple-quoted string has
-  them.
-  """
+  """The user's turn indented by four spaces, as in an indented triple-quoted string."""
 
   def indent(turn: re.Match) -> str:
+    # (?=.) spares empty lines, as editors leave no spaces on them.
     return re.sub(r"(?m)^(?=.)", "    ", turn[0])
 
+  # From after "user" to the end of the turn; (?s) lets the dot cross lines.
   return re.sub(rf"(?s)(?<=user\n).*(?={contract.TURN_END})", indent, prompt)
 
 
 def extra_space(prompt: str) -> str:
+  # One space more, which no reader sees; it tokenizes differently.
   return prompt.replace("Task: ", "Task:  ", 1)
 
 
 def no_newline(prompt: str) -> str:
+  # Without the newline behind "model" the model must write it, which it was never trained to do.
   return prompt.removesuffix("\n")
 
 
@@ -254,12 +255,14 @@ def load_rows(
     if problem := problem_of(row, seen):
       raise InputError(f"{path}:{number} {problem}; make the rows with prepare_data.py")
     seen.add(row["id"])
+  # After the check: a fault further down is told at once, and not in a later run.
   rows = rows[: limit or None]
   return spoil(rows, variant, path) if variant else rows, config
 
 
 def problem_of(row, seen: set[str]) -> str:
   """What keeps a row from being evaluated; "" for a good one. seen: the ids before it."""
+  # The keys that any stage writes; answer and metadata may be missing.
   needed = ("id", "domain", "question", "prompt")
   lacks = [key for key in needed if not isinstance(row, dict) or not isinstance(row.get(key), str)]
   if lacks:
@@ -287,8 +290,7 @@ def spoil(rows: list[dict], variant: str, path) -> list[dict]:
 
 
 def overlap_of(data_dir) -> dict | None:
-  """What prepare_data.py noted on training rows that it left out because an evaluation row holds
-  the same words.
+  """What prepare_data.py noted on training rows that it left out for sharing evaluation words.
 
   None for data that something else prepared: what those rows share with the training rows is not
   known.
@@ -299,14 +301,13 @@ def overlap_of(data_dir) -> dict | None:
   # prepare_data.py drops such training rows, so there is nothing left to look for here.
   stats = json.loads(path.read_text(encoding="utf-8"))
   left_out = stats.get("decontamination", {})
+  # All domains' training rows: what the evaluated rows could have been seen in.
   trained = sum(domain.get("train", 0) for domain in stats.get("domains", {}).values())
   return {"train_rows": trained, "rule": left_out.get("rule"), "dropped": left_out.get("dropped")}
 
 
 def trained_elsewhere(checkpoint: str, data_dir) -> bool:
-  """Whether the run that made `checkpoint` noted another train.jsonl than the one that lies beside
-  the evaluated rows.
-  """
+  """Whether `checkpoint` was trained on another train.jsonl than that beside the evaluated rows."""
   path = pathlib.Path(data_dir) / "train.jsonl"
   if not checkpoint or not path.is_file():
     return False
@@ -316,9 +317,7 @@ def trained_elsewhere(checkpoint: str, data_dir) -> bool:
 
 
 def check_trained_prompt(checkpoint: str, data_dir: str, data: dict, allow_mismatch: bool) -> bool:
-  """Whether the checkpoint was trained with another prompt than the data's; refused unless allowed.
-  PEFT adapters record none.
-  """
+  """Whether the checkpoint's prompt is another than the data's, which is refused unless allowed."""
   # An adapter of another program says nothing about prompts.
   is_peft = (pathlib.Path(checkpoint) / "adapter_config.json").is_file()
   if not checkpoint or is_peft:
@@ -339,16 +338,16 @@ def check_trained_prompt(checkpoint: str, data_dir: str, data: dict, allow_misma
 
 # ---- the folder, and going on where an interrupted run stopped
 def digest_json(value) -> str:
+  # Sorted, so that the order of keys says nothing; `default`: what JSON lacks, by its text.
   return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def weights_digest(policy: loading.Policy, checkpoint: str) -> str:
-  """16 hex digits of what a checkpoint put on the base model; the base's own fingerprint without
-  one.
-  """
+  """16 hex digits of the base's fingerprint and of what a checkpoint put on it."""
   # The names too: the same numbers in another place are another model.
   parts = [policy.fingerprint]
   if checkpoint:
+    # An adapter is small; after a full-parameter run this reads every weight once.
     changed = parameters.flat_params(policy.model, parameters.trainable(policy.model))
     for name, value in sorted(changed.items()):
       parts.append((name, hashlib.sha256(np.asarray(value)).hexdigest()))
@@ -356,9 +355,7 @@ def weights_digest(policy: loading.Policy, checkpoint: str) -> str:
 
 
 def open_folder(out_dir: pathlib.Path, identity: dict, overwrite: bool) -> list[dict]:
-  """Responses that an interrupted run left in `out_dir`; refuses those made with other flags, rows
-  or weights (run.json).
-  """
+  """Responses that an interrupted run left in `out_dir`; other flags, rows or weights: refused."""
   # Two evaluations that append to one file would interleave their rows.
   runs.lock_folder(str(out_dir))
   path = out_dir / "responses.jsonl"
@@ -372,6 +369,7 @@ def open_folder(out_dir: pathlib.Path, identity: dict, overwrite: bool) -> list[
     (out_dir / name).unlink(missing_ok=True)
   # A last line without its end was torn: its row is sampled again.
   whole, newline, _ = path.read_bytes().rpartition(b"\n")
+  # Trimmed on disk as well, or the next row would be glued to the torn one.
   jsonl.write_text(path, (whole + newline).decode())
   return jsonl.read_rows(path)
 
@@ -386,9 +384,9 @@ def sample_and_score(
   code_rewards: str,
   **drawn,
 ) -> tuple[list[dict], dict]:
-  """(all responses to `rows` in their order, those in `kept` included; the speed). A finished batch
-  is on disk at once.
+  """(all responses to `rows` in their order, those in `kept` included; the speed).
 
+  A finished batch is on disk at once.
   Checking answers (sandbox, symbolic maths) runs beside the sampling of the next batch. drawn:
   options of `answering.generate`.
   """
@@ -401,6 +399,7 @@ def sample_and_score(
   todo = [row for row in rows if row["id"] not in whole]
   if whole:
     command_line.say(f"{len(whole)} of {len(rows)} rows are already in {path}; {len(todo)} to go")
+  # Also drops the half of a row that is sampled again.
   jsonl.write_rows(path, responses)
 
   # Runs in the checker's thread, one batch at a time, so rows reach the file in order.
@@ -426,12 +425,14 @@ def sample_and_score(
         if checked:
           responses += checked.result()
         checked = checker.submit(check, part, completions)
+        # What the model wrote, not the padding behind the stop token.
         tokens += int(sampling.completion_lengths(completions)[0].sum())
         per_second = tokens / (time.monotonic() - start)
         bar.set_postfix_str(f"{per_second:.0f} tokens/s", refresh=False)
         bar.update(len(part))
       if checked:
         responses += checked.result()
+  # The pool has waited for the batch under way, whose rows are on disk, too.
   except KeyboardInterrupt:
     raise Stopped(f"finished batches are in {path}; run the same command again to go on") from None
   seconds = time.monotonic() - start
@@ -444,8 +445,9 @@ def sample_and_score(
 
 # ---- the numbers
 def collect(responses: list[dict], facts: dict, before: list[dict], other: str) -> dict:
-  """results.json: the numbers, and `facts` about the run. before: responses to compare with, of the
-  results.json `other`.
+  """results.json: the numbers, and `facts` about the run.
+
+  before: responses to compare with, of the results.json `other`.
   """
   recipe = facts["recipe"]
   seed = facts["seed"]
@@ -469,6 +471,7 @@ def collect(responses: list[dict], facts: dict, before: list[dict], other: str) 
   }
   if other:
     change = comparison.compare_responses(before, responses, recipe, seed)
+    # `before` holds the other model's responses: only they can be paired row by row.
     results["compare"] = {"other": other, **change}
   return results
 
@@ -477,6 +480,7 @@ def count_failures(responses: list[dict]) -> dict[str, int]:
   """What could not be checked, over all batches of this run and of those that it continues."""
   total = collections.Counter()
   for response in responses:
+    # One response of a batch carries the counts of the whole.
     total.update(response.get("failures") or {})
   return dict(total)
 
@@ -492,6 +496,7 @@ def read_other(compare: str) -> tuple[dict, list[dict]]:
     return {}, []
   results = tables.read_results(compare)
   # --compare names results.json or its folder; the responses lie beside it.
+  # "" for a results.json in the current folder is that folder.
   folder = pathlib.Path(compare.removesuffix("results.json"))
   return results, jsonl.read_rows(folder / "responses.jsonl")
 
@@ -499,6 +504,7 @@ def read_other(compare: str) -> tuple[dict, list[dict]]:
 def make_systems(recipe: str, style: str, code_rewards: str) -> dict[str, list]:
   """{name: its functions} of every reward system and of `recipe`, the --rewards value."""
   systems = {}
+  # A dict merges the names: `recipe` may be one of the systems, or the user's own.
   for name in {**rewards.SYSTEMS, recipe: None}:
     # Every system reads the data's style but dual_stream, whose rewards know only their own.
     own = "" if rewards.style_of(name) == "dual_stream" else style
@@ -519,10 +525,12 @@ def check_flags():
 def identity_of(rows: list[dict], policy: loading.Policy, style: str) -> dict:
   """Whatever changes a response or its verdict: a folder of other values is not continued."""
   drawn = {name: FLAGS[name].value for name in ("samples", "temperature", "max_new_tokens", "seed")}
+  # Not the whole row: a note added to the data changes no verdict.
   checked_against = [[r["id"], r["question"], r.get("answer"), r.get("metadata")] for r in rows]
   return {
     "rows": digest_json(checked_against),
     "prompts": digest_json([row["prompt"] for row in rows]),
+    # Not the checkpoint's path: the same weights may lie elsewhere.
     "weights": weights_digest(policy, FLAGS.checkpoint),
     "dtype": np.dtype(policy.model.config.param_dtype).name,
     "style": style,
@@ -591,6 +599,7 @@ def evaluate():
   judged = None
   if FLAGS.judge_url:
     judged = verdicts.judge_creative(responses, FLAGS.judge_url, FLAGS.judge_model, path)
+  # In the data's order, where batches had come longest prompts first.
   jsonl.write_rows(path, responses)
   facts = facts_of(policy, data, identity, mismatch) | speed
   facts |= {"judge": judged, "check_failures": count_failures(responses)}
@@ -601,6 +610,7 @@ def evaluate():
   # Numbers and report come from the responses alone: the same command makes them again.
   results = collect(responses, facts, before, FLAGS.compare)
   write(results, responses, before, out_dir, style)
+  # Last, as everything else is worth having: an exit status that scripts see.
   if judged and judged["error"]:
     raise InputError(
       f"{judged['error']}; all else is in {FLAGS.out_dir}, the same command again asks only for "
@@ -617,6 +627,7 @@ def write(results: dict, responses: list[dict], before: list[dict], out_dir, sty
   folders.write_config(
     out_dir, "evaluate", FLAGS, style, model=results["model"], checkpoint=FLAGS.checkpoint
   )
+  # The same sentences as in the report, so that a terminal is enough.
   table = tables.grid(*tables.domain_table(results, brief=True))
   said = tables.bullets([*findings.minute(results), *findings.doubts(results)])
   tables.print_markdown(f"{table}\n\n{said}")
@@ -637,6 +648,7 @@ def main():
       temperature=FLAGS.temperature,
       seed=FLAGS.seed,
     )
+  # One folder is a pipeline, base to GRPO; several are a sweep.
   elif len(FLAGS.table) == 1 and FLAGS.table_format == "text":
     tables.print_run_table(FLAGS.table[0])
   elif FLAGS.table:

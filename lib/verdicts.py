@@ -118,8 +118,8 @@ def read_verdicts(response: dict, parsed: contract.Response | None, grade: float
     # Accuracy counts whole answers; half the tests passed is partial credit.
     right = grade == 1.0
     verdict["correct"] = well_formed and right
-    # In mathematics alone the last number of an untagged text is an answer, as GSM8K's readers take
-    # it.
+    # In mathematics alone the last number of an untagged text is an answer: the "flexible extract"
+    # of the LM Evaluation Harness.
     verdict["correct_lenient"] = right or (
       not well_formed
       and response["domain"] == "math"
