@@ -1,5 +1,4 @@
-"""A checkpoint → files that transformers, PEFT, vLLM and llama.cpp load, with a proof that they do
-the same.
+"""A checkpoint → files for transformers, PEFT, vLLM and llama.cpp, proven to do the same.
 
 Reads   an SFT or GRPO folder (or its best/, or a PEFT folder of ours), and the base model it was
         trained on.
@@ -103,12 +102,15 @@ PASSED_OVER = (".lock", ".partial", "lost+found")
 
 
 def main():
+  # Refusals first, the cheap ones before those that ask a network: nothing is written until all
+  # pass.
   formats = chosen_formats()
   out_dir = os.path.realpath(FLAGS.out_dir)  # a link stays one: what it points to is written
   checkpoint = FLAGS.checkpoint.rstrip("/")
   target = publishing.read_target(FLAGS.push_to)
   check_out_dir(out_dir, FLAGS.overwrite)
   python = parity.find_python(FLAGS.verify_python) if FLAGS.verify else ""
+  # Of the small files only; the weights come with `read_trained`.
   config, params = loading.read_checkpoint(checkpoint)
   check_checkpoint(config, checkpoint, formats)
   formats = formats_of(config, formats)
@@ -117,9 +119,11 @@ def main():
   if target:
     publishing.check_account(target)
 
+  # From here on a failure leaves out_dir as it was.
   with workplace(out_dir) as partial:
     trained = export_formats.read_trained(FLAGS.model, checkpoint, config["style"])
     config |= {"model_fingerprint": trained.policy.fingerprint}  # a PEFT folder does not tell it
+    # A full disk after an hour of writing would be the more expensive way to learn it.
     runs.check_disk(partial, export_formats.bytes_needed(trained, params, formats))
     export_formats.write_formats(partial, trained, config, params, formats)
     policy_name = trained.policy.name
@@ -132,18 +136,19 @@ def main():
     put_in_place(partial, out_dir)
 
   command_line.say(f"exported {', '.join(formats)} to {FLAGS.out_dir}")
+  # After the files are in place: who wants to see what differs finds them beside parity.json.
   if found and not found["passed"]:
     raise InputError(
       f"the export does not match the JAX policy ({'; '.join(found['failures'])}); see "
       f"{FLAGS.out_dir}/parity.json and do not publish it"
     )
   if target:
+    # What the export itself wrote: others' files in the folder are not ours to publish.
     files = folders.read_config(out_dir, "export_lora.py")["files"]
     publishing.push(target, out_dir, files)
 
 
-# -------------------------------------------------------------------------- what is refused, and
-# when
+# What is refused, and when.
 def check_flags():
   """All that needs no file and no network: run.sh asks before the first stage."""
   formats = chosen_formats()
@@ -161,6 +166,7 @@ def check_flags():
   target = publishing.read_target(FLAGS.push_to)
   if target:
     publishing.check_token(target)
+  # Kaggle's own rules, which its tool tells only when everything is uploaded.
   kaggle = FLAGS.kaggle_id
   if kaggle and not re.fullmatch(r"[\w-]{3,50}/[a-zA-Z0-9-]{3,50}", kaggle):
     raise InputError(
@@ -189,6 +195,7 @@ def check_out_dir(out_dir: str, overwrite: bool):
     raise InputError(f"--out_dir={out_dir} is a file; give a folder")
   if not os.path.isdir(out_dir) or not set(os.listdir(out_dir)) - set(PASSED_OVER):
     return
+  # Then config.json was taken away first: see `put_in_place`.
   ours = os.path.isdir(f"{out_dir}/.partial")  # killed while it moved the files up
   if os.path.isfile(f"{out_dir}/config.json"):
     ours = folders.read_config(out_dir, "export_lora.py").get("stage") == "export"
@@ -219,6 +226,7 @@ def check_checkpoint(config: dict, checkpoint: str, formats: list[str]):
       f"{checkpoint} is a PEFT folder, which has no Orbax parameters; valid --formats: peft, "
       "merged, gguf"
     )
+  # Another prompt text cost 39 points of strict format, and the template would have ours.
   ours = contract.prompt_hash(config["style"])
   if config.get("prompt_hash") != ours:
     raise InputError(
@@ -246,12 +254,12 @@ def ready_converter() -> str:
   return converter
 
 
-# -------------------------------------------------------------------------- what follows the
-# formats
+# What follows the formats.
 def finish_merged(out: str, converter: str, style: str, formats: list[str]):
   """GGUF is made of merged/, which goes where nobody asked for it; else it gets a Modelfile."""
   merged = f"{out}/merged"
   if converter:
+    # The same Python that `ready_converter` tried.
     python = parity.find_python(FLAGS.verify_python)
     gguf_format.write_gguf(f"{out}/gguf", merged, converter, python, style)
   if "merged" in formats:
@@ -262,6 +270,7 @@ def finish_merged(out: str, converter: str, style: str, formats: list[str]):
 
 def verify(out: str, config: dict, formats: list[str], python: str) -> dict | None:
   """parity.json's content; None where nothing is exported that transformers loads."""
+  # For gguf merged/ was written as well, so it can be verified though nobody asked for it.
   reloaded = [*formats, "merged"] if "gguf" in formats else formats
   if not {"peft", "merged"} & set(reloaded):
     command_line.say("note: --verify reloads peft and merged, and --formats has neither")
@@ -286,6 +295,7 @@ def write_card(
   )
   jsonl.write_text(f"{out}/README.md", model_card.model_card(card))
   if FLAGS.kaggle_id:
+    # Kaggle has no name for Gemma's terms; the card has their text.
     name = "other" if licence == "gemma" else licence
     metadata = {"title": title(), "id": FLAGS.kaggle_id, "licenses": [{"name": name}]}
     jsonl.write_text(f"{out}/dataset-metadata.json", json.dumps(metadata, indent=1) + "\n")
@@ -312,7 +322,7 @@ def files_in(folder: str) -> list[str]:
   return sorted(str(path.relative_to(folder)) for path in paths if path.is_file())
 
 
-# -------------------------------------------------------------------------- a whole folder, or none
+# A whole folder, or none.
 @contextlib.contextmanager
 def workplace(out_dir: str):
   """A folder inside out_dir to write into; a run that fails leaves out_dir as it was.
@@ -320,6 +330,7 @@ def workplace(out_dir: str):
   Inside, because out_dir may be a disk of its own or a link to one: what is moved from there is
   renamed, not copied.
   """
+  # A folder that was not there before a failed run is not there after it.
   new = not os.path.isdir(out_dir)
   lock = runs.lock_folder(out_dir)
   partial = f"{out_dir}/.partial"
@@ -330,6 +341,7 @@ def workplace(out_dir: str):
   finally:
     shutil.rmtree(partial, ignore_errors=True)
     os.remove(f"{out_dir}/.lock")
+    # The lock goes last but for the folder: until here another run would meet our files.
     lock.close()
     if new and not os.listdir(out_dir):
       os.rmdir(out_dir)
@@ -344,6 +356,7 @@ def put_in_place(partial: str, out_dir: str):
   if os.path.isfile(f"{out_dir}/config.json"):
     old = folders.read_config(out_dir, "export_lora.py")["files"]
     os.remove(f"{out_dir}/config.json")
+  # One may be gone already: the user's own doing, and no reason to stop.
   for name in old:
     with contextlib.suppress(FileNotFoundError):
       os.remove(f"{out_dir}/{name}")
@@ -353,6 +366,7 @@ def put_in_place(partial: str, out_dir: str):
   files = files_in(partial)
   files.remove("config.json")
   for name in [*files, "config.json"]:
+    # A rename within one disk is all or nothing, file by file.
     os.makedirs(os.path.dirname(f"{out_dir}/{name}"), exist_ok=True)
     os.replace(f"{partial}/{name}", f"{out_dir}/{name}")
 

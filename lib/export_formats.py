@@ -32,6 +32,7 @@ from lib import (
 )
 
 FORMATS = ("peft", "merged", "orbax", "zip", "gguf")
+# PEFT takes a pattern for target_modules: bare names would match the vision tower's q_proj, too.
 TEXT_LAYERS = r"(?:.*\.)?{module}\.layers\.\d+\.(?:self_attn|mlp)\.(?:{projections})"
 DTYPE_CODES = {"bfloat16": "BF16", "float32": "F32"}  # safetensors' spelling
 
@@ -62,8 +63,10 @@ def read_trained(model: str, checkpoint: str, style: str) -> Trained:
 
 def bytes_needed(trained: Trained, params: str, formats: list[str]) -> int:
   """Disk that `write_formats` takes, a tenth more; params: the folder of Orbax's parameters."""
+  # From shapes alone: nothing is read for it.
   tensors = hugging_face.hf_shapes(trained.shape).values()
   count = sum(int(np.prod(shape)) for shape in tensors)
+  # The vision tower is copied along.
   if is_multimodal(trained.policy.name):
     for tensor in weight_files.tensor_files(trained.policy.name).values():
       if weight_files.NOT_TEXT.fullmatch(tensor.name):
@@ -81,6 +84,7 @@ def bytes_needed(trained: Trained, params: str, formats: list[str]) -> int:
     needed += orbax
   if "zip" in formats:
     needed += orbax
+  # Headers, tokenizers, and what a file system rounds up.
   return int(1.1 * needed)
 
 
@@ -99,10 +103,11 @@ def write_formats(out: str, trained: Trained, config: dict, params: str, formats
     archive = f"{out}/tunix_{recipe}{config['stage']}_actor_ckpt"
     shutil.make_archive(archive, "zip", f"{out}/orbax")
     if "orbax" not in formats:
+      # It was made for the archive alone.
       shutil.rmtree(f"{out}/orbax")
 
 
-# -------------------------------------------------------------------------------------------- PEFT
+# PEFT.
 def write_adapter(folder: str, trained: Trained):
   """PEFT's two files, with a tokenizer.
 
@@ -119,11 +124,14 @@ def write_adapter(folder: str, trained: Trained):
     "peft_type": "LORA",
     "task_type": "CAUSAL_LM",
     "r": policy.lora_rank,
+    # 32 rather than 32.0, as PEFT's own files have it.
     "lora_alpha": int(alpha) if float(alpha).is_integer() else alpha,
     "lora_dropout": 0.0,
     "target_modules": target_modules(trained.adapter, module),
     "bias": "none",
+    # Weights are (out, in), as in torch's Linear; GPT-2's Conv1D is the other way round.
     "fan_in_fan_out": False,
+    # rsLoRA scales by alpha / √r, which is not what was trained.
     "use_rslora": False,
     "use_dora": False,
     "base_model_name_or_path": "base" if tiny else model_names.hub_name(policy.name),
@@ -141,6 +149,7 @@ def write_adapter(folder: str, trained: Trained):
 
 def target_modules(adapter: dict[str, np.ndarray], module: str) -> list[str] | str:
   """Which modules get an adapter: names, or a pattern where a vision tower has the same names."""
+  # layers.0.mlp.up_proj.lora_A.weight → up_proj.
   projections = sorted({name.split(".")[-3] for name in adapter})
   if module == "model":
     return projections
@@ -157,13 +166,14 @@ def text_module(model: str) -> str:
   return "model.language_model" if is_multimodal(model) else "model"
 
 
-# ------------------------------------------------------------------------------ Hugging Face folder
+# A Hugging Face folder.
 def write_model(folder: str, trained: Trained, dtype):
   """A folder that transformers loads: the base, its adapter merged in, in `dtype`."""
   os.makedirs(folder)
   read = tensor_reader(trained)
   names = written_names(trained)
 
+  # Rounded once, after base and adapter are added in float32.
   def tensor(name: str) -> np.ndarray:
     return read(names[name]).astype(dtype)
 
@@ -185,6 +195,7 @@ def written_names(trained: Trained) -> dict[str, str]:
     return {name: name for name in text}
   names = {f"language_model.{name}": name for name in text}
   for name in weight_files.tensor_files(trained.policy.name):
+    # inv_freq follows from the config; only old files store it.
     images = weight_files.NOT_TEXT.fullmatch(name) and not name.endswith("inv_freq")
     if images:
       names[name.removeprefix("model.")] = name
@@ -203,6 +214,7 @@ def tensor_reader(trained: Trained):
   def read(name: str) -> np.ndarray:
     if name not in places:  # it sees images, and is as it was
       return weight_files.read_tensor(stored[name])
+    # Trained in full, or tiny: the parameters of the run, in Tunix's layouts.
     if trained.base:
       parameter, part = places[name]
       value = hugging_face.to_hf(name, np.asarray(trained.base[parameter]), part)
@@ -215,12 +227,14 @@ def tensor_reader(trained: Trained):
 
 def merged(name: str, value: np.ndarray, trained: Trained) -> np.ndarray:
   """W + alpha / r · B·A in float32 (Hu et al. 2021, §4.1), where the adapter has that module."""
+  # model.layers.0.mlp.up_proj.weight → base_model.model.model.layers.0.mlp.up_proj.
   module = f"base_model.model.{name.removesuffix('.weight')}"
   if f"{module}.lora_A.weight" not in trained.adapter:
     return value
   a = trained.adapter[f"{module}.lora_A.weight"].astype(np.float32)  # (r, in)
   b = trained.adapter[f"{module}.lora_B.weight"].astype(np.float32)  # (out, r)
   scale = np.float32(trained.policy.lora_alpha / trained.policy.lora_rank)
+  # Added before it is rounded to bfloat16: B·A may be smaller than the last bit of W.
   return value.astype(np.float32) + scale * (b @ a)
 
 
@@ -230,6 +244,7 @@ def write_safetensors(path: str, names: list[str], tensor):
   The format: the header's length, a JSON header, the raw data. The header ends in spaces, so its
   room can be kept before the sizes are known.
   """
+  # 128 bytes a tensor hold dtype, shape and two offsets; a multiple of 8 aligns the data.
   room = (512 + sum(len(name) + 128 for name in names)) // 8 * 8
   header = {"__metadata__": {"format": "pt"}}
   start = 0
@@ -237,6 +252,7 @@ def write_safetensors(path: str, names: list[str], tensor):
     f.seek(8 + room)
     for name in names:
       value = np.ascontiguousarray(tensor(name))
+      # As bytes: numpy's own buffers know no bfloat16.
       f.write(value.view(np.uint8).data)
       end = start + value.nbytes
       header[name] = {
@@ -255,6 +271,7 @@ def write_model_config(folder: str, trained: Trained, dtype: str):
     settings = tiny_settings(trained.shape)
   else:
     settings = gemma_config.read_config(trained.policy.name)
+  # 4B and up repeat it in both parts.
   for part in (settings, settings.get("text_config", {}), settings.get("vision_config", {})):
     part.pop("dtype", None)  # transformers 5's spelling
     part["torch_dtype"] = dtype
@@ -271,6 +288,7 @@ def tiny_settings(shape: gemma_config.ModelConfig) -> dict:
   """Hugging Face's config.json of the tiny model."""
   pattern = []
   for layer in range(shape.num_layers):
+    # Five sliding layers and a full one (Gemma 3 report, §2).
     pattern.append("full_attention" if layer % 6 == 5 else "sliding_attention")
   return {
     "architectures": ["Gemma3ForCausalLM"],
@@ -297,11 +315,12 @@ def tiny_settings(shape: gemma_config.ModelConfig) -> dict:
   }
 
 
-# ------------------------------------------------------------------------------------------- Orbax
+# Orbax.
 def write_orbax(folder: str, trained: Trained, config: dict, params: str):
   """The trained parameters as the run saved them, with what is known of the run."""
   shutil.copytree(params, f"{folder}/params")
   jsonl.write_text(f"{folder}/config.json", json.dumps(config, indent=1, sort_keys=True) + "\n")
   if trained.policy.name == "tiny":
+    # Trained on the run's own data; without it the ids mean nothing.
     proto = trained.policy.tokenizer.serialized_model_proto()
     pathlib.Path(folder, "tokenizer.model").write_bytes(proto)

@@ -21,7 +21,9 @@ from flax import nnx
 from lib import command_line, contract, folders, gemma, jsonl, loading, sampling, tokenization
 from lib.errors import InputError
 
+# Two libraries add in different orders; a wrong layout or scale is off by far more.
 LOGIT_TOLERANCE = 1e-3  # float32 on both sides
+# A small difference that flips one token changes all that follow.
 GREEDY_STEPS = 64
 PROMPTS = 4
 LONGEST_PROMPT = 384  # tokens
@@ -58,6 +60,7 @@ class Theirs(NamedTuple):
 
 def find_python(path: str) -> str:
   """An interpreter that can run lib/parity_torch.py; asked before the export starts."""
+  # Torch has an environment of its own, so that nobody needs it to train.
   beside = folders.ROOT / ".venv-parity" / "bin" / "python"
   python = path or (str(beside) if beside.is_file() else sys.executable)
   try:
@@ -93,6 +96,7 @@ def verify(
   training moved. Raises InputError where transformers or PEFT cannot load the export.
   """
   command_line.say("verifying: JAX first, then transformers and PEFT in their own process")
+  # Orbax and zip hold the parameters as they are; GGUF no Python library here reads.
   formats = [name for name in ("peft", "merged") if name in formats]
   name = loading.resolve_model(model)
   places = {}  # format → (base folder, adapter folder or None)
@@ -124,6 +128,7 @@ def verification_prompts(config: dict, tokenizer) -> Prompts:
       continue
     rows = []
     for row in jsonl.read_rows(path)[:400]:
+      # `jax_logits` has no cache: attention takes memory by the square of the length.
       if len(tokenization.encode(tokenizer, row["prompt"])) <= LONGEST_PROMPT:
         rows.append(row)
     chosen = one_of_each_domain_first(rows)[:PROMPTS]
@@ -136,6 +141,7 @@ def verification_prompts(config: dict, tokenizer) -> Prompts:
 
 
 def one_of_each_domain_first(rows: list[dict]) -> list[dict]:
+  # Four prompts of mathematics would not see a fault in code's tokens, such as runs of spaces.
   first = {}
   others = []
   for row in rows:
@@ -146,7 +152,7 @@ def one_of_each_domain_first(rows: list[dict]) -> list[dict]:
   return [*first.values(), *others]
 
 
-# ------------------------------------------------------------------------------------ the two sides
+# The two sides.
 def jax_side(model: str, checkpoint: str, config: dict, merged: str | None) -> tuple[Prompts, Ours]:
   """Prompts, and what the policy says to them, the base, and the model in `merged` where given.
 
@@ -158,10 +164,12 @@ def jax_side(model: str, checkpoint: str, config: dict, merged: str | None) -> t
   with jax.default_matmul_precision("highest"):
     completions = jax_greedy(policy, prompts.ids)
     sequences = [p + c for p, c in zip(prompts.ids, completions, strict=True)]
+    # Not all positions: 448 of them × 262,144 float32 are 0.5 GB a sequence.
     starts = [max(0, len(ids) - LAST_POSITIONS) for ids in prompts.ids]
     logits = {"policy": jax_logits(policy.model, sequences, starts)}
     greedy = {"policy": completions}
     if merged:
+      # Frees the policy before the next model is loaded.
       policy = policy._replace(model=None)
       base = gemma.load_base(policy.name, policy.tokenizer, policy.mesh, "float32")
       logits["base"] = jax_logits(base, sequences, starts)
@@ -176,8 +184,10 @@ def jax_logits(
   model: nnx.Module, sequences: list[list[int]], starts: list[int]
 ) -> list[np.ndarray]:
   """float32 logits (T_i - start_i, V) of each sequence, without a cache."""
+  # One width for all: one compilation.
   width = tokenization.bucket(max(map(len, sequences)))
   positions = jnp.arange(width)[None]  # (1, T)
+  # Causal, so the padding at the right end is never seen by what is compared.
   mask = jnp.tril(jnp.ones((1, width, width), bool))
 
   @nnx.jit
@@ -217,9 +227,11 @@ def torch_side(python: str, places: dict, prompts: Prompts, ours: Ours) -> Their
     "stop_ids": list(tokenization.STOP_IDS),
   }
   for name, folders_of in places.items():
+    # Absolute, since the other process starts in the repository.
     request["models"][name] = [path and os.path.abspath(path) for path in folders_of]
   with tempfile.TemporaryDirectory() as folder:
     jsonl.write_text(f"{folder}/request.json", json.dumps(request))
+    # A process of its own, in the Python that `find_python` chose: this one may have no torch.
     command = [python, "-m", "lib.parity_torch", folder]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folders.ROOT)
     if done.returncode:
@@ -235,7 +247,7 @@ def torch_side(python: str, places: dict, prompts: Prompts, ours: Ours) -> Their
   return Theirs(logits, result["formats"], result["versions"])
 
 
-# ------------------------------------------------------------------------------------- the verdicts
+# The verdicts.
 def compare(formats: list[str], ours: Ours, theirs: Theirs, prompts: Prompts) -> dict:
   """{"passed", "failures", "logit_tolerance", "formats": {name: figures}}."""
   failures = []
@@ -268,6 +280,7 @@ def compare_format(
   }
   failed = []
   difference = found["max_logit_difference"]
+  # Not `difference > …`, which is False for NaN.
   if not difference <= LOGIT_TOLERANCE:
     failed.append(f"logits differ by {difference:.2g}")
   if not found["greedy_identical"]:
@@ -275,14 +288,17 @@ def compare_format(
   if not found["chat_template_identical"]:
     failed.append("the chat template gives other tokens than training used")
   if name == "peft":
+    # PEFT skips a tensor whose module it does not find: then both are the base's logits.
     found["adapter_effect"] = gap(theirs.logits["peft"], theirs.logits["without_adapter"])
     if not found["adapter_effect"] > difference:
       failed.append("the adapter changes nothing")
     return found, failed
   found["bfloat16_rounding"] = gap(ours.logits["merged"], ours.logits["policy"])
+  # Small learning rates may move weights by less than bfloat16's 8 bits can tell.
   found["training_effect"] = gap(ours.logits["base"], ours.logits["policy"])
   if not found["bfloat16_rounding"] < found["training_effect"]:
     failed.append("rounding to bfloat16 lost what training changed")
+  # Without <end_of_turn> a user's generate() runs on into a next turn of its own.
   if theirs.facts[name]["stop_ids"] != list(tokenization.STOP_IDS):
     failed.append("generation_config lacks a stop id")
   return found, failed
@@ -291,6 +307,7 @@ def compare_format(
 def gap(some: list[np.ndarray], others: list[np.ndarray]) -> float:
   """The largest difference between two lists of logits; NaN where one has any."""
   pairs = zip(some, others, strict=True)
+  # np.max, as Python's max would pass over a NaN.
   return float(np.max([np.abs(a - b).max() for a, b in pairs]))
 
 

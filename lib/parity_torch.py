@@ -23,6 +23,7 @@ def main(folder: str):
     model = load(base, adapter)
     save_logits(model, request, f"{folder}/{name}")
     result["logits"].append(name)
+    # Against this `compare` sees whether the adapter does anything at all.
     if adapter:
       with model.disable_adapter():
         save_logits(model, request, f"{folder}/without_adapter")
@@ -39,16 +40,20 @@ def main(folder: str):
 
 def load(base: str, adapter: str | None):
   """The model in float32, as a user would load it."""
+  # Whatever the files hold: bfloat16 arithmetic would differ by more than the tolerance.
   model = transformers.AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
   if adapter:
     model = peft.PeftModel.from_pretrained(model, adapter)
+  # Without dropout.
   return model.eval()
 
 
 @torch.no_grad()
 def save_logits(model, request: dict, prefix: str):
   for i, (ids, start) in enumerate(zip(request["sequences"], request["starts"], strict=True)):
+    # Unpadded, one sequence at a time: no mask can be wrong.
     logits = model(torch.tensor([ids])).logits  # (1, T, V)
+    # (T - start, V)
     np.save(f"{prefix}_{i}.npy", logits[0, start:].numpy())
 
 
@@ -58,12 +63,15 @@ def greedy(model, ids: list[int], request: dict) -> list[int]:
   prompt = torch.tensor([ids])
   out = model.generate(
     input_ids=prompt,
+    # Said, because transformers guesses it from pad_token_id otherwise, and warns.
     attention_mask=torch.ones_like(prompt),
     max_new_tokens=request["steps"],
     do_sample=False,
+    # Training's own; what the folder says is compared apart, as "stop_ids".
     eos_token_id=request["stop_ids"],
     pad_token_id=0,
   )
+  # (1, P + new): the prompt comes back with it.
   return out[0, len(ids) :].tolist()
 
 
@@ -73,6 +81,7 @@ def chat_ids(folder: str, questions: list[str]) -> list[list[int]]:
   found = []
   for question in questions:
     chat = [{"role": "user", "content": question}]
+    # Ids rather than text, so that a <bos> too many shows.
     ids = tokenizer.apply_chat_template(
       chat, add_generation_prompt=True, tokenize=True, return_dict=False
     )
