@@ -11,6 +11,7 @@ from lib import jsonl, parity, tokenizer_files
 from lib.errors import InputError
 
 SCRIPT = "convert_hf_to_gguf.py"
+# Ollama's and llama.cpp's habit: the number format is part of the name.
 FILE = "model-bf16.gguf"
 
 
@@ -21,6 +22,7 @@ def find_converter(llama_cpp: str) -> str:
       f"--formats=gguf needs --llama_cpp=DIR with llama.cpp's {SCRIPT}; get it with "
       "`git clone --depth=1 https://github.com/ggml-org/llama.cpp`"
     )
+  # `llama.cpp` or `llama.cpp/convert_hf_to_gguf.py`.
   path = llama_cpp if os.path.basename(llama_cpp) == SCRIPT else os.path.join(llama_cpp, SCRIPT)
   if not os.path.isfile(path):
     raise InputError(f"--llama_cpp={llama_cpp} has no {SCRIPT}; give llama.cpp's repository")
@@ -29,8 +31,10 @@ def find_converter(llama_cpp: str) -> str:
 
 def check_converter(converter: str, python: str):
   """Refuses a Python that lacks what the converter imports, some of it only in the middle."""
+  # The repository brings its own; only a lone script needs the package.
   imports = "import gguf" if not os.path.isdir(local_gguf(converter)) else ""
   for command in (
+    # The first finds what is missing early, the second what the script itself demands.
     ["-c", f"import torch, transformers, sentencepiece; {imports}"],
     [converter, "--help"],
   ):
@@ -50,8 +54,10 @@ def local_gguf(converter: str) -> str:
 def write_gguf(folder: str, merged: str, converter: str, python: str, style: str):
   """folder/model-bf16.gguf of a Hugging Face folder, and the Modelfile that Ollama makes it of."""
   os.makedirs(folder)
+  # bf16, as merged/ is: quantizing is llama-quantize's business, and loses digits.
   command = [python, converter, merged, f"--outfile={folder}/{FILE}", "--outtype=bf16"]
   done = run(command)
+  # Status 0 alone is no proof that the file is there.
   if done.returncode or not os.path.isfile(f"{folder}/{FILE}"):
     raise InputError(
       f"{converter} could not convert the merged model: {parity.last_line(done.stderr)}"
@@ -69,5 +75,6 @@ def run(command: list[str]) -> subprocess.CompletedProcess:
 def write_modelfile(folder: str, source: str, style: str):
   """What `ollama create NAME` reads: the weights, the trained prompt, where a response ends."""
   template = tokenizer_files.ollama_template(style)
+  # A response ends at the turn's end, as in training, and not only at <eos>.
   text = f'FROM {source}\nTEMPLATE """{template}"""\nPARAMETER stop "<end_of_turn>"\n'
   jsonl.write_text(os.path.join(folder, "Modelfile"), text)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from lib import contract, public_sources, publishing, tokenization
 from lib.model_names import hub_name
 
+# Filled by str.format: braces of the card's own are doubled.
 CARD = """---
 {front}
 ---
@@ -48,6 +49,7 @@ Code commit `{commit}`, prompt hash `{prompt_hash}`, base fingerprint `{fingerpr
 ## Licence
 {terms}
 """
+# The Gemma Terms of Use, §3.1, ask that whoever passes a model on passes them on, too.
 TERMS = {
   "gemma": (
     "Gemma is provided under and subject to the Gemma Terms of Use found at "
@@ -57,6 +59,7 @@ TERMS = {
   "apache-2.0": ("This model was trained from random weights and is released under Apache-2.0."),
 }
 QUESTION = "What is 12 * 7?"
+# The stop ids are named as well: under another generation_config generate() would run on.
 PYTHON = """```python
 {imports}
 
@@ -92,6 +95,7 @@ def model_card(export: Export) -> str:
   settings = config.get("flags", {})
   recipe = []
   for key, value in sorted(settings.items()):
+    # Flags left empty say nothing about the run.
     if value not in ("", None):
       recipe.append(f"| {key} | `{value}` |")
   trained = "all parameters"
@@ -118,6 +122,7 @@ def model_card(export: Export) -> str:
 
 def base_name(model: str) -> str:
   """A name on the Hub, else the last part of a folder."""
+  # A folder that holds no name of the Hub's comes back as it was.
   name = hub_name(model)
   return name if name != model else os.path.basename(model.rstrip("/"))
 
@@ -128,6 +133,7 @@ def front_matter(export: Export) -> str:
   base = base_name(export.model)
   if "/" in base:  # otherwise the Hub could not link to it
     lines.append(f"base_model: {base}")
+  # What the Hub's "Use this model" button shows.
   library = "transformers" if "merged" in export.formats else "peft"
   lines.append(f"library_name: {library}")
   lines.append("pipeline_tag: text-generation")
@@ -138,6 +144,7 @@ def front_matter(export: Export) -> str:
 # -------------------------------------------------------------------------------- how to load it
 def loading_section(export: Export) -> str:
   """The lines to copy, for what was exported. Paths are relative to the export."""
+  # The simplest way first: a merged model needs no second download.
   parts = []
   if "merged" in export.formats:
     parts += merged_lines(export)
@@ -163,6 +170,7 @@ def merged_lines(export: Export) -> list[str]:
   # The files are at the top of a repository on the Hub.
   source = export.repository or "merged"
   folder = "merged"
+  # `ollama create` reads local files, so a repository is downloaded first.
   fetch = []
   if export.repository:
     folder = export.repository.split("/")[1]
@@ -178,6 +186,7 @@ def merged_lines(export: Export) -> list[str]:
 
 
 def adapter_lines(export: Export) -> list[str]:
+  # The tiny base is on no hub; it travels with the export.
   if export.model == "tiny":
     base = python_place(export, "base")
   else:
@@ -198,7 +207,9 @@ def adapter_lines(export: Export) -> list[str]:
     folder = export.repository.split("/")[1]
     fetch = [f"hf download {export.repository} --local-dir {folder}"]
     if "merged" in export.formats:
+      # Beside a merged model the adapter kept its folder: see `publishing.repository_layout`.
       folder += "/peft"
+  # vLLM takes the chat template of the base, which is not the trained prompt, unless it is told.
   serve = (
     f"vllm serve {vllm_base(export)} --enable-lora "
     f"--max-lora-rank {vllm_rank(export.config['lora_rank'])} \\\n"
@@ -239,11 +250,13 @@ def vllm_base(export: Export) -> str:
 
 
 def vllm_rank(rank: int) -> int:
+  # 4 → 8: the next larger kernel; a rank beyond all of them is left for vLLM to refuse.
   return next((allowed for allowed in VLLM_RANKS if allowed >= rank), rank)
 
 
 def short_name(title: str) -> str:
   """ "Tiny reasoner" → "tiny-reasoner": what servers call it."""
+  # "model" for a title without a Latin letter.
   return re.sub(r"[^a-z0-9.]+", "-", title.lower()).strip("-.") or "model"
 
 
@@ -262,6 +275,7 @@ def shell(*lines: str) -> str:
 
 # -------------------------------------------------------------------------- what is known of it
 def parity_section(parity: dict | None) -> str:
+  # A card that is silent would be read as verified.
   if not parity:
     return "Not verified; export_lora.py --verify does."
   said = []
@@ -277,6 +291,7 @@ def parity_section(parity: dict | None) -> str:
 def data_section(data_dir: str) -> str:
   """Rows of each domain and the sources with their licences, as far as the data still tells."""
   try:
+    # The run's data may have been deleted or moved; a card without it is still worth having.
     domains = read_json(data_dir, "stats.json")["domains"]
     settings = read_json(data_dir, "config.json")["flags"]
   except (OSError, ValueError, KeyError):
@@ -284,6 +299,7 @@ def data_section(data_dir: str) -> str:
   sources = []
   for name in settings.get("sources") or []:
     sources.append(f"{name} ({public_sources.SOURCES[name].licence})")
+  # A file of the user's: only they know its licence.
   for path in settings.get("pool") or []:
     sources.append(f"{os.path.basename(path)} (licence: see its source)")
   named = ", ".join(sources) or "the built-in pool (Apache-2.0)"
@@ -302,6 +318,7 @@ def results_section(checkpoint: str) -> str:
   """A table of every eval_*/results.json beside the checkpoint."""
   keys = ("n", "format_rate", "accuracy", "mean_reward")
   lines = ["| model | rows | format | accuracy | mean reward |", "|---|---|---|---|---|"]
+  # run/grpo → run/eval_base, run/eval_sft, run/eval_grpo.
   beside = pathlib.Path(checkpoint).resolve().parent
   found = sorted(beside.glob("eval_*/results.json"))
   for path in found:

@@ -127,6 +127,7 @@ def verification_prompts(config: dict, tokenizer) -> Prompts:
     if not os.path.isfile(path):
       continue
     rows = []
+    # Of a large file the top is enough for four prompts.
     for row in jsonl.read_rows(path)[:400]:
       # `jax_logits` has no cache: attention takes memory by the square of the length.
       if len(tokenization.encode(tokenizer, row["prompt"])) <= LONGEST_PROMPT:

@@ -16,6 +16,7 @@ from lib import command_line
 from lib.errors import InputError
 from lib.weight_files import first_line
 
+# "me/tiny-reasoner", with or without "hf:"; at most 96 characters a part.
 HUB_NAME = re.compile(r"(?:hf:)?([\w-][\w.-]{0,95}/[\w-][\w.-]{0,95})")
 KAGGLE_NAME = re.compile(r"kaggle:([\w-]{3,50}/[a-zA-Z0-9-]{3,50})")
 
@@ -44,6 +45,7 @@ def check_token(target: Target):
   if target.site == "hub":
     import huggingface_hub  # only here: everything else works without it
 
+    # From HF_TOKEN or from an earlier `hf auth login`.
     if not huggingface_hub.get_token():
       raise InputError(
         f"--push_to={target.name} needs an account: set HF_TOKEN to a token that may write, from "
@@ -74,11 +76,14 @@ def check_account(target: Target):
       "one that may write at huggingface.co/settings/tokens"
     ) from error
   owner = target.name.split("/")[0]
+  # One may write for oneself and for the organizations one is in.
   owners = [me["name"], *(group["name"] for group in me.get("orgs", []))]
+  # The Hub's names are found in any case.
   if owner.lower() not in [name.lower() for name in owners]:
     raise InputError(
       f"--push_to={target.name}: HF_TOKEN is of {me['name']}, expected one of: {', '.join(owners)}"
     )
+  # A fine-grained token says nothing here; what it may do shows when it is used.
   role = me.get("auth", {}).get("accessToken", {}).get("role")
   if role == "read":
     raise InputError(f"--push_to={target.name}: HF_TOKEN may only read; make one that may write")
@@ -86,6 +91,7 @@ def check_account(target: Target):
 
 def push(target: Target, out_dir: str, files: list[str]):
   """Uploads `files`, as config.json lists them, and prints where they are."""
+  # What is on disk stays, whatever the network does.
   send = push_to_hub if target.site == "hub" else push_to_kaggle
   try:
     where = send(target.name, out_dir, files)
@@ -102,7 +108,9 @@ def push_to_hub(name: str, out_dir: str, files: list[str]) -> str:
   import huggingface_hub
 
   api = huggingface_hub.HfApi()
+  # Private, because publishing is for a person to decide.
   api.create_repo(name, private=True, exist_ok=True)
+  # Links: gigabytes of weights are laid out anew without a copy.
   with tempfile.TemporaryDirectory() as staged:
     for path, place in repository_layout(files).items():
       link = os.path.join(staged, place)
@@ -119,6 +127,7 @@ def repository_layout(files: list[str]) -> dict[str, str]:
   top = top_folder(files)
   layout = {}
   for path in files:
+    # The export's own config.json would stand where loaders expect the model's.
     if path not in ("config.json", "dataset-metadata.json"):
       layout[path] = path.removeprefix(f"{top}/")
   return layout
@@ -140,6 +149,7 @@ def push_to_kaggle(name: str, out_dir: str, files: list[str]) -> str:
   strangers = []
   for folder, _, names in os.walk(out_dir):
     within = [os.path.relpath(os.path.join(folder, file), out_dir) for file in names]
+    # Escaped: the client takes patterns, and a file may be called a[1].txt.
     strangers += [glob.escape(path) for path in within if path not in files]
   kagglehub.dataset_upload(
     name, out_dir, version_notes="Export of export_lora.py", ignore_patterns=strangers

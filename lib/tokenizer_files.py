@@ -14,14 +14,17 @@ from sentencepiece import sentencepiece_model_pb2 as pb
 
 from lib import contract, jsonl, tokenization
 
+# A published base's own files are right as they are; only what it lacks is made here.
 COPIED = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")  # how images become tokens
+# "a b" is stored as "a▁b", so that a space can be part of a piece.
 SPACE = "\u2581"  # how sentencepiece spells one
 KINDS = pb.ModelProto.SentencePiece
 
 
 def write_tokenizer(folder: str, policy, style: str):
   """The base's tokenizer, with the chat template of `style`; missing files are made."""
+  # From memory: the tiny model's tokenizer has no file.
   proto = policy.tokenizer.serialized_model_proto()
   base = None if policy.name == "tiny" else policy.name
   kept = {}
@@ -31,18 +34,22 @@ def write_tokenizer(folder: str, policy, style: str):
         shutil.copyfile(f"{base}/{name}", f"{folder}/{name}")
     kept = read_object(f"{base}/tokenizer_config.json")
   pathlib.Path(folder, "tokenizer.model").write_bytes(proto)
+  # Without one transformers would convert the sentencepiece model itself: see the top.
   if not os.path.isfile(f"{folder}/tokenizer.json"):
     added = read_object(f"{folder}/added_tokens.json")
     text = json.dumps(fast_tokenizer(proto, added), ensure_ascii=False)
     jsonl.write_text(f"{folder}/tokenizer.json", text)
+  # Gemma's ids 0 to 3, which the tiny tokenizer shares.
   roles = {}
   for number, role in enumerate(("pad", "eos", "bos", "unk")):
     roles[f"{role}_token"] = policy.tokenizer.IdToPiece(number)
   settings = {
     "tokenizer_class": "GemmaTokenizer",
+    # Training put <bos> in front of every prompt.
     "add_bos_token": True,
     "clean_up_tokenization_spaces": False,
     **roles,
+    # The base's settings over the defaults above; the chat template is ours, whatever the base had.
     **kept,
     "chat_template": chat_template(style),
   }
@@ -57,6 +64,7 @@ def copy_processor(folder: str, base: str):
   for name in PROCESSOR:
     if base != "tiny" and os.path.isfile(f"{base}/{name}"):
       settings = read_object(f"{base}/{name}")
+      # Whoever loads the processor would else get the base's prompt.
       settings.pop("chat_template", None)
       jsonl.write_text(f"{folder}/{name}", json.dumps(settings, indent=1) + "\n")
 
@@ -71,6 +79,7 @@ def read_object(path: str) -> dict:
 def prompt_parts(style: str) -> tuple[str, str, str]:
   """The trained prompt around a question: (before it, end of the user's turn, start of ours)."""
   system = contract.SYSTEM_PROMPTS[style]
+  # NUL cannot occur in the system text, so it marks where the question goes.
   before, after = contract.CHAT_TEMPLATE.format(system=system, question="\0").split("\0")
   end, start = after.split(contract.TURN_START)  # "<end_of_turn>\n", "model\n"
   return before, end, contract.TURN_START + start
@@ -81,8 +90,10 @@ def chat_template(style: str) -> str:
 
   A text of its own as system message, or content that is no text, was never trained: refused.
   """
+  # JSON's strings are Jinja's: quotes and line breaks come out escaped.
   before, end, start = map(json.dumps, prompt_parts(style))
   question = "message['content']"
+  # As `format_prompt` does: a question must not end its own turn.
   for marker in (contract.TURN_START, contract.TURN_END):
     question += f" | replace('{marker}', ' ')"
   return (
@@ -93,6 +104,7 @@ def chat_template(style: str) -> str:
     "{% endif %}"
     "{% if message['role'] == 'user' %}"
     f"{{{{ {before} + ({question} | trim) + {end} }}}}"
+    # An earlier answer in a longer chat, closed like the user's turn.
     "{% elif message['role'] == 'assistant' %}"
     f"{{{{ {start} + message['content'] + {end} }}}}"
     "{% else %}"
@@ -107,6 +119,7 @@ def chat_template(style: str) -> str:
 def ollama_template(style: str) -> str:
   """The same for a Modelfile: Ollama has templates of Go's kind."""
   before, end, start = prompt_parts(style)
+  # With the response and its end, which Ollama cuts off when it is the model's turn.
   return f"{before}{{{{ .Prompt }}}}{end}{start}{{{{ .Response }}}}{end}"
 
 
@@ -117,6 +130,7 @@ def fast_tokenizer(proto: bytes, added: dict[str, int] | None = None) -> dict:
   first = {"SpecialToken": {"id": bos, "type_id": 0}}
   text = {"Sequence": {"id": "A", "type_id": 0}}
   second = {"Sequence": {"id": "B", "type_id": 0}}
+  # Decoding undoes the normalizer: "▁" → " ".
   unspaced = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
   return {
     "version": "1.0",
@@ -125,6 +139,7 @@ def fast_tokenizer(proto: bytes, added: dict[str, int] | None = None) -> dict:
     "added_tokens": fixed_tokens(pieces) + tokens_behind(len(pieces), added or {}),
     "pre_tokenizer": None,
     "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": SPACE},
+    # <bos> goes in front of a text, once in front of a pair.
     "post_processor": {
       "type": "TemplateProcessing",
       "single": [first, text],
@@ -133,6 +148,7 @@ def fast_tokenizer(proto: bytes, added: dict[str, int] | None = None) -> dict:
     },
     "decoder": {
       "type": "Sequence",
+      # ByteFallback joins "<0xC3>", "<0xA9>" to "é".
       "decoders": [unspaced, {"type": "ByteFallback"}, {"type": "Fuse"}],
     },
     "model": {
@@ -141,9 +157,12 @@ def fast_tokenizer(proto: bytes, added: dict[str, int] | None = None) -> dict:
       "unk_token": next(piece.piece for piece in pieces if piece.type == KINDS.UNKNOWN),
       "continuing_subword_prefix": None,
       "end_of_word_suffix": None,
+      # As sentencepiece does: unknown characters in a row are one <unk>, unless their bytes are
+      # pieces.
       "fuse_unk": True,
       "byte_fallback": True,
       "ignore_merges": False,
+      # A piece's id is its place in the model.
       "vocab": {piece.piece: number for number, piece in enumerate(pieces)},
       "merges": merges(pieces),
     },
@@ -159,6 +178,7 @@ def fixed_tokens(pieces) -> list[dict]:
   for number, piece in enumerate(pieces):
     if piece.type not in (KINDS.CONTROL, KINDS.UNKNOWN, KINDS.USER_DEFINED):
       continue
+    # Turn markers are user-defined in Gemma's model, yet decoding may skip them: "special".
     users = piece.type == KINDS.USER_DEFINED
     turn = piece.piece in (contract.TURN_START, contract.TURN_END)
     tokens.append(added_token(number, piece.piece, normalized=users, special=turn or not users))
@@ -169,6 +189,7 @@ def tokens_behind(size: int, added: dict[str, int]) -> list[dict]:
   """Tokens that follow the vocabulary, such as <image_soft_token>."""
   tokens = []
   for text, number in sorted(added.items()):
+    # The others are pieces of the vocabulary, which `fixed_tokens` has.
     if number >= size:
       tokens.append(added_token(number, text, normalized=False, special=True))
   return tokens
@@ -191,6 +212,7 @@ def merges(pieces) -> list[list[str]]:
 
   sentencepiece has no merge list: it joins the neighbours whose union has the best score.
   """
+  # Of equal scores the lower id comes first, the same in every export.
   numbers = {piece.piece: number for number, piece in enumerate(pieces)}
   scores = {}
   for piece in pieces:
@@ -198,6 +220,7 @@ def merges(pieces) -> list[list[str]]:
       scores[piece.piece] = piece.score
   splits = []
   for text, score in scores.items():
+    # "the" → ("t", "he") and ("th", "e"): which comes first depends on the text around.
     for cut in range(1, len(text)):
       left = text[:cut]
       right = text[cut:]
