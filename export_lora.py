@@ -102,8 +102,7 @@ PASSED_OVER = (".lock", ".partial", "lost+found")
 
 
 def main():
-  # Refusals first, the cheap ones before those that ask a network: nothing is written until all
-  # pass.
+  # Refusals first, the cheap ones before those that ask a network; nothing is written yet.
   formats = chosen_formats()
   out_dir = os.path.realpath(FLAGS.out_dir)  # a link stays one: what it points to is written
   checkpoint = FLAGS.checkpoint.rstrip("/")

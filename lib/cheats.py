@@ -283,8 +283,7 @@ class Trial:
         for name, total in self.cheats.items()
         if total > best + 1e-9 or total > max(0.0, best - 1e-9)
       }
-    # The cheapest honest response that pays at all: a cheat as good as that is a way around the
-    # task.
+    # The cheapest honest response that pays: a cheat as good as that goes around the task.
     enough = min(total for total in self.honest.values() if total > nothing + 1e-9)
     return {
       name: total

@@ -294,6 +294,7 @@ def sample_sections(results: dict, responses: list[dict], before: list[dict]) ->
   out = []
   for title, response in extremes(list(new.values()), results["recipe"]):
     out.append(sample(title, {"response": response}))
+  # Both sides of a flip, so that a reader sees what training changed in the text.
   for way, ids in results.get("compare", {}).get("flipped", {}).items():
     # Three each way, whatever the balance: flips to wrong say as much as flips to right.
     for row_id in ids[:3]:

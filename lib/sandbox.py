@@ -165,9 +165,9 @@ def checked(job):
 
 
 class Sandbox(contextlib.AbstractContextManager):
-  """A pool of `workers` processes (None: one per usable core, at most 8) that run answers' code;
-  threads may share it.
+  """A pool of processes that run answers' code; threads may share it.
 
+  `workers`: how many; None: one per usable core, at most 8. `wall_seconds`: real time of a job.
   `layers` tells which layers of isolation this machine gives, `lost` how many workers were lost so
   far (killed from outside, as a rule by the kernel for memory). Raises SandboxUnavailable where the
   layers do not suffice.
@@ -191,8 +191,7 @@ class Sandbox(contextlib.AbstractContextManager):
     for worker in self.workers:
       self.idle.put(worker)
     try:
-      # Side by side, since each imports the standard library; `list` raises what any of them
-      # raised.
+      # Side by side, since each imports the standard library; `list` raises what one raised.
       list(self.pool.map(Worker.start, self.workers))
     # Ctrl-C too: processes without an owner must not stay behind.
     except BaseException:
@@ -201,8 +200,7 @@ class Sandbox(contextlib.AbstractContextManager):
     self.layers = self.workers[0].layers
 
   def run(self, jobs):
-    """Verdicts of `jobs`, in order, each within `wall_seconds` of real time; a bad job fails, none
-    raises.
+    """Verdicts of `jobs`, in order, each within `wall_seconds`; a bad job fails, none raises.
 
     A job is {"code": an answer's text, of which the fenced Python blocks count,
               "tests": texts, each passed if it runs without an exception,
@@ -222,8 +220,7 @@ class Sandbox(contextlib.AbstractContextManager):
     # As many threads as workers, so one is idle.
     worker = self.idle.get()
     try:
-      # The kernel picks its victim by size, so the lost job may be innocent. Three in a row are
-      # not.
+      # The kernel picks its victim by size: one lost job may be innocent, three in a row are not.
       for _ in range(TRIES):
         try:
           results, error = worker.run(job)

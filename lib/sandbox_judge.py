@@ -121,8 +121,7 @@ class Judge(wire.Peer):
     # A mock records its calls, and answers may set it up (`mock.return_value`).
     if op == "getattr" and is_mock(target) and not str(args[0]).startswith("_"):
       return getattr(target, *args)
-    # Anything else, a module or a frame, say, would lead to `__globals__` and so to expected
-    # values.
+    # Anything else, such as a module or a frame, would lead to the expected values.
     if not is_open(target):
       raise AttributeError(
         f"{type(target).__name__} object of the tests has no {op} for the answer"

@@ -242,8 +242,7 @@ def plan(setup, tests, reference, entry_point=""):
   tree = parsed(reference)
   imports = [node for node in tree.body if isinstance(node, IMPORTS)]
   imported = definitions(imports)
-  # The reference's imports count for the tests as well: `from math import gcd` makes gcd no
-  # question.
+  # The reference's imports serve the tests as well: after `from math import gcd`, gcd is math's.
   free = [name for name in free if name not in imported]
   order = [name for node in tree.body for name in sorted(definitions([node]))]
   used = set(order).intersection(free)

@@ -135,8 +135,7 @@ class Remote:
     return self._ask("reversed")
 
   def __bool__(self):
-    # `is True`: Python raises for a __bool__ that gives anything else, and a Remote is anything
-    # else.
+    # `is True`: the answer's __bool__ may give anything, and Python takes nothing but a bool.
     return self._ask("bool") is True
 
   def __len__(self):

@@ -132,8 +132,7 @@ class Solver(wire.Peer):
     self.shared.append(self.load)  # number 0: what the judge asks for first
     self.classes = ()  # the answer's classes that the tests ask for
     self.known = dict(data.ERRORS)  # exceptions by name
-    # Into memory, as a process without files has nowhere to print; the judge hears of it by
-    # message.
+    # Into memory, as a process without files has nowhere to print; `send` tells the judge.
     sys.stdout = io.TextIOWrapper(io.BytesIO(), "utf-8", "replace", write_through=True)
     self.printed = sys.stdout.buffer
 
@@ -161,8 +160,7 @@ class Solver(wire.Peer):
     self.classes = tuple(classes.values())
     # The judge makes stand-ins for exceptions of them, so that `except Base` works in the tests.
     bases = {name: [base.__name__ for base in kind.__mro__] for name, kind in classes.items()}
-    # A callable is asked over here, whatever it is; a constant such as `LIMIT = 3` crosses as it
-    # is.
+    # A callable is asked over here, whatever it is; `LIMIT = 3` crosses as the number.
     values = {name: Own(value) if callable(value) else value for name, value in found.items()}
     return [values, bases]
 

@@ -74,8 +74,7 @@ class AnswerObject(remote.Remote):
     return self
 
   def _ask(self, op, /, *args, **kwargs):
-    # Checked before anything is sent: a refused question must not reach the answer with its
-    # argument.
+    # Checked before anything is sent: the answer must not see a refused question's argument.
     rules = self._peer.rules
     told = rules.check(self, op, args)
     value = self._peer.ask(op, self, args, kwargs, rules.trust(self, op))
@@ -220,12 +219,10 @@ class Inheriting(type):
     if originals is None:
       return super().__new__(cls, name, bases, namespace, **kwargs)
     first, *others = originals
-    # The compiler's slot for the class that a bare super() looks up; it must be filled or Python
-    # raises.
+    # The compiler's slot for the class that a bare super() looks up; left empty, super() raises.
     cell = namespace.pop("__classcell__", None)
     members = {key: value for key, value in namespace.items() if key != "__qualname__"}
-    # The class is made over there, and its methods, functions of the tests, are called back from
-    # there.
+    # The class is made over there; its methods stay here, and are called back.
     made = first._ask("subclass", name, others, members)._trusted(OBJECT, makes=True)
     if cell is not None:
       cell.cell_contents = made  # what a bare super() in the methods reads
@@ -239,8 +236,7 @@ class Inherits(metaclass=Inheriting):
 def tests_super(*args):
   """`super` in the tests: as Python's, also in a class that inherits from the answer's."""
   if not args:
-    # What super() without arguments means: the class around the caller, and the caller's first
-    # argument.
+    # A bare super() means: of the class around the caller, for the caller's first argument.
     frame = sys._getframe(1)
     args = (frame.f_locals["__class__"], frame.f_locals[frame.f_code.co_varnames[0]])
   kind, *rest = args

@@ -56,8 +56,7 @@ def pack(message):
 
 def receive(stream):
   """The next message; ValueError for an end of the stream, a line too long, and no JSON."""
-  # Bounded: an answer that writes without end would fill the judge's memory, and fail the job by
-  # it.
+  # Bounded: an answer that writes without end would fill the judge's memory.
   line = stream.readline(MAX_MESSAGE)
   if not line.endswith(b"\n"):
     raise ValueError("cut short or too long")
@@ -224,8 +223,7 @@ class Peer:
     for i, argument in enumerate(arguments):
       if request["op"] != "call" or not is_mutable(argument):
         continue
-      # Compared by what they encode to, as the answer's objects may not be compared
-      # (sandbox_trust).
+      # Compared as encoded, since objects of the answer may say anything of `==`.
       after = self.encode(argument)
       if after != sent[i]:
         changed.append([i, after])

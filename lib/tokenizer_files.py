@@ -157,8 +157,7 @@ def fast_tokenizer(proto: bytes, added: dict[str, int] | None = None) -> dict:
       "unk_token": next(piece.piece for piece in pieces if piece.type == KINDS.UNKNOWN),
       "continuing_subword_prefix": None,
       "end_of_word_suffix": None,
-      # As sentencepiece does: unknown characters in a row are one <unk>, unless their bytes are
-      # pieces.
+      # As sentencepiece does: unknown characters in a row are one <unk>.
       "fuse_unk": True,
       "byte_fallback": True,
       "ignore_merges": False,
