@@ -287,6 +287,7 @@ def run_test(peer, test):
 def brief(error):
   """An exception in one printable line: the answer's text in it must not break a log."""
   described = data.describe(error)
-  # Letters beyond ASCII become escapes, line breaks spaces: "é" → "\xe9".
-  text = f"{described['names'][0]}: {described['message']}"
-  return " ".join(text.encode("ascii", "backslashreplace").decode().split())[:200]
+  text = " ".join(f"{described['names'][0]}: {described['message']}".split())  # one line
+  # Letters beyond ASCII and control characters become escapes: a terminal obeys "\x1b[31m".
+  visible = text.encode("ascii", "backslashreplace").decode()
+  return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in visible)[:200]

@@ -1161,3 +1161,10 @@ def test_mbpp_references_pass():
   assert sum(v.passed for v in verdicts) >= 973, [
     r["task_id"] for r, v in zip(rows, verdicts) if not v.passed
   ]
+
+
+def test_an_answers_error_cannot_steer_a_terminal(box):
+  code = "def f(x):\n  raise ValueError('\\x1b[31mred\\x07 é \\n second')"
+  (verdict,) = box.run([{"code": code, "tests": ["assert f(1) == 1"]}])
+  assert verdict.error.isprintable() and verdict.error.isascii()
+  assert "\\x1b[31mred\\x07 \\xe9 second" in verdict.error
