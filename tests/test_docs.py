@@ -20,7 +20,7 @@ VARIABLES = {
   "EXPORT_FLAGS": "export_lora",
 }
 (KNOWN,) = re.findall(
-  r"^known=\((.*)\)", (REPO / "run.sh").read_text(encoding="utf-8"), re.MULTILINE
+  r"^known=\(([^)]*)\)", (REPO / "run.sh").read_text(encoding="utf-8"), re.MULTILINE
 )
 OTHER_SETTINGS = (*KNOWN.split(), "PYTHON", "HF_TOKEN", "KAGGLE_USERNAME", "KAGGLE_KEY")
 # Of JAX and Pathways.

@@ -55,3 +55,9 @@ def test_a_file_can_be_read_in_one_sitting(path):
   for node in ast.walk(ast.parse(text)):
     if isinstance(node, ast.FunctionDef):
       assert node.end_lineno - node.lineno < 90, f"{path.name}: {node.name} is long"
+
+
+def test_run_sh_has_no_long_line():
+  # ruff sees to the Python files.
+  lines = (ROOT / "run.sh").read_text(encoding="utf-8").splitlines()
+  assert [line for line in lines if len(line) > 100] == []
