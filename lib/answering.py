@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import psutil
 
-from lib import command_line, sampling, tokenization
+from lib import batching, command_line, sampling, tokenization
 from lib.loading import Policy
 
 CGROUP_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
@@ -108,7 +108,7 @@ def generate(
   while start < len(order):
     part = order[start : start + prompts]
     # A batch of another size would be compiled anew.
-    filled = fill(part, prompts)
+    filled = batching.filled(part, prompts)
     try:
       completions = sampling.sample(
         policy,
@@ -130,8 +130,3 @@ def generate(
     start += len(part)
     by_prompt = completions.reshape(prompts, samples, -1)  # (B, G, T)
     yield [rows[index] for index in part], by_prompt[: len(part)]
-
-
-def fill(part: list[int], size: int) -> list[int]:
-  """The last batch repeats its last row up to `size`: one shape less to compile."""
-  return part + part[-1:] * (size - len(part))

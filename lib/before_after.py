@@ -11,7 +11,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from lib import checking, command_line, contract, jsonl, sampling, tokenization
+from lib import batching, checking, command_line, jsonl, sampling, scoring, tokenization
 from lib.loading import Policy
 
 AT_ONCE = 32  # answers sampled together; 0.3 GB each at 1,536 tokens with 1B
@@ -33,20 +33,22 @@ def answer_rows(policy: Policy, rows: list[dict], check: Check) -> tuple[dict, l
 
   pass@1 is greedy, maj@k the vote of k draws at temperature 0.7; both leave out the domains that
   have no right answer, and programs cannot vote. Answers are read leniently
-  (`contract.read_answer`): a model that knows much and no tags must not look ignorant before SFT.
+  (`scoring.Reading`): a model that knows much and no tags must not look ignorant before SFT.
   """
   answer = make_answerer(policy, rows, check)
   # Indices, not rows: they also choose a row's noise, whichever rows are answered.
   everything = list(range(len(rows)))
   texts = answer(everything, 1, 0.0)
-  formatted = [contract.parse_response(text, check.style) is not None for text in texts]
-  judged = {"format": float(np.mean(formatted))}
+  readings = scoring.read_texts(texts, check.style)
+  judged = {"format": float(np.mean([reading.strict is not None for reading in readings]))}
 
   domains = checking.checked_domains(check.code_rewards)
   checked = [i for i in everything if rows[i]["domain"] in domains]
   if checked:
-    verdicts = grade([rows[i] for i in checked], [texts[i] for i in checked], check.style)
-    judged["pass@1"] = float(np.mean([right for _, right in verdicts]))
+    right = scoring.right_answers(
+      [rows[i] for i in checked], [readings[i].lenient for i in checked], check.code_rewards
+    )
+    judged["pass@1"] = float(right.mean())
 
   # Two programs that do the same are written differently, so no two would vote as one.
   voting = [i for i in checked if rows[i]["domain"] != "coding"]
@@ -55,11 +57,11 @@ def answer_rows(policy: Policy, rows: list[dict], check: Check) -> tuple[dict, l
     # k texts to a row lie side by side: row n has drawn[n * k : (n + 1) * k].
     drawn = answer(voting, k, 0.7)
     repeated = [rows[i] for i in voting for _ in range(k)]
-    verdicts = grade(repeated, drawn, check.style)
+    answers = [reading.lenient for reading in scoring.read_texts(drawn, check.style)]
+    votes = list(zip(answers, scoring.right_answers(repeated, answers), strict=True))
     # A row is won when the answer that most of its k texts give is right (2203.11171 §2).
     won = [
-      checking.majority(rows[i]["domain"], verdicts[n * k : (n + 1) * k])
-      for n, i in enumerate(voting)
+      checking.majority(rows[i]["domain"], votes[n * k : (n + 1) * k]) for n, i in enumerate(voting)
     ]
     judged[f"maj@{k}"] = float(np.mean(won))
   return judged, texts
@@ -82,10 +84,8 @@ def make_answerer(policy: Policy, rows: list[dict], check: Check):
   def answer(chosen: list[int], k: int, temperature: float) -> list[str]:
     # Rows at once, so that their k answers come to AT_ONCE: 4 rows at k = 8.
     size = min(len(chosen), max(1, AT_ONCE // k))
-    filled = chosen + chosen[:1] * (-len(chosen) % size)  # whole batches: one shape is compiled
     completions = []
-    for start in range(0, len(filled), size):
-      part = filled[start : start + size]
+    for part in batching.filled_batches(chosen, size):
       prompts = [ids[i] for i in part]
       completions.extend(
         sample(prompts, generations=k, temperature=temperature, keys=keys[part, :k])
@@ -95,19 +95,6 @@ def make_answerer(policy: Policy, rows: list[dict], check: Check):
     return [tokenization.decode(policy.tokenizer, tokens) for tokens in wanted]
 
   return answer
-
-
-def grade(rows: list[dict], texts: list[str], style: str) -> list[tuple[str, bool]]:
-  """(answer as read, whether it is right) of a text to each row."""
-  # Lenient: a text outside the format still gives the answer that one can read in it.
-  answers = [contract.read_answer(text, contract.parse_response(text, style)) for text in texts]
-  right = checking.is_correct_batch(
-    [row["domain"] for row in rows],
-    answers,
-    [row["answer"] for row in rows],
-    [row["metadata"] for row in rows],
-  )
-  return list(zip(answers, right, strict=True))
 
 
 def show_samples(path: str, step: int, rows: list[dict], texts: list[str]):

@@ -10,7 +10,7 @@ import ast
 import re
 import textwrap
 
-from lib import checking, overlap
+from lib import overlap, scoring
 from lib.errors import InputError
 
 # Rows that share a job of the sandbox: its start is most of what a job costs.
@@ -34,11 +34,8 @@ NOT_RUN = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.
 
 def check_answers(rows: list[dict]) -> dict[int, str]:
   """Row index → reason, for rows whose own answer the rewards call wrong, so that none earns."""
-  answers = [row["answer"] for row in rows]
   # The answer stands on both sides: a reference that cannot be read fails even itself.
-  right = checking.is_correct_batch(
-    [row["domain"] for row in rows], answers, answers, [row["metadata"] for row in rows]
-  )
+  right = scoring.right_answers(rows, [row["answer"] for row in rows])
   bad = {}
   for row, passed in zip(rows, right, strict=True):
     if not passed:

@@ -210,7 +210,7 @@ def score_rollout(reward_fns, rollout: Rollout, settings: Settings) -> Scores:
       rollout.lengths, settings.max_new_tokens, settings.overlong_buffer
     )
 
-  answers = scoring.formatted_answers(rollout.texts, settings.style)
+  answers = [reading.strict for reading in scoring.read_texts(rollout.texts, settings.style)]
   return Scores(
     rewards=sum(components.values()),
     components=components,

@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from lib import checking, command_line, contract, failures, jsonl, llm_judge, sampling, tokenization
+from lib import checking, command_line, failures, jsonl, llm_judge, sampling, scoring, tokenization
 from lib.loading import Policy
 from lib.visible import hide_secrets
 
@@ -72,19 +72,18 @@ def score(
   right or wrong. systems: {name: reward functions}.
   """
   # One reading serves the format, the answer and every reward.
-  parsed = [contract.parse_response(response["response"], style) for response in responses]
+  readings = scoring.read_texts([response["response"] for response in responses], style)
   checkable = [is_checkable(response, code_rewards) for response in responses]
   answers = []
-  for response, well_formed, can_check in zip(responses, parsed, checkable, strict=True):
-    text = response["response"]
-    # None is never run or compared: `grade` passes it over.
-    answers.append(contract.read_answer(text, well_formed) if can_check else None)
+  for reading, can_check in zip(readings, checkable, strict=True):
+    # None is never run or compared: it is worth 0.
+    answers.append(reading.lenient if can_check else None)
+  # All answers at once: their programs run side by side in the sandbox.
+  credits = scoring.credits(responses, answers)
   column = {
     key: [response[key] for response in responses]
     for key in ("domain", "question", "answer", "metadata")
   }
-  # All answers at once: their programs run side by side in the sandbox.
-  grades = checking.grade(column["domain"], answers, column["answer"], column["metadata"])
   paid = pay(responses, column, systems)
   for number, response in enumerate(responses):
     # The values of one response, out of the lists of the batch.
@@ -92,8 +91,8 @@ def score(
       system: {name: float(values[number]) for name, values in components.items()}
       for system, components in paid.items()
     }
-    grade = grades[number] if checkable[number] else None
-    response.update(read_verdicts(response, parsed[number], grade))
+    credit = float(credits[number]) if checkable[number] else None
+    response.update(read_verdicts(response, readings[number].strict, credit))
     # Without a truth every reward but format's would say "wrong".
     # A creative row has no truth either, but its rewards do not ask for one.
     has_truth = checking.is_checked(response["domain"], response["metadata"])
@@ -102,21 +101,21 @@ def score(
   return responses
 
 
-def read_verdicts(response: dict, parsed: contract.Response | None, grade: float | None) -> dict:
-  """What a strict reading and a grade in [0, 1] say; grade None: nothing to check."""
-  well_formed = parsed is not None
+def read_verdicts(response: dict, strict: str | None, credit: float | None) -> dict:
+  """What the strict reading and a credit in [0, 1] say; credit None: nothing to check."""
+  well_formed = strict is not None
   verdict = {
     "format": well_formed,
     "lenient_format": well_formed or bool(LENIENT.search(response["response"])),
-    "parsed_answer": parsed.answer if parsed else None,
+    "parsed_answer": strict,
     "correct": None,
     "correct_lenient": None,
     "partial": None,
   }
-  # Near numbers and programs that pass some tests have a grade between 0 and 1.
-  if grade is not None:
+  # Near numbers and programs that pass some tests have a credit between 0 and 1.
+  if credit is not None:
     # Accuracy counts whole answers; half the tests passed is partial credit.
-    right = grade == 1.0
+    right = credit == 1.0
     verdict["correct"] = well_formed and right
     # In mathematics alone the last number of an untagged text is an answer: the "flexible extract"
     # of the LM Evaluation Harness.
@@ -125,7 +124,7 @@ def read_verdicts(response: dict, parsed: contract.Response | None, grade: float
       and response["domain"] == "math"
       and checking.last_number_correct(response["response"], response["answer"])
     )
-    verdict["partial"] = grade if well_formed else 0.0
+    verdict["partial"] = credit if well_formed else 0.0
   return verdict
 
 
