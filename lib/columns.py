@@ -13,6 +13,8 @@ from lib.errors import InputError
 
 # Common names, the likeliest first.
 QUESTIONS = ("prompt", "question", "problem", "query", "instruction", "input", "task", "text")
+# What a question is about, where that is a column of its own: SQuAD's context, SVAMP's Body.
+CONTEXTS = ("context", "body", "passage", "story", "paragraph", "article", "document")
 ANSWERS = (
   "answer",
   "final_answer",
@@ -166,6 +168,12 @@ def read_question(record: readers.Record, named: Named, used: set) -> tuple[str,
   if column.lower() == "instruction" and found.get("input"):  # Alpaca: what is worked on
     used.add("input")
     question = f"{question}\n\n{found['input']}"
+  about = "" if named.prompt else first_there(found, CONTEXTS)
+  if about and isinstance(found[about], str) and column.lower() in ("question", "query"):
+    used.add(about)
+    # The question alone could not be answered. Some sets repeat it there: once is enough.
+    if found[about].strip() not in str(question):
+      question = f"{found[about].strip()}\n\n{question}"
   return question, ""
 
 

@@ -73,10 +73,14 @@ def choose(names: list[str], folder: str, split: str | None, handle: str) -> lis
   folders = sorted({str(pathlib.PurePosixPath(name).parent) for name in inside})
   # Folders that are named after splits belong together; others are sets of their own.
   sets = [name for name in folders if splits.name_split(name) is None]
+  if sets == [".", "data"] and not folder:
+    # What `datasets` uploads is data/; the files above it are an older copy (ChilleD/SVAMP).
+    inside = [name for name in inside if "/" in name]
+    sets = ["data"]
   # GSM8K's main and socratic hold the same questions: read together, each would come twice.
   if len(sets) > 1 and not folder:
     raise InputError(
-      f"{handle} holds several sets: {', '.join(sets)}; name one, as hf:OWNER/NAME/{sets[0]}"
+      f"{handle} holds several sets: {', '.join(sets)}; name one, as hf:OWNER/NAME/{sets[-1]}"
     )
   if not split:
     return inside

@@ -28,6 +28,8 @@ KAGGLE_DEPTH = 6  # models/OWNER/MODEL/FRAMEWORK/VARIATION/VERSION
 # Of a repository: beside these there are often the same weights in other formats.
 NEEDED = ("*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json")
 NEEDED += ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "adapter_config.json")
+# 4B and up: how images become tokens. Nothing here reads them, but an export passes them on.
+NEEDED += ("preprocessor_config.json", "processor_config.json")
 LICENCE = (
   "two ways to Google's weights: accept the licence at huggingface.co/google and set HF_TOKEN, "
   "or accept it at kaggle.com/models/google/gemma-3 and set KAGGLE_USERNAME and KAGGLE_KEY, or "

@@ -19,6 +19,7 @@ FILES = {
   "config.json": b'{"model_type": "gemma3_text"}',
   "tokenizer.model": b"pieces",
   "model.safetensors": b"weights",
+  "preprocessor_config.json": b"{}",
   "pytorch_model.bin": b"the same weights again",
   "gemma.gguf": b"and again",
 }
@@ -118,7 +119,8 @@ def test_a_model_of_hugging_face_is_fetched_with_a_token(hub, tmp_path, model):
   line = resolve(model, tmp_path, HF_TOKEN="hf_test", **address(hub))
   kind, folder = line.split(" ", 1)
   assert kind == "FOLDER", line
-  assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors", "tokenizer.model"]
+  expected = ["config.json", "model.safetensors", "preprocessor_config.json", "tokenizer.model"]
+  assert sorted(os.listdir(folder)) == expected
   assert model_names.hub_name(folder) == "google/gemma-3-1b-it"
   assert not any("pytorch_model" in path or "gguf" in path for path in hub.asked)
 

@@ -12,7 +12,7 @@ import zipfile
 
 import pytest
 
-from lib import cells, columns, public_sources, readers, splits
+from lib import cells, columns, hub_data, public_sources, readers, splits
 from lib.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -208,6 +208,13 @@ SHARE_GPT = [{"from": "human", "value": "Is ice cold?"}, {"from": "gpt", "value"
     ({"problem": "2+3?", "solution": "2+3=5", "answer": "5"}, "2+3?", "5", "2+3=5"),
     ({"prompt": "2+3?", "completion": "<think>2+3=5</think>5"}, "2+3?", "5", "2+3=5"),
     ({"instruction": "Add.", "input": "2 3", "output": "5"}, "Add.\n\n2 3", "5", None),
+    (
+      {"Body": "Ann has 2 and 3.", "Question": "Sum?", "Answer": 5.0},
+      "Ann has 2 and 3.\n\nSum?",
+      "5",
+      None,
+    ),
+    ({"context": "2+3?", "question": "What is 2+3?", "answer": "5"}, "What is 2+3?", "5", None),
     ({"messages": TURNS}, "Is ice cold?", "yes", None),
     ({"messages": [{"role": "system", "content": "Be brief."}, *TURNS]}, None, "yes", None),
     ({"messages": str(TURNS)}, "Is ice cold?", "yes", None),  # as pandas writes it to a CSV
@@ -390,6 +397,20 @@ def test_a_named_test_file_never_trains(tmp_path):
   assert not held & {row["question"] for row in rows_of(tmp_path / "out", "train")}
   alone = script(tmp_path / "out", f"--pool={tmp_path}/test.csv")
   assert alone.returncode == 2 and "--official_splits=false" in alone.stderr
+
+
+SETS = {
+  "older copy above": ["README.md", "train.json", "data/train-00000-of-00001.parquet"],
+  "several": ["main/train.parquet", "socratic/train.parquet"],
+}
+
+
+def test_which_files_of_a_set_are_read():
+  kept = hub_data.choose(SETS["older copy above"], "", None, "hf:ann/stories")
+  assert kept == ["data/train-00000-of-00001.parquet"]  # the layout of ChilleD/SVAMP
+  with pytest.raises(InputError, match="main, socratic; name one, as hf:OWNER/NAME/socratic"):
+    hub_data.choose(SETS["several"], "", None, "hf:ann/sums")
+  assert hub_data.choose(SETS["several"], "main", None, "hf:ann/sums/main") == SETS["several"][:1]
 
 
 class Hub(http.server.BaseHTTPRequestHandler):
