@@ -100,6 +100,7 @@ def plot_curves(
       draw_metric(axis, metrics, name, color, dash)
     axis.set_title(title, fontsize=10, loc="left")
     axis.tick_params(labelsize=8)
+    axis.locator_params(axis="x", integer=True)  # there is no update 1.2
     axis.grid(color="#dddddd", linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
     if len(names) > 1 and axis.lines:

@@ -84,6 +84,8 @@ details[open] { padding-bottom: .8rem }
 summary { cursor: pointer; padding: .5rem 0; font-weight: 600 }
 summary:hover { color: var(--better) }
 .more { font-size: .9375rem; color: var(--soft); margin: 2.5rem 0 .75rem }
+/* A command scrolls rather than break within a flag; what a model wrote wraps. */
+pre:has(> code.language-bash) { white-space: pre; overflow-x: auto }
 pre {
   white-space: pre-wrap; overflow-wrap: anywhere; background: var(--card);
   padding: .75rem .9rem; border-radius: 8px; margin: .4rem 0;

@@ -96,9 +96,9 @@ def title_of(results: dict) -> str:
 def lead_of(results: dict) -> str:
   """What was asked, and what was trained, in two sentences."""
   overall = results["overall"]
-  asked = (
-    f"{overall['n']} {results['split']} questions of {len(results['domains'])} domains, evaluated "
-  )
+  number = len(results["domains"])
+  domains = "1 domain" if number == 1 else f"{number} domains"
+  asked = f"{overall['n']} {results['split']} questions of {domains}, evaluated "
   asked += f"on {results['devices']}."
   trained = lineage.headline(results.get("trained") or [])
   return f"{asked} Training: {trained}." if trained else asked
@@ -260,10 +260,8 @@ def trained_section(results: dict) -> str:
   # A column a stage, then the command of each.
   parts = [tables.grid(*lineage.settings_table(trained), numbers=False)]
   for stage in trained:
-    command = fenced(
-      f"{stage['stage'].upper()} again, from the repository's folder:", lineage.command(stage)
-    )
-    parts.append(command)
+    again = f"{stage['stage'].upper()} again, from the repository's folder:"
+    parts.append(fenced(again, lineage.command(stage), "bash"))
   return "\n\n".join(parts)
 
 
@@ -277,13 +275,13 @@ def picture(name: str, captions: dict) -> str:
 
 
 # ---- what the model writes
-def fenced(name: str, text: str) -> str:
+def fenced(name: str, text: str, language: str = "text") -> str:
   """Text of data or a model, inside a fence longer than any of its own."""
   text = visible(text[:LONGEST_SHOWN]) + (" […]" if len(text) > LONGEST_SHOWN else "")
   # Text that holds ``` would close a fence of three; one more than its longest run never does.
   longest = max((len(run) for run in re.findall("`+", text)), default=0)
   fence = "`" * max(3, longest + 1)
-  return f"{tables.plain(name)}\n\n{fence}text\n{text}\n{fence}"
+  return f"{tables.plain(name)}\n\n{fence}{language}\n{text}\n{fence}"
 
 
 def sample_sections(results: dict, responses: list[dict], before: list[dict]) -> str:
