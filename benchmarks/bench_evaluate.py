@@ -1,4 +1,4 @@
-"""Tokens per second of evaluate.py's sampling beside Tunix's Sampler, 8 rows at a time in file order.
+"""Tokens per second of evaluate.py's sampling beside Tunix's Sampler, 8 rows at a time.
 
 Reads   data_dir/{split}.jsonl of prepare_data.py (real GSM8K rows, say) and a model folder.
 Writes  nothing; prints one line per round and the median ratio.

@@ -1,17 +1,22 @@
-"""One SFT update: ours beside google-tunix's PeftTrainer with its own loss and TRL's SFTTrainer, on the same rows and LoRA.
+"""One SFT update: ours, google-tunix's PeftTrainer with its own loss, and TRL's SFTTrainer, on the
+same rows and LoRA.
 
 Reads   a model folder, and data_dir/train.jsonl of prepare_data.py (rows with a target).
-Writes  nothing; prints a table a case: median s/step, rows/s, tokens/s (padding not counted), CPU seconds, peak memory, ratios.
+Writes  nothing; prints a table a case: median s/step, rows/s, tokens/s (padding not counted), CPU
+        seconds, peak memory, ratios.
 
-  python benchmarks/bench_sft.py --model=artifacts/gemma-3-270m --data_dir=artifacts/gsm8k/data --peer_python=peer/bin/python
-  python benchmarks/bench_sft.py --model=artifacts/gemma-3-270m --data_dir=artifacts/gsm8k/data --only=ours --lengths=2048
-  python benchmarks/bench_sft.py --model=tiny --data_dir=artifacts/run/data --batch_size=32 --loss_check
+  python benchmarks/bench_sft.py --model=MODEL --data_dir=DATA --peer_python=peer/bin/python
+  python benchmarks/bench_sft.py --model=MODEL --data_dir=DATA --only=ours --lengths=2048
+  python benchmarks/bench_sft.py --data_dir=artifacts/run/data --batch_size=32 --loss_check
 
-Two kinds of rows: `real` are as prepared, up to the length limit; `full` are made exactly that long by joining rows' targets,
-so that nobody pads and only the arithmetic differs. Each contestant batches as it does by itself: ours packs a batch's rows end
-to end, Tunix pads all to the limit as the write-ups do, TRL pads to the longest row of the batch.
---loss_check trains twice from each seed, on the same batches in the same order: packed as train_sft.py does, and every row
-padded apart; it prints both held-out losses and what each took. Processes, turns and CPU seconds as in bench_grpo.py.
+Two kinds of rows: `real` are as prepared, up to the length limit; `full` are made exactly that long
+by joining rows' targets, so that nobody pads and only the arithmetic differs. Each contestant
+batches as it does by itself: ours packs a batch's rows end to end, Tunix pads all to the limit as
+the write-ups do, TRL pads to the longest row of the batch.
+
+--loss_check trains twice from each seed, on the same batches in the same order: packed as
+train_sft.py does, and every row padded apart. It prints both validation losses and what each took.
+Processes, turns and CPU seconds as in bench_grpo.py.
 """
 
 import json
@@ -88,7 +93,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("rounds", 2, "Processes a contestant.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_bool(
-  "loss_check", False, "Instead: held-out loss of packed and of padded rows.", flag_values=FLAGS
+  "loss_check", False, "Instead: validation loss of packed and of padded rows.", flag_values=FLAGS
 )
 flags.DEFINE_integer("check_steps", 120, "Updates of each run of --loss_check.", flag_values=FLAGS)
 flags.DEFINE_float("learning_rate", 3e-3, "Peak learning rate of --loss_check.", flag_values=FLAGS)
@@ -102,26 +107,30 @@ flags.DEFINE_string(
 )
 
 
-# -------------------------------------------------------------------------------------------------------------------- rows
+# --- rows
 def make_pairs(
   rows: list[dict], tokenizer, length: int, kind: str, count: int
 ) -> list[tuple[str, str]]:
-  """`count` (prompt, target) texts of at most (real) or exactly (full) `length` tokens, <bos> and stop token included.
-
-  full: a row's prompt, then the targets of as many rows as it takes, cut at the limit where the cut text reads back as just
-  as many tokens.
+  """`count` texts (prompt, target) of at most (real) or exactly (full) `length` tokens, <bos> and
+  stop token included.
   """
-  size = lambda prompt, target: (
-    len(tokenization.encode(tokenizer, prompt)) + len(tokenization.encode_target(tokenizer, target))
-  )
+
+  def size(prompt: str, target: str) -> int:
+    ids = tokenization.encode(tokenizer, prompt)
+    return len(ids) + len(tokenization.encode_target(tokenizer, target))
+
   if kind == "real":
-    return [
-      (row["prompt"], row["target"]) for row in rows if size(row["prompt"], row["target"]) <= length
-    ][:count]
+    fitting = [row for row in rows if size(row["prompt"], row["target"]) <= length]
+    return [(row["prompt"], row["target"]) for row in fitting[:count]]
+
+  # full: a row's prompt, then the targets of as many rows as it takes, cut at the limit. The cut
+  # text counts only if it reads back as just as many tokens.
   rows = [row for row in rows if size(row["prompt"], "") <= length // 2]
-  pairs, at = [], 0
+  pairs = []
+  at = 0
   while len(pairs) < count and at < 100 * count and rows:
-    prompt, target = rows[at % len(rows)]["prompt"], ""
+    prompt = rows[at % len(rows)]["prompt"]
+    target = ""
     while size(prompt, target) < length:
       target += rows[at % len(rows)]["target"] + "\n"
       at += 1
@@ -132,7 +141,7 @@ def make_pairs(
   return pairs
 
 
-# ------------------------------------------------------------------------------------------------------------- contestants
+# --- contestants
 LEARNING_RATE = 2e-4  # ours and Tunix's, constant
 
 
@@ -170,7 +179,7 @@ def run_ours(job: dict, clock: Clock):
 
 
 def run_tunix(job: dict, clock: Clock):
-  """Tunix's PeftTrainer with its default loss, every row padded to the limit, as the write-ups call it."""
+  """Tunix's PeftTrainer with its default loss, all rows padded to the limit as the write-ups do."""
   import jax
   import optax
   import qwix
@@ -232,59 +241,67 @@ def run_tunix(job: dict, clock: Clock):
 CONTESTANTS = {"ours": run_ours, "tunix": run_tunix}
 
 
-# ------------------------------------------------------------------------------------------------------------ loss equality
-def loss_check(flag):
-  """Held-out loss after the same updates, rows packed and rows padded apart, their padding and CPU seconds; a line a run."""
+# --- equal losses
+def pack_apart(batch: list, rows: int, width: int) -> tuple[dict, int]:
+  """As `train_sft.pack`, but each pair is a sequence of its own; `rows` has no say."""
   import numpy as np
 
   import train_sft
 
+  parts = [train_sft.pack([pair], 1, width)[0] for pair in batch]
+  stacked = {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
+  real = stacked["weights"] > 0
+  weights = (real / real.sum()).astype(np.float32)  # every target token counts alike
+  return stacked | {"weights": weights}, 1
+
+
+def loss_check(flag):
+  """A line a seed and layout: validation loss after the same updates, padding, CPU seconds."""
+  import train_sft
+
   devices.enable_compilation_cache()
-  _, rows, val, _ = train_sft.load_rows(flag.data_dir, False)
-  limit = int(flag.lengths[0])
-
-  def apart(batch, rows, width):
-    """As `train_sft.pack`, each pair a sequence of its own."""
-    parts = [train_sft.pack([pair], 1, width)[0] for pair in batch]
-    stacked = {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
-    real = stacked["weights"] > 0
-    return stacked | {"weights": (real / real.sum()).astype(np.float32)}, 1
-
   print(f"{flag.check_steps} updates of {flag.batch_size} rows, {flag.model}")
   for seed in map(int, flag.seeds):
-    for name, layout in (("packed", train_sft.pack), ("padded", apart)):
-      policy = train_sft.build(
-        flag.model, flag.data_dir, "auto", flag.dtype, flag.lora_rank, flag.lora_alpha, seed
-      )
-      pairs, held_out = (
-        train_sft.tokenize(part, policy.tokenizer, limit)[0] for part in (rows, val)
-      )
-      shape = train_sft.packed_shape(
-        pairs + held_out, limit, flag.micro_batch_size, policy.mesh.shape["fsdp"]
-      )
-      batches = train_sft.make_batches(pairs, flag.batch_size, seed)
-      trainer = train_sft.make_trainer(policy.model, optimizer(), flag.remat)
-      schedule = optimization.make_schedule(flag.learning_rate, flag.check_steps, final_ratio=0.1)
-      update, real, padded, cpu = (
-        optimization.make_update(trainer, policy.mesh),
-        0,
-        0,
-        time.process_time(),
-      )
-      for step in range(flag.check_steps):
-        micro_batches, count = layout(batches[step], *shape)
-        update(micro_batches, float(schedule(step)), count)
-        real += sum(len(p) + len(t) for p, t in batches[step])
-        padded += count * micro_batches["tokens"][0].size
-      loss = train_sft.held_out_loss(trainer.model, held_out, *shape, policy.mesh)
+    for name, layout in (("packed", train_sft.pack), ("padded", pack_apart)):
+      loss, padding, seconds = train_and_validate(flag, seed, layout)
       print(
-        f"seed {seed}, {name}: held-out loss {loss:.5f}, {1 - real / padded:.0%} of the positions are padding, CPU "
-        f"{time.process_time() - cpu:.0f} s with compilation",
+        f"seed {seed}, {name}: validation loss {loss:.5f}, {padding:.0%} of the positions are "
+        f"padding, CPU {seconds:.0f} s with compilation",
         flush=True,
       )
 
 
-# ------------------------------------------------------------------------------------------------------------------ main
+def train_and_validate(flag, seed: int, layout) -> tuple[float, float, float]:
+  """Validation loss, share of padded positions and CPU seconds of `check_steps` updates."""
+  import train_sft
+
+  _, rows, validation_rows, _ = train_sft.load_rows(flag.data_dir, False)
+  policy = train_sft.build(
+    flag.model, flag.data_dir, "auto", flag.dtype, flag.lora_rank, flag.lora_alpha, seed
+  )
+  limit = int(flag.lengths[0])
+  pairs, _ = train_sft.tokenize(rows, policy.tokenizer, limit)
+  validation, _ = train_sft.tokenize(validation_rows, policy.tokenizer, limit)
+  shape = train_sft.packed_shape(
+    pairs + validation, limit, flag.micro_batch_size, policy.mesh.shape["fsdp"]
+  )
+  batches = train_sft.make_batches(pairs, flag.batch_size, seed)
+  trainer = train_sft.make_trainer(policy.model, optimizer(), flag.remat)
+  schedule = optimization.make_schedule(flag.learning_rate, flag.check_steps, final_ratio=0.1)
+  update = optimization.make_update(trainer, policy.mesh)
+  real = 0
+  padded = 0
+  start = time.process_time()
+  for step in range(flag.check_steps):
+    micro_batches, count = layout(batches[step], *shape)
+    update(micro_batches, float(schedule(step)), count)
+    real += sum(len(prompt) + len(target) for prompt, target in batches[step])
+    padded += count * micro_batches["tokens"][0].size
+  loss = train_sft.held_out_loss(trainer.model, validation, *shape, policy.mesh)
+  return loss, 1 - real / padded, time.process_time() - start
+
+
+# --- main
 def main():
   flag = FLAGS
   if flag.worker:
@@ -295,10 +312,22 @@ def main():
   if flag.loss_check:
     return loss_check(flag)
   tokenizer = tokenization.load_tokenizer(loading.resolve_model(flag.model), flag.data_dir)
-  contestants = choose(flag.only, flag.peer_python)
-  rows = [
-    row for row in jsonl.read_rows(pathlib.Path(flag.data_dir) / "train.jsonl") if row.get("target")
-  ]
+  rows = jsonl.read_rows(pathlib.Path(flag.data_dir) / "train.jsonl")
+  rows = [row for row in rows if row.get("target")]
+  for length in map(int, flag.lengths):
+    for kind in flag.rows:
+      run_case(flag, rows, tokenizer, length, kind)
+
+
+def run_case(flag, rows: list[dict], tokenizer, length: int, kind: str):
+  """All contestants in turns on one kind and length of rows; prints their table."""
+  pairs = make_pairs(rows, tokenizer, length, kind, 4 * flag.batch_size)
+  if len(pairs) < flag.batch_size:
+    raise InputError(
+      f"{flag.data_dir} has {len(pairs)} rows with a target within {length} tokens, --batch_size "
+      f"is {flag.batch_size}; prepare more"
+    )
+  micro_batch_size = flag.micro_batch_size or flag.batch_size
   job = {
     "model": flag.model,
     "data_dir": flag.data_dir,
@@ -308,31 +337,21 @@ def main():
     "steps": flag.steps,
     "remat": flag.remat,
     "batch_size": flag.batch_size,
-    "micro_batch_size": flag.micro_batch_size or flag.batch_size,
+    "micro_batch_size": micro_batch_size,
     "own_micro_batch_size": flag.micro_batch_size,
+    "pairs": pairs,
+    "max_length": length,
   }
-  for length in map(int, flag.lengths):
-    for kind in flag.rows:
-      pairs = make_pairs(rows, tokenizer, length, kind, 4 * flag.batch_size)
-      if len(pairs) < flag.batch_size:
-        raise InputError(
-          f"{flag.data_dir} has {len(pairs)} rows with a target within {length} tokens, --batch_size is "
-          f"{flag.batch_size}; prepare more"
-        )
-      found = race(
-        __file__,
-        contestants,
-        job | {"pairs": pairs, "max_length": length},
-        flag.rounds,
-        flag.peer_python,
-      )
-      print_table(
-        f"SFT {flag.batch_size} {kind} rows, limit {length} tokens, micro-batch {job['micro_batch_size']}, "
-        f"{f'LoRA {flag.lora_rank}' if flag.lora_rank else 'all parameters'}, {flag.dtype}"
-        f"{', rematerialised' if flag.remat else ''}",
-        found,
-        "rows",
-      )
+  contestants = choose(flag.only, flag.peer_python)
+  found = race(__file__, contestants, job, flag.rounds, flag.peer_python)
+  trained = f"LoRA {flag.lora_rank}" if flag.lora_rank else "all parameters"
+  title = (
+    f"SFT {flag.batch_size} {kind} rows, limit {length} tokens, micro-batch {micro_batch_size}, "
+    f"{trained}, {flag.dtype}"
+  )
+  if flag.remat:
+    title += ", rematerialised"
+  print_table(title, found, "rows")
 
 
 if __name__ == "__main__":
