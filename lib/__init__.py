@@ -10,7 +10,7 @@ The way of the data, and the files along it in reading order:
   the model     model_names, weight_files, gemma_config, gemma, hugging_face, peft_folder,
                 parameters, loading, devices, forward_pass
   rollouts      streams, batching, sampling, answering, rollouts
-  rewards       scoring, checking, math_checking, statements, quantities, equivalence,
+  rewards       scoring, checking, math_checking, statements, number_words, quantities, equivalence,
                 science_checking, logic_checking, own_checks, reward_rows, prose, own_rewards,
                 cheats, llm_judge
   code          code_checking, sandbox, sandbox_worker, sandbox_lockdown, sandbox_wire,

@@ -11,10 +11,14 @@ import re
 from lib import contract
 
 VERDICTS = {"yes": True, "true": True, "no": False, "false": False}
-VERDICT = r"(?P<verdict>yes|true|no|false)"
+# As people say them; "correct", "y" and "of course" alone may answer something else.
+VERDICTS |= {"yeah": True, "yep": True, "yup": True, "nope": False, "nah": False}
+VERDICT = rf"(?P<verdict>{'|'.join(VERDICTS)})"
 
 # What may come before the word: "So, ", "The final answer is: ", "I would say ", "It is "
 LEAD = r"""
+  (?:(?:(?:based\ on|given|considering|according\ to|after)\b[^.,;:!?]{1,80}|in\ fact|actually|well)
+    ,\s+)?
   (?:(?:so|thus|therefore|hence|then|overall|in\ (?:short|conclusion))\b\W*)?
   (?:
       (?:(?:the|my|our)\s+)?(?:(?:final|correct|right|short)\s+)?answer
@@ -23,18 +27,31 @@ LEAD = r"""
       (?=true|false)
     | i(?:\s+would|['’]d)?\s+(?:say|think|believe|conclude)\s*:?\s+(?:that\s+)?
       (?:(?:the\s+answer|it)\s+is\s+)?
-    | (?:answer|a|verdict|conclusion)\s*:\s*
+    | (?:(?:my|final)\ )?(?:answer|a|verdict|conclusion)\s*:\s*
   )?
   (?:(?:definitely|certainly|absolutely|clearly)\b\W*)?"""
 # What may come behind it: nothing, a sentence of its own, a reason, or the verdict said again.
 BEHIND = r"""(?:
-    \s*$
+    \s*(?:,?\s+indeed|,?\s+of\ course)?[\s.!]*[✓✔✅👍]?\ufe0f?\s*$
   | \s*[,.;:!—–-]+\s*(?P<rest>.*)
   | \s*(?P<reason>\(.*|(?:because|since|as)\b.*)
   | \s+(?P<again>(?:they|it|he|she|you|we|this|that|there|one)\s+(?:is|are|was|were|do|does|did|can|
       could|would|will|has|have|had|should)(?:n['’]t|\s?not)?)\s*[.!]?$
   )"""
 STATED = re.compile(rf"\W*{LEAD}[\"'(\[]*{VERDICT}\b[*_\"'`)}}\]$]*{BEHIND}", re.I | re.X | re.S)
+# Said behind the verdict, these must agree with it: "Yes, they did not" states neither.
+SAID_AGAIN = re.compile(
+  r"\s*(?:they|it|he|she|you|we|this|that|there|one)\s+(?P<never>never\s+)?"
+  r"(?:is|are|was|were|do|does|did|can|could|would|will|ca|wo|has|have|had|should)"
+  r"(?P<not>n['’]t|\s?not)?\s*[.!]?",
+  re.I,
+)
+JUDGED = re.compile(
+  r"\s*(?:that|it|this)(?:\s+is|['’]s|\s+was)\s+(?P<not>not\s+)?"
+  r"(?:(?P<right>right|correct|true|so)|wrong|incorrect|false|untrue)\s*[.!]?"
+  r"|\s*(?:(?P<fine>correct|right)|incorrect|wrong)\s*[.!]?",
+  re.I,
+)
 # The verdict by a verb alone: "It would not.", "He could not have", "They did."
 BY_VERB = re.compile(
   r"\W*(?:they|it|he|she|you|we|there)\s+"
@@ -49,8 +66,18 @@ WORD_OF_VERDICT = re.compile(
   r"\b(?P<verdict>yes|true|false|no(?=\s*(?:[,.;:!?)]|$)))\b(?!-)",
   re.I,
 )
+# What "true" and "false" are said of here is something else: "because it was not true of whales",
+# "It is true that birds fly, but".
+OF_SOMETHING_ELSE = re.compile(
+  r"\b(?:(?:because|since|as|although|though)\b[^.!?\n]*|it\s+is\s+true\s+that\b[^.!?\n]*,\s+but\b)",
+  re.I,
+)
+TRUE_OR_FALSE = re.compile(r"\b(?:true|false)\b", re.I)
 UNDECIDED = re.compile(
-  r"\byes,?\s+(?:if|unless|but\s+only|sometimes)\b"
+  r"\b(?:yes|no),?\s+(?:(?:if|unless|but\s+only|sometimes|partly|partially|theoretically|presumably"
+  r"|apparently|under|supposedly)\b|in\s+(?:part|theory)\b|to\s+(?:some|a\s+certain)\b"
+  r"|i\s+suppose\b|wait\b)"
+  r"|^\W*no\.?\s?\d+\W*$"  # "No. 5"
   r"|\b(?:maybe|perhaps|possibly|unclear|unsure|uncertain|unknown|depends|guess(?:ing)?)\b"
   r"|\bhard to say\b"
   r"|\b(?:no idea|not sure|not certain|no way to (?:know|tell|say)|unknowable)\b"
@@ -100,12 +127,24 @@ def sentence_verdict(sentence: str) -> bool | None:
   verdict = VERDICTS[match["verdict"].lower()]
   if match["again"] and bool(DENIED.search(match["again"])) == verdict:
     return None  # "Yes they did not"
-  return verdict
+  return verdict if agrees(match["rest"] or "", verdict) else None
+
+
+def agrees(rest: str, verdict: bool) -> bool:
+  """Does what is said behind a verdict leave it? "They did not" behind a yes does not."""
+  again = SAID_AGAIN.fullmatch(rest)
+  if again:
+    return verdict != bool(again["not"] or again["never"])
+  judged = JUDGED.fullmatch(rest)
+  if not judged:
+    return True
+  return verdict == (bool(judged["right"] or judged["fine"]) != bool(judged["not"]))
 
 
 def verdicts_within(text: str) -> set[bool]:
   """Every verdict that a text mentions, "not true" as False."""
   found = set()
+  text = OF_SOMETHING_ELSE.sub(lambda reason: TRUE_OR_FALSE.sub("", reason.group()), text)
   for match in WORD_OF_VERDICT.finditer(text):
     verdict = VERDICTS[match["verdict"].lower()]
     found.add(not verdict if match["not"] else verdict)

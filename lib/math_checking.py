@@ -10,7 +10,7 @@ import functools
 import re
 from fractions import Fraction
 
-from lib import contract, equivalence, quantities, statements
+from lib import contract, equivalence, number_words, quantities, remarks, statements
 from lib.statements import MAX_VALUE, stated_answer
 
 __all__ = ["final_truth", "math_correct", "same_number", "same_value", "stated_answer"]
@@ -28,7 +28,23 @@ INTERVAL_END = re.compile(r"[\[\]]")
 ASSIGNED = re.compile(
   r"(?P<name>\\?[a-zA-Z]\w{0,3}(?:_\{?\w\}?)?|[a-zA-Z]\([a-zA-Z]\))\s*=\s*(?P<value>[^=]+)"
 )
-MEMBER = re.compile(r"\s*[a-zA-Z]\s*\\in\b\s*")  # "x \in [2, 3]"
+# "x \in [2, 3]", "(x, y) = (3, 4)"
+MEMBER = re.compile(r"\s*[a-zA-Z]\s*\\in\b\s*|\([a-z](?:,\s*[a-z])+\)\s*=\s*")
+# "On Monday", "at 3:45", "in the year 2020", "the point (3, 4)"
+PLACED = re.compile(
+  r"(?:on|at|in(?:\s+the\s+year)?|the\s+(?:year|point|(?:ordered\s+)?pair|set|interval|ratio))\s+",
+  re.I,
+)
+MONTH = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
+MONTH_AND_DAY = re.compile(
+  rf"(?P<month>{MONTH})[a-z]*\.?\s+(?P<day>\d\d?)(?:st|nd|rd|th)?(?:,?\s+(?P<year>\d{{4}}))?", re.I
+)
+DAY_AND_MONTH = re.compile(
+  rf"(?:the\s+)?(?P<day>\d\d?)(?:st|nd|rd|th)?\s+(?:of\s+)?(?P<month>{MONTH})[a-z]*\.?"
+  r"(?:,?\s+(?P<year>\d{4}))?",
+  re.I,
+)
+HALF_OF_DAY = re.compile(r"\b([ap])\.?\s?m\b", re.I)  # "a.m.", "PM"
 OPERATOR_LEFT = re.compile(r"[-+*/^=]\s*$|^\s*[*/^]")
 
 
@@ -43,14 +59,16 @@ def math_correct(answer: str, truth: str) -> bool:
   if not contract.says_something(answer) or not contract.says_something(truth):
     return False
   # A truth may itself be words ("even") or a sentence, which states no number.
-  if len(answer) <= MAX_VALUE and same_text(answer, truth):
+  if len(answer) <= MAX_VALUE and (same_text(answer, truth) or same_place_in_time(answer, truth)):
     return True
   statement = statements.final_statement(answer)
   if not statements.holds(statement):
     return False
-  if len(statement.text) <= MAX_VALUE and same_text(statement.text, truth):
+  if len(statement.text) <= MAX_VALUE and (
+    same_text(statement.text, truth) or same_place_in_time(statement.text, truth)
+  ):
     return True
-  stated = statements.value_in(statement.text)
+  stated = statements.value_of(statement)
   if stated is None or len(stated) > MAX_VALUE or not contract.says_something(stated):
     return False
   return same_value(stated, truth)
@@ -77,8 +95,29 @@ def plain_text(text: str) -> str:
 
 def same_text(answer: str, truth: str) -> bool:
   """The same but for LaTeX's and typography's ways to write it: every truth is equal to itself."""
-  answer, truth = plain_text(answer), plain_text(truth)
-  return answer == truth and answer != ""
+  plain = plain_text(answer)
+  # "1, 2, …" names more than "1, 2" does.
+  same = plain == plain_text(truth) != ""
+  return same and remarks.goes_on(answer) == remarks.goes_on(truth)
+
+
+def same_place_in_time(answer: str, truth: str) -> bool:
+  """Is a truth that is no plain number, but for a year, said as in "on July 4th" or "in 2020"?"""
+  if quantities.PLAIN_NUMERAL.fullmatch(truth) and not re.fullmatch(r"[12]\d{3}", truth):
+    return False
+  placed = PLACED.match(answer)
+  answer = answer[placed.end() :] if placed else answer
+  date = read_date(answer)
+  if date:
+    return date == read_date(truth)
+  return bool(placed) and same_text(answer, truth)
+
+
+def read_date(text: str) -> tuple[str, int, str | None] | None:
+  """(month, day, year) of "July 4, 1776", "the 4th of July" and the like."""
+  text = quantities.simplify(text).strip(" .")
+  found = MONTH_AND_DAY.fullmatch(text) or DAY_AND_MONTH.fullmatch(text)
+  return (found["month"].lower(), int(found["day"]), found["year"]) if found else None
 
 
 @functools.lru_cache(maxsize=65536)
@@ -92,6 +131,8 @@ def same_value(stated: str, truth: str) -> bool:
   if left and right:
     if left.cents and "$" in truth:  # "106 cents" for "$1.06"
       left = left._replace(value=left.value / 100, exact=False)
+    elif right.cents and "$" in stated:
+      right = right._replace(value=right.value / 100, exact=False)
     return same_number(left, right)
   plain, wanted = plain_value(stated), plain_value(truth)
   # "11_2" must not be read as the number 11, nor as an expression with an index.
@@ -155,7 +196,7 @@ def same_in_base(plain: str, wanted: str) -> bool | None:
 
 def base(numeral: re.Match) -> str:
   written = numeral["braced"] or numeral["bare"]
-  return str(quantities.SPELLED_NUMBERS.get(written.lower(), written))
+  return str(number_words.SPELLED_NUMBERS.get(written.lower(), written))
 
 
 # ---- lists, tuples, sets, ratios, intervals ----
@@ -220,6 +261,11 @@ def same_items(plain: str, wanted: str) -> bool:
   """
   # A ratio: "3:4", also as "3/4"
   if ":" in wanted:
+    halves = {half.lower() for half in HALF_OF_DAY.findall(plain + " " + wanted)}
+    if len(halves) > 1:
+      return False  # "3:45 am" for "3:45 pm"
+    plain = HALF_OF_DAY.sub("", plain).strip(" .")
+    wanted = HALF_OF_DAY.sub("", wanted).strip(" .")
     return same_sequence(re.split(r"[:/]", plain), wanted.split(":"))
   # A pair of brackets counts only where it encloses all: "(1, 2), (3, 4)" has none.
   kind = brackets(wanted) if closes_at_end(wanted.replace("\\", "")) else ""

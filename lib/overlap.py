@@ -18,13 +18,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib import contract, quantities, splits
+from lib import contract, number_words, quantities, splits
 
 # A word, a number, or one symbol that carries meaning in mathematics and code. Other punctuation
 # does not make a new question.
 QUESTION_WORD = re.compile(r"[^\W\d]+|\d+(?:[.,:]\d+)*|[^\w\s.,;:!?'\"`´‘’“”…]")
 FRACTION_WORDS = ("half", "third", "quarter", "twice", "double", "triple", "dozen")
-NUMBER_WORDS = frozenset([*quantities.SPELLED_NUMBERS, *quantities.MAGNITUDES, *FRACTION_WORDS])
+NUMBER_WORDS = frozenset([*number_words.SPELLED_NUMBERS, *quantities.MAGNITUDES, *FRACTION_WORDS])
 FUNCTION_NAME = "\nYour function must be named"  # two tasks are not alike because both name one
 
 LEAK_WORDS = 8  # in a row; open-r1's rule (its scripts/decontaminate.py)

@@ -11,6 +11,8 @@ import unicodedata
 from fractions import Fraction
 from typing import NamedTuple
 
+from lib import number_words
+
 MAX_NUMBER_TEXT = 300  # characters; longer is no number
 MAX_DIGITS = 200  # of one numeral
 
@@ -73,6 +75,8 @@ SIMPLIFY = [
     (r"(?<![\\a-zA-Z])sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}"),
     (r"\\(?:times|cdot|ast)(?![a-z])", "*"),
     (r"\\div(?![a-z])", "/"),
+    (r"<=", r"\\le "),
+    (r">=", r"\\ge "),
     (r"\\(?:approx|equiv)(?![a-z])", "="),
     (r"(?<=\d)\s*[xX](?=\s*10\s*\^)", "*"),  # "3 x 10^5"
     (r"(?<![\\a-zA-Z])pi\b", r"\\pi "),
@@ -117,6 +121,7 @@ DOUBTS = (
   "doubted|doubtful|guess\\w*|unsure|uncertain|unclear|unknown|whether|if|wonder\\w*|suppose\\w*|"
   "claims|claimed|allegedly|supposedly|reportedly|thinks|thought|"
   "(?:they|some|people|others|many)\\s+(?:think|say|believe)|"
+  "(?:some|others|many)\\s+(?:gets?|got|answer)|na[iï]ve(?:ly)?|seemingly|apparently|tempting|"
   "assum\\w+|almost|nearly|or|either|versus|vs|sometimes|hopefully"
 )
 # "72 at most", "72 plus", "72nd", "72 squared". But "72 more" and "72 times" are answers to how
@@ -124,62 +129,54 @@ DOUBTS = (
 BOUNDS = (
   "most|least|above|below|under|beyond|minimum|maximum|max|tops|upwards?|ish|plus|minus|"
   "squared|cubed|double|twice|half|factorial|divided|multiplied|increased|decreased|reduced|raised|"
-  "st|nd|rd|th"
+  "st|nd|rd|th|gross|score|mil|mn|mln|something|odd(?!\\s+\\w)"
 )
 # What a unit does not begin with besides: joining words, verbs of being, single letters of algebra.
 JOINERS = (
-  "at(?=\\s+(?:least|most))|and|to|over|by|than|but|sqrt|pi|"
+  rf"point(?=\s+{number_words.WORD}\b)|"
+  "at(?=\\s+(?:least|most))|out(?=\\s+of)|and|to|over|by|than|but|sqrt|pi|"
   "is|are|was|were|be|been|has|have|had|isn|think|believe|"
   "because|since|so|as|that|which|while"
 )
-LETTERS = "x|y|z|n|k|t|i|e|a|b|c|d|p|q|r|u|v|w|I|B|D|E|G|P|Q|X|Y|Z"
+# Of the capitals C, F, J, L, N, V and W are units; "72A" is a seat, "72K" or "72M" other numbers.
+LETTERS = "x|y|z|n|k|t|i|e|a|b|c|d|p|q|r|u|v|w|A|B|D|E|G|H|I|K|M|O|P|Q|R|S|T|U|X|Y|Z"
 UNIT_POWER = r"(?:\s?\^\s?\{?[23]\}?|[23](?!\d))?"
 UNIT_WORD = (
   rf"(?!(?i:{DENIALS}|{DOUBTS}|{BOUNDS}|{JOINERS})\b)(?!(?-i:{LETTERS})(?![a-zA-Z]))"
   rf"[a-zA-Z'\"&]++\.?{UNIT_POWER}(?:\s?/\s?[a-zA-Z]++{UNIT_POWER})?"
 )
-# Up to four words: "apples", "km/h", "cm^2", "pairs of shoes", "square units"
-UNIT = rf"(?:(?:\s|-(?!odd\b)(?=(?-i:[a-z])))?{UNIT_WORD}(?:[\s-]{UNIT_WORD}){{0,3}})?"
 CURRENCY_CODES = "USD|EUR|GBP|INR|JPY|CNY|CAD|AUD|NZD|CHF|KRW|MXN|PHP|SGD|HKD|ZAR|BRL"
+# Units that begin with a capital and stand at their number: "72V", "72MB". "72AB" is a name.
+CAPITAL_UNIT = rf"[CFJLNVW]|[kKMGT]?(?:Wh|Hz|Pa|B|W|J)|AM|PM|{CURRENCY_CODES}"
+# Between a number and its unit: a space, or nothing where the unit is small or a known capital.
+JOINT = rf"(?:\s|-(?!odd\b)(?=(?-i:[a-z]))|(?!(?-i:[A-Z]))|(?=(?-i:{CAPITAL_UNIT})(?![a-zA-Z\d])))"
+# "72 out of 100" and "2/3 of 9" are not what their number says
+SHARE = (
+  rf"\s+(?:(?:out\s+)?of\s+(?:an?\s+|every\s+)?(?:\d|{number_words.WORD}\b)"
+  rf"|(?:in|per|from|over)\s+(?:an?\s+|every\s+)?(?:\d+|{number_words.WORD})\W*$)"
+)
+# Up to four words: "apples", "km/h", "cm^2", "pairs of shoes", "square units"
+UNIT = rf"(?:(?!{SHARE}){JOINT}{UNIT_WORD}(?:[\s-]{UNIT_WORD}){{0,3}})?"
 # "USD 18", "Rs. 18", "%95" stand before the number
 QUANTITY = re.compile(
   rf"(?:(?:US|{CURRENCY_CODES}) ?|Rs\.? ?|%)?(?P<sign>[+-]?)\s?(?:{VALUE}){PERCENT}"
   rf"(?P<unit>(?:\s?/\s?[a-zA-Z]++)?{UNIT})",
   re.A,
 )
+SHARE_OF_ALL = re.compile(r"(?P<part>\d+) (?:out of|in) (?P<whole>\d+)")
 PLAIN_NUMERAL = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.A)  # most answers; saves the rest
 
 # Words that multiply the number before them: "2 dozen eggs" are 24.
 MAGNITUDES = {
   "dozen": 12,
   "hundred": 100,
-  "thousand": 10**3,
-  "million": 10**6,
-  "billion": 10**9,
-  "trillion": 10**12,
+  **number_words.SCALES,
+  "lakh": 10**5,
+  "crore": 10**7,
+  "bn": 10**9,
 }
-
-
-def spelled_numbers() -> dict[str, int]:
-  """The words for 0 to 99: "zero" → 0 … "ninety-nine" → 99."""
-  teens = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-  ones = "one two three four five six seven eight nine"
-  tens = "twenty thirty forty fifty sixty seventy eighty ninety"
-  words = re.findall(r"\w+", f"zero {ones} {teens}")
-  for ten in re.findall(r"\w+", tens):
-    words.append(ten)
-    words += [f"{ten}-{one}" for one in re.findall(r"\w+", ones)]
-  return {word: number for number, word in enumerate(words)}
-
-
-SPELLED_NUMBERS = spelled_numbers()
-FRACTION_WORD = re.compile(r"(?:third|fifth|sixth|seventh|eighth|ninth|tenth)s?")
-SPELLED_PARTS = re.compile(r"(?:hal|third|quarter|fifth|sixth|eighth|tenth)\w*")
-
-
-def changes_number(word: str) -> bool:
-  """Makes another number of a number word before it: "two thirds", "five hundred two"."""
-  return word in SPELLED_NUMBERS or bool(SPELLED_PARTS.fullmatch(word))
+# "2 hundredths"; "3 quarters" may be coins
+FRACTION_WORD = re.compile(rf"(?!quarter)(?:{'|'.join(number_words.DENOMINATORS)})s?")
 
 
 class Number(NamedTuple):
@@ -201,11 +198,16 @@ def read_number(text: str) -> Number | None:
   text = simplify(text).rstrip(" .,;:!*\"'`_\n").lstrip(" ,;:*\"'`_=~#\n")
   if text.startswith("(") and text.endswith(")"):
     text = text[1:-1].strip()
-  first, _, unit = text.partition(" ")
-  number = SPELLED_NUMBERS.get(first.lower())
-  unit_words = unit.lower().split()
-  if number is not None and len(unit_words) <= 2 and not any(map(changes_number, unit_words)):
-    text = f"{number} {unit}".strip()  # "six apples" → "6 apples"
+  written = number_words.in_digits(text)
+  if written is None:
+    return None  # "two seventy"
+  # "six apples" → "6 apples"; behind more words "one" is seldom a number ("one could say").
+  unit_words = written.lower().split()[1:]
+  if len(unit_words) <= 2 and not any(map(number_words.changes_number, unit_words)):
+    text = written
+  share = SHARE_OF_ALL.fullmatch(text)
+  if share:
+    text = f"{share['part']}/{share['whole']}"  # "3 out of 4" → "3/4"
   match = QUANTITY.fullmatch(text)
   return to_number(match) if match else None
 
@@ -222,7 +224,7 @@ def to_number(match: re.Match) -> Number | None:
     return None
   value = numeral(whole) + numeral(top) / divisor
   first_unit, *units = match["unit"].lower().split() or [""]
-  if first_unit in MAGNITUDES and any(map(changes_number, units)):
+  if first_unit in MAGNITUDES and any(map(number_words.changes_number, units)):
     return None  # "2 hundred five"
   if FRACTION_WORD.fullmatch(first_unit):
     return None  # "2 fifths"; "3 quarters" may be coins

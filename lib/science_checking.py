@@ -5,6 +5,7 @@ The whole answer must be the option or the text, or a short announcement of it: 
 options ("A or B"), a letter with another option's text and "not B" choose nothing.
 """
 
+import functools
 import itertools
 import re
 import unicodedata
@@ -18,18 +19,22 @@ TEXT_COMMAND = re.compile(r"\\?\b(?:boxed|fbox|text(?:bf|it|rm)?|mathrm|mathbf)\
 RAISED = re.compile(r"[⁺⁻⁰¹²³⁴-⁹]+")
 POWER_OF_TEN = re.compile(r"[x×*·]\s*10\s*\^?\{?\s*[-−⁻]?[\d⁰¹²³⁴-⁹]+\}?")
 
+KIND = r"(?:answer|option|choice|letter|pick)(?:\s+here|\s+to\s+(?:the|this)\s+question)?"
+IS = r"(?:is|would\s+be|should\s+be|must\s+be|has\s+to\s+be|seems\s+to\s+be)"
+AMONG = r"(?:out\s+)?of\s+(?:these|the\s+four),\s+|only\s+"
 # "The final answer is: ", "So the correct option is ", "It's ", "I choose ", "Antwort: "
 LEAD_IN = re.compile(
-  r"""\A\W{0,3}(?:(?:so|thus|therefore|hence)\W+)?
+  rf"""\A\W{{0,3}}(?:(?:so|thus|therefore|hence)\W+|{AMONG})?
   (?:
       (?:(?:the|my|our)\s+)?(?:(?:final|correct|right|best|most\s+likely)\s+)?
-      (?:answer|option|choice)
-      (?:\s+(?:is|would\s+be|should\s+be|must\s+be|seems\s+to\s+be))?\s*[:=]?\s+(?=\S)
-    | (?:final\s+)?(?:answer|ans|antwort|respuesta|réponse|risposta|resposta|lösung|solution|答案)
-      \s*[:：]\s*
+      {KIND}(?:\s+{IS})?\s*[:=–-]?\s+(?=\S)
+    | (?:(?:my|final)\s+)?(?:answer|pick|ans|antwort|respuesta|réponse|risposta|resposta|lösung
+      |solution|答案)\s*[:：]\s*
     | (?:so|thus|therefore|hence)\W+(?=\S)
-    | it(?:\s+is|['’]s|\s+must\s+be)\s+
-    | i\s+(?:choose|pick|would\s+choose|think\s+it\s+is|think\s+it['’]s|believe\s+it\s+is)\s+
+    | it(?:\s+is|['’]s|\s+must\s+be|\s+has\s+to\s+be)\s+
+    | i(?:['’]d|\s+would)?\s+(?:choose|pick|go\s+with|(?:think|believe)\s+it(?:\s+is|['’]s))\s+
+    | i\s+am\s+(?:sure|confident|certain)\s+(?:that\s+)?(?:the\s+answer|it)\s+is\s+
+    | (?<=\s)(?=\S)  # only those words of the first line
   )""",
   re.I | re.X,
 )
@@ -61,10 +66,15 @@ OTHER_DENIED = re.compile(
 TEXT_AND_LETTER = re.compile(r"(?P<text>.+?)\s*[(\[](?P<letter>[A-Za-z1-9])[)\]]", re.S)
 REASON = re.compile(r"[,;]?\s+(?:because|since)\b", re.I)
 IS_RIGHT = re.compile(
-  r"\s+is\s+(?:(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice))?|the\s+answer)\W*\Z",
+  r"\s+is\s+(?:(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?|true"
+  r"|the\s+answer)\W*\Z|\s+it\s+is\W*\Z|,\s+of\s+course\W*\Z",
   re.I,
 )
 SENTENCE_END = re.compile(r"(?<=[.!])\s+(?=[A-Z(])|\n+")
+# Struck out or marked as wrong: "B ❌", "!B", "~~B~~"
+DENIAL_MARK = re.compile(r"[✗✘❌❎🚫👎]|^\W*!|~~")
+SO = re.compile(r"[\s,;:]*(?:\b(?:so|thus|therefore|hence|and|but)\b)?[\s,;:]*\Z", re.I)
+HTML = re.compile(r"</?[a-z]{1,6}>", re.I)
 DENIED = re.compile(rf"\b(?:{quantities.DENIALS}|{quantities.DOUBTS})\b", re.I)
 TAKEN_BACK = re.compile(
   r"\b(?:wait|actually|sorry|or|maybe|perhaps|also|instead|rather)\b|\bno,", re.I
@@ -106,6 +116,7 @@ def unit_of(text: str) -> str:
   return normalize(re.sub(r"(?<![a-zA-Z^²³])[-+]?[\d.,/]*\d", " ", plain))
 
 
+@functools.lru_cache(maxsize=16384)  # a row's options and truth come back with every response
 def normalize(text: str) -> str:
   """Lower-case words without punctuation and articles: "The Mitochondria." → "mitochondria".
 
@@ -160,24 +171,43 @@ def read_choices(metadata: dict) -> dict[str, str]:
 
 def stated_option(answer: str, choices: dict[str, str]) -> str | None:
   """The text of the one option that an answer states; None for none, two, and a denied one."""
+  if DENIAL_MARK.search(answer):
+    return None
   lines = [" ".join(line.split()) for line in answer.splitlines()]
   answer = unwrap("\n".join(line for line in lines if line))  # no runs of space to search through
   whole = chosen_option(answer, choices)
   if whole is not None:  # an option's own text may hold anything: "None of these", "Mars and Venus"
     return whole
+  answer = HTML.sub("", answer)
+  before = ""
   announcements = list(ANNOUNCED.finditer(answer))
   if announcements:
-    last = announcements[-1]
-    context = before_comma(answer[: last.start("said")])
-    if DENIED.search(OTHER_DENIED.sub("", context)):
+    start = announcements[-1].start("said")
+    before = answer[:start]
+    if DENIED.search(OTHER_DENIED.sub("", before_comma(before))):
       return None
-    answer = answer[last.start("said") :]
+    answer = answer[start:]
   # "B. It is a gas." says B; "B. C." chooses twice.
   said, *others = SENTENCE_END.split(answer)
-  # A later sentence may explain, but not choose again.
-  if any(changes_choice(other, choices) for other in others):
+  chosen = option_of_sentence(strip_lead_in(said), choices)
+  # A later sentence may explain, but not take back what was chosen.
+  if any(TAKEN_BACK.search(other) for other in others):
     return None
-  return option_of_sentence(strip_lead_in(said), choices)
+  # "C. The answer is B." chooses two, but a list of all options chooses none.
+  elsewhere = options_chosen([*clauses(before), *others], choices)
+  listed = elsewhere >= set(choices.values())
+  return chosen if listed or elsewhere <= {chosen} else None
+
+
+def clauses(text: str) -> list[str]:
+  """The sentences before an announcement, and what "C, so the answer is B" has before its "so"."""
+  return [SO.sub("", sentence) for sentence in SENTENCE_END.split(text)]
+
+
+def options_chosen(sentences: list[str], choices: dict[str, str]) -> set[str]:
+  """What each of these sentences would choose by itself."""
+  chosen = {option_of_sentence(strip_lead_in(sentence), choices) for sentence in sentences}
+  return chosen - {None}
 
 
 def before_comma(text: str) -> str:
@@ -200,13 +230,6 @@ def option_of_sentence(said: str, choices: dict[str, str]) -> str | None:
   return chosen if chosen != other else None
 
 
-def changes_choice(sentence: str, choices: dict[str, str]) -> bool:
-  """Does a later sentence take the choice back or make another: "B. C.", "B. Or maybe C"?"""
-  return bool(TAKEN_BACK.search(sentence)) or (
-    chosen_option(strip_lead_in(sentence), choices) is not None
-  )
-
-
 def chosen_option(answer: str, choices: dict[str, str]) -> str | None:
   """The option that `answer` is, by text or letter or both; None where the two differ."""
   said = normalize(answer)
@@ -215,7 +238,8 @@ def chosen_option(answer: str, choices: dict[str, str]) -> str | None:
   if match:
     text, rest = choices.get(match["letter"].casefold()), normalize(match["text"])
     if text is not None and not rest:
-      return text
+      # "B (?)" is in doubt.
+      return text if "?" not in match["text"] else None
     # "B: Mars rock", where B is Jupiter, chooses nothing.
     if text is not None and rest in choices.values():
       return text if rest == text else None

@@ -19,10 +19,9 @@ words that `quantities` lists.
 """
 
 import re
-from fractions import Fraction
 from typing import NamedTuple
 
-from lib import contract, quantities
+from lib import contract, number_words, quantities, remarks, sums
 
 MAX_VALUE = 300  # characters of one value; longer is no final answer
 MAX_SENTENCE = 1000  # characters of a sentence that is taken apart
@@ -50,7 +49,7 @@ ANNOUNCEMENT = re.compile(
   rf"""(?P<box>\\?(?:boxed|fbox)\s*\{{)   # \boxed{{72}}
     | (?P<line>\#\#\#\#)                  # GSM8K's last line
     | (?P<tag><answer>)
-    | (?P<label>^\s*A\s*:)                # "A: 72"
+    | (?P<label>^\s*(?:A\s*:|Ans\b\s*[.:=]))  # "A: 72", "Ans. 72"
     | (?P<phrase>{ANSWER_IS})""",
   re.I | re.M | re.X,
 )
@@ -117,13 +116,6 @@ IN_NUMBERS = re.compile(
   r"[^=.;]*?,?\s+or\s+(?=[\d.,]+%?\s?[-+*/])",
   re.I,
 )
-# A sum and its result: "30 minutes - 19 minutes = 11"
-TERM = rf"(?:{quantities.DIGITS})%?(?:\s[a-z]+){{0,2}}+"
-SUM = re.compile(
-  rf"(?<![\w.,^])(?P<sum>{TERM}(?:\s*[-+*/]\s*{TERM})++)\s*=\s*(?P<value>-?(?:{quantities.DIGITS}))"
-  r"(?![\w%^/*])"
-)
-SUM_PARTS = re.compile(r"[-+*/]|(?:\d[\d,]*\.?\d*|\.\d+)%?")
 # Said of a sum's result, these deny or restrict something else: "17 students are not on the team",
 # "25 miles without stopping", "28 dollars if they choose the other park".
 HARMLESS_DENIAL = re.compile(
@@ -150,13 +142,21 @@ GOES_ON = re.compile(
   r"dozen|hundred|thousand|million|billion|half|double|twice)\b",
   re.I,
 )
-SPELLED = re.compile(rf"\b(?:{'|'.join(quantities.SPELLED_NUMBERS)})\b", re.I)
+SPELLED = re.compile(rf"\b(?:{'|'.join(number_words.SPELLED_NUMBERS)})\b", re.I)
 RELATION = re.compile(r"[<>≤≥≠]|\\(?:leq?|geq?|lt|gt|neq?|in)\b|!=")
 EQUALS = re.compile(r"(?<![<>!≠:=])=(?!=)")
 
+# "taller by 72 cm", "It grew by 72"; but "multiplied by 72" and "the year by 72" state nothing
+BY_HOW_MUCH = (
+  "(?:tall|short|long|old|young|bigg|larg|small|high|low|heavi|light|fast|slow|great|wid|deep|thick"
+  "|thinn|rich|poor|farth|furth|clos|cheap|earli|lat|warm|hott|cold|cool|strong|weak)er"
+  "|more|less|fewer|increases?|increased|decreases?|decreased|grew|grows|grown|rose|rises|risen"
+  "|fell|falls|fallen|dropped|drops|gained|shrank|differs?|differed|up|down|ahead|behind"
+)
+BY_AMOUNT = re.compile(r"by\s+(?=\d[\d.,]*\s+(?!a\.?m|p\.?m|o['’])[a-z])", re.I)  # "by 72 cm"
 # The verbs that state a number, right before it: "has 13 stickers", "will be 12".
 VERB = re.compile(
-  r"""\b(?:
+  rf"""\b(?:
     is|are|was|were|(?:will|would|must|should|shall|has\ to|have\ to)\s+be|equals?
   | cost|costs|make|makes|made|total|totals|has|had|have|need|needs|needed|get|gets|got|receives?
   | received|pays?|paid|spends?|spent|earns?|earned|takes?|took|gives?|gave|gives\ us|saves?|saved
@@ -177,12 +177,14 @@ VERB = re.compile(
   | serves?|builds?|built|covers?|covered|bring|brings|brought
   | (?:come|comes|came|adds?\ up|amounts?|works?\ out|rounds?|simplif(?:y|ies)|reduces|evaluates)
     \s+(?:out\s+)?to | went\s+(?:up|down)\s+to | equal\ to
+  | obtains?|obtained|calculates?|calculated|computes?|computed|(?:ends?|ended)\s+up\s+with
+  | (?:{BY_HOW_MUCH})\ by
   )(?:\s+for(?=\s+\d))?\s+(?=\S)""",
   re.I | re.X,
 )
 # What may stand between the verb and the value and change neither.
 FILLER = re.compile(
-  r"(?:(?:exactly|just|only|about|around|approximately|roughly|precisely|simply|equal\s+to|now|then|"
+  r"(?:(?:exactly|just|only|about|around|approximately|approx\.?|roughly|precisely|simply|equal\s+to|now|then|"
   r"therefore|thus|also|still|each|all|currently|already|together|a\s+(?:grand\s+)?total\s+(?:of|is)|"
   r"an?\s+(?:additional|extra)|another|me|him|her|us|them|you|out|up|in\s+total|:)\s+)*",
   re.I,
@@ -202,6 +204,7 @@ NUMBER_IN_TEXT = re.compile(
 EXPRESSION_IN_TEXT = re.compile(
   r"(?:\\[a-zA-Z]++|[-\d\s.:+*/^(){}\[\]_]|(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z]))++"
 )
+HALF_OF_DAY = re.compile(r"\s?[ap]\.?\s?m\b\.?", re.I)
 # The tail begins with a word of place, time, measure or reason: "at the party", "each", "tall".
 TAIL_START = (
   r"in|inside|at(?!\s+(?:least|most|best|worst)\b)|of|on|for|from|between|among|"
@@ -218,11 +221,11 @@ TAIL = re.compile(
   r"(?:\s*\([^()\d]*\))?\s*",
   re.I,
 )
-UNIT_AND_TAIL = re.compile(rf"{quantities.UNIT}{TAIL.pattern}", re.I)
+UNIT_AND_TAIL = re.compile(rf"(?!{quantities.SHARE}){quantities.UNIT}{TAIL.pattern}", re.I)
 # "8 women are left at the party": a unit, then what is said of it. Another number only after a
 # word that keeps it apart: "9 multiples of 10 are between 11 and 103".
 SAID_OF_IT = re.compile(
-  rf"(?:\s|-(?=(?-i:[a-z])))?{quantities.UNIT_WORD}"
+  rf"{quantities.JOINT}{quantities.UNIT_WORD}"
   r"(?:\s+(?:(?:of|between|from|in|for|at)\s+\d[\d.]*(?:\s+and\s+\d[\d.]*)?"
   r"|[a-zA-Z'()%-]++))*+\s*",
   re.I,
@@ -250,12 +253,13 @@ class Statement(NamedTuple):
   text: str  # what is announced or said, without the announcement
   context: str  # the rest of its clause: "The answer cannot be" before a box, "is wrong" behind it
   after: str  # what the text says behind it
+  in_words: bool = False  # "The answer is 5!" exclaims, "#### 5!" is a factorial
 
 
 def stated_answer(text: str) -> str | None:
   """The final value that a text states, as written; None for none, and for a choice of several."""
   statement = final_statement(text)
-  return value_in(statement.text) if holds(statement) else None
+  return value_of(statement) if holds(statement) else None
 
 
 def holds(statement: Statement) -> bool:
@@ -291,7 +295,7 @@ def announced(text: str, mark: re.Match, end: int) -> Statement:
       context += " or"  # "Another answer: 72"
     if JOINED.search(before) and ANNOUNCEMENT.search(re.split(r"[.!?\n]", before)[-1]):
       context += " or"  # "The answer is 71 and the answer is 72"
-  return Statement(said, context, rest[len(said) :] + text[end:])
+  return Statement(said, context, rest[len(said) :] + text[end:], bool(mark["phrase"]))
 
 
 def boxed(text: str, mark: re.Match) -> Statement:
@@ -346,21 +350,32 @@ def last_sentence(text: str) -> Statement:
   return Statement(said, "", "\n".join([behind, *lines[chosen + 1 :]]))
 
 
+def value_of(statement: Statement) -> str | None:
+  text = statement.text
+  # "5!!" and "$5!$" stay as they are.
+  if statement.in_words and re.search(r"\d!$", text.rstrip()):
+    text = text.rstrip()[:-1]
+  return value_in(text)
+
+
 def value_in(statement: str) -> str | None:
   """The value of a statement in one of the shapes of the file's docstring; None in others."""
   if len(statement) > MAX_SENTENCE:
     return None
   if LAYOUT.search(statement):
     return statement if len(statement) <= MAX_VALUE else None
+  if remarks.is_factorial(statement) or remarks.goes_on(statement):
+    return None
   if quantities.read_number(statement) is not None:
     return statement
   plain = re.sub(
     r"\b(it|that|this|there|he|she)['’]s\b", r"\1 is", quantities.simplify(statement), flags=re.I
   )
-  if plain.endswith("?"):
+  if plain.endswith("?") or remarks.DENIAL_MARK.search(plain):
     return None
   # "* **72**." → "72"
-  plain = plain.lstrip(" .,;:!*\"'`").rstrip(" .,;:!\\*\"'`")
+  plain = plain.lstrip(" .,;:*\"'`").rstrip(" .,;:!\\*\"'`")
+  plain = remarks.without_remarks(plain)
   clause = conclusion(plain)
   # "(1, 2)" and "x = 3 or x = 4" go to the comparison as they are.
   if is_mathematics(clause):
@@ -429,44 +444,19 @@ def sum_value(clause: str) -> str | None:
   """
   clause = without_reasons(clause)
   clause = clause[match.end() :] if (match := IN_NUMBERS.search(clause)) else clause
-  sums = list(SUM.finditer(clause))
-  if not sums:
+  found = list(sums.SUM.finditer(clause))
+  if not found:
     return None
-  before, after = clause[: sums[-1].start()], clause[sums[-1].end() :]
+  before, after = clause[: found[-1].start()], clause[found[-1].end() :]
   if "=" in after or RELATION.search(clause) or TURNED.search(RELATIVE_DENIAL.sub("", before)):
     return None
-  if not comes_out(sums[-1]["sum"], sums[-1]["value"]):
+  if not sums.comes_out(found[-1]["sum"], found[-1]["value"]):
     return None
   after = HARMLESS_NUMBER.sub("", THINGS.sub("", HARMLESS_DENIAL.sub("", after)))
   if re.search(r"[^a-zA-Z\s'’.-]", after) or SPELLED.search(after):
     return None
   turned = TURNED.search(after) or GOES_ON.search(after)
-  return None if turned else sums[-1]["value"]
-
-
-def comes_out(terms: str, result: str) -> bool:
-  """Is "30 minutes - 19 minutes" 11? A decimal result may be rounded to the digits it shows."""
-  # Products bind first: 2 + 3 * 4 is kept as [0, 2, 12] and then added up.
-  products = [Fraction(0)]
-  operator = "+"
-  for part in SUM_PARTS.findall(terms):
-    if part in "+-*/":
-      operator = part
-      continue
-    number = Fraction(part.rstrip("%").replace(",", "")) / (100 if part.endswith("%") else 1)
-    if operator == "/" and number == 0:
-      return False
-    if operator == "*":
-      products[-1] *= number
-    elif operator == "/":
-      products[-1] /= number
-    else:
-      products.append(number if operator == "+" else -number)
-  value = quantities.numeral(result.removeprefix("-")) * (-1 if result.startswith("-") else 1)
-  decimals = len(result.partition(".")[2])
-  # "580 / 110 = 5.27" is right to two digits, "= 5.28" is not.
-  allowed = Fraction(1, 2 * 10**decimals) if decimals else 0
-  return abs(sum(products) - value) <= allowed
+  return None if turned else found[-1]["value"]
 
 
 def is_mathematics(text: str) -> bool:
@@ -541,20 +531,21 @@ def value_phrase(text: str) -> str | None:
   expression = EXPRESSION_IN_TEXT.match(text)
   if expression and SHOWS_VALUE.search(expression.group()):
     value = expression.group().rstrip()
+    half = HALF_OF_DAY.match(text, len(value))
+    if half:  # "3:45 pm" is no "3:45 am"
+      value = text[: half.end()]
     return value if UNIT_AND_TAIL.fullmatch(text, len(value)) else None
   return spelled_value(text)
 
 
 def spelled_value(text: str) -> str | None:
-  """A number word: "three apples in total" → "three"."""
-  word, _, rest = text.partition(" ")
-  if word.lower() not in quantities.SPELLED_NUMBERS:
+  """A number in words: "three apples in total" → "3", "two thirds of the cake" → "2/3"."""
+  written = number_words.in_digits(text)
+  if written is None or written == text:
     return None
-  if any(map(quantities.changes_number, rest.lower().split()[:3])):
-    return None  # "two thirds", "one in five"
-  if not UNIT_AND_TAIL.fullmatch(f" {rest}" if rest else ""):
-    return None
-  return with_magnitude(word, rest)
+  if any(map(number_words.changes_number, written.lower().split()[1:4])):
+    return None  # "one in five"
+  return value_phrase(written)
 
 
 def with_magnitude(number: str, rest: str) -> str | None:
@@ -562,7 +553,7 @@ def with_magnitude(number: str, rest: str) -> str | None:
   magnitude, *others = rest.strip(" -").lower().split() or [""]
   if magnitude not in quantities.MAGNITUDES:
     return number
-  if others and (others[0] == "and" or quantities.changes_number(others[0])):
+  if others and (others[0] == "and" or number_words.changes_number(others[0])):
     return None
   return f"{number} {magnitude}"
 
@@ -571,6 +562,7 @@ def value_then_predicate(clause: str) -> str | None:
   """The value of "8 women are left at the party" and "72 is the answer", not of "72 is wrong"."""
   clause = without_reasons(clause)
   clause = clause[ONLY.match(clause).end() :]
+  clause = BY_AMOUNT.sub("", clause) if clause[:2] in ("by", "By") else clause
   number = NUMBER_IN_TEXT.match(clause)
   if not number:
     return None

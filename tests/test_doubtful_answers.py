@@ -1,0 +1,329 @@
+"""Answers that are easily misread, by kind: honest ones that were refused, doubtful ones that were paid.
+
+What is decided here is a matter of choice, so the reason stands beside each kind.
+"""
+
+import pytest
+
+from lib import checking
+
+# kind → (right answers, answers that must not pay), each (answer, truth)
+MATH = {
+  # "3 quarters" may be coins, "three quarters" is 3/4; a scale or a part behind a number changes it.
+  "numbers in words": (
+    [
+      ("seventy two", "72"),
+      ("Seventy two apples", "72"),
+      ("The answer is seventy two.", "72"),
+      ("one hundred and twenty", "120"),
+      ("two hundred fifty dollars", "250"),
+      ("one million two hundred thousand", "1200000"),
+      ("twelve hundred", "1200"),
+      ("a hundred", "100"),
+      ("a dozen", "12"),
+      ("half a dozen", "6"),
+      ("two thirds of the cake", "2/3"),
+      ("three-fourths", "3/4"),
+      ("a quarter", "1/4"),
+      ("half", "1/2"),
+      ("1 fifth", "1/5"),
+      ("2 and a half", "2.5"),
+      ("two and three quarters", "2.75"),
+      ("one and a half hours", "1.5"),
+      ("3 quarters", "3"),
+    ],
+    [
+      ("seventy two thirds", "72"),
+      ("seventy two hundred", "72"),
+      ("seventy two point five", "72"),
+      ("seventy, two", "72"),
+      ("seventy or two", "72"),
+      ("seventy two or three", "72"),
+      ("one hundred seventy two", "72"),
+      ("twenty twenty", "40"),
+      ("two seventy", "72"),
+      ("one hundred and", "100"),
+      ("half of 144", "72"),
+      ("two thirds of 9", "2/3"),
+      ("2 fifths", "2"),
+      ("7 hundredths", "7"),
+      ("two and a half", "2"),
+      ("4 lakh", "4"),
+      ("4 bn", "4"),
+      ("4 score", "4"),
+      ("4K", "4"),
+      ("$4M", "4"),
+      ("3 point five", "3"),
+    ],
+  ),
+  # A note must come out at the value; a clause may say how someone is, not what happens next.
+  "a remark around the value": (
+    [
+      ("72 (8 times 9)", "72"),
+      ("72 (= 8 × 9)", "72"),
+      ("72 apples (36 + 36)", "72"),
+      ("72 (seventy-two)", "72"),
+      ("seventy-two (72)", "72"),
+      ("72, of course", "72"),
+      ("72 apples, as required", "72"),
+      ("It costs $72, including tax", "72"),
+      ("Each child gets 72 marbles, with none left over.", "72"),
+      ("He has 72 dollars, more than enough.", "72"),
+      ("Now she has 72 apples, and she is happy", "72"),
+      ("Now she has 72 apples and is very proud of it.", "72"),
+      ("So she has 72 apples left, and that is all.", "72"),
+      ("✅ 72", "72"),
+      ("The answer is 72 ✅", "72"),
+      ("=> 72", "72"),
+      ("∴ 72", "72"),
+      ("Ans. 72", "72"),
+      ("approx. 72", "72"),
+      ("We obtain 72", "72"),
+      ("72 (rounded)", "72"),
+    ],
+    [
+      ("72 (8 times 10)", "72"),
+      ("72 (73)", "72"),
+      ("72 (71?)", "72"),
+      ("72 (or so)", "72"),
+      ("72 (error)", "72"),
+      ("Now she has 72 apples, and then she eats 2", "72"),
+      ("She has 72 apples, and she buys five more", "72"),
+      ("She has 72 apples, and they are all gone", "72"),
+      ("She has 72 apples, and they were sold", "72"),
+      ("She has 72 apples, and that is wrong", "72"),
+      ("She has 72 apples, but loses some", "72"),
+      ("She has 72 apples, and doubles them", "72"),
+      ("72, give or take", "72"),
+      ("72, plus tax", "72"),
+      ("❌ 72", "72"),
+      ("72 ❌", "72"),
+      ("!72", "72"),
+      ("72 => 73", "72"),
+      ("72 and change", "72"),
+      ("72 something", "72"),
+      ("A naive count gives 72", "72"),
+      ("Some get 72", "72"),
+    ],
+  ),
+  # A difference is stated by "taller by"; other verbs with "by" name an operand.
+  "by how much": (
+    [
+      ("taller by 72 cm", "72"),
+      ("The tower is taller by 72 cm.", "72"),
+      ("It increased by 72", "72"),
+      ("by 72 cm", "72"),
+    ],
+    [
+      ("multiplied by 72", "72"),
+      ("divisible by 72", "72"),
+      ("followed by 72", "72"),
+      ("off by 72", "72"),
+      ("increased by 72 to 100", "72"),
+      ("Divide the number by 72", "72"),
+      ("by 5 pm", "5"),
+    ],
+  ),
+  # "3 out of 4" is the fraction; with its unit before "out of" the number is a count.
+  "shares of a whole": (
+    [
+      ("3 out of 4", "3/4"),
+      ("1 in 5", "1/5"),
+      ("72 students out of 100", "72"),
+      ("20% of the pupils", "20"),
+    ],
+    [
+      ("72 out of 100", "72"),
+      ("72 of 100", "72"),
+      ("72 in 100", "72"),
+      ("72 per 100", "72"),
+      ("72 out of a hundred", "72"),
+      ("2/3 of 9", "2/3"),
+    ],
+  ),
+  # A bare "5!" is a factorial; behind words the mark exclaims. 120 was asked for, worked out.
+  "the exclamation mark": (
+    [
+      ("The answer is 5!", "5"),
+      ("She has 5 apples!", "5"),
+      ("10!", "10!"),
+      ("The answer is $10!$.", "10!"),
+    ],
+    [
+      ("5!", "5"),
+      ("x = 5!", "5"),
+      ("\\boxed{5!}", "5"),
+      ("#### 5!", "5"),
+      ("5!!", "5"),
+      ("5!", "120"),
+    ],
+  ),
+  # A fraction is an exact value, as math-verify says too; a product is left to the reader.
+  "values left to work out": (
+    [
+      ("144/2", "72"),
+      ("\\frac{144}{2}", "72"),
+    ],
+    [
+      ("8*9", "72"),
+      ("70+2", "72"),
+      ("144/3", "72"),
+    ],
+  ),
+  # Known units may stand at the number; "72A" is a seat, "72K" another number.
+  "units": (
+    [
+      ("72mL", "72"),
+      ("72V", "72"),
+      ("72MB", "72"),
+      ("72 kWh", "72"),
+      ("72°C", "72"),
+      ("72 sq. ft.", "72"),
+      ("$0.72", "72 cents"),
+      ("72 rupees", "72"),
+      ("$72/month", "72"),
+    ],
+    [
+      ("72A", "72"),
+      ("72AB", "72"),
+      ("72C2", "72"),
+      ("72K", "72"),
+      ("72M", "72"),
+      ("72X", "72"),
+      ("72 cents", "$72"),
+    ],
+  ),
+  # A year needs its "in" only; "by 2020" is a bound.
+  "dates and times": (
+    [
+      ("4 July", "July 4"),
+      ("on July 4th", "July 4"),
+      ("the 4th of July", "July 4"),
+      ("July 4, 1776", "4 July 1776"),
+      ("On Monday", "Monday"),
+      ("In 2020", "2020"),
+      ("in the year 2020", "2020"),
+      ("at 3:45", "3:45"),
+      ("3:45 PM", "3:45 p.m."),
+    ],
+    [
+      ("July 4", "July 5"),
+      ("June 4", "July 4"),
+      ("July 4, 1776", "July 4, 1777"),
+      ("July 4", "4"),
+      ("before 2020", "2020"),
+      ("by 2020", "2020"),
+      ("in 5", "5"),
+      ("3:45 AM", "3:45 pm"),
+      ("not on Monday", "Monday"),
+    ],
+  ),
+  # An ellipsis names values that are not there.
+  "points, intervals and lists": (
+    [
+      ("The point (3, 4)", "(3,4)"),
+      ("(x, y) = (3, 4)", "(3,4)"),
+      ("x <= 5", "x \\le 5"),
+      ("2 <= x < 5", "[2,5)"),
+    ],
+    [
+      ("(y, x) = (4, 3)", "(3,4)"),
+      ("1, 2, 3, ...", "1,2,3"),
+      ("1, 2, 3, etc.", "1,2,3"),
+      ("1, 2, 3, \\ldots", "1,2,3"),
+      ("x <= 5", "x < 5"),
+      ("<= 5", "5"),
+    ],
+  ),
+}
+CHOICES = {"choices": ["Mars rock", "Jupiter gas", "Venus heat", "Saturn ring"]}
+CHOOSES_B = [
+  "B is the right one",
+  "I'd go with B",
+  "Letter B",
+  "It has to be B",
+  "Of these, B is correct",
+  "Only B",
+  "B, of course",
+  "The answer to this question is B",
+  "<b>B</b>",
+  "B. The answer is B.",
+  "Not C, so the answer is B",
+  "A. Mars rock\nB. Jupiter gas\nC. Venus heat\nD. Saturn ring\nThe answer is B.",
+]
+# two options, or one that is marked as wrong or doubtful
+CHOOSES_NOTHING = [
+  "C. The answer is B.",
+  "C\nThe answer is B",
+  "C) Venus heat. The answer is B.",
+  "C, so the answer is B",
+  "Answer: C. Answer: B",
+  "I choose C. The answer is B.",
+  "B. C is right",
+  "B (?)",
+  "B ❌",
+  "!B",
+  "~~B~~",
+]
+SAYS_YES = [
+  "Yes, because it was not true of whales.",
+  "Yes, because it's false that birds have teeth.",
+  "Yes indeed",
+  "Yes ✅",
+  "Yep.",
+  "Well, yes.",
+  "Based on the facts, the answer is yes.",
+  "Yes, that's right",
+  "Yes, although it is not true of all",
+]
+SAYS_NO = [
+  "No, because it is true only of birds",
+  "Nope.",
+  "Actually, no.",
+  "Considering all this, no",
+  "No. It is true that birds fly, but penguins do not.",
+  "No, that's wrong",
+  "No, it never was.",
+]
+# the verdict and what is said of it disagree, or it is half of one
+SAYS_NEITHER = [
+  "Yes, they did not",
+  "Yes, it isn't",
+  "Yes, she never did",
+  "No, it is",
+  "No, they did",
+  "Yes, that's wrong",
+  "No, that's right",
+  "No, correct",
+  "Yes, because the answer is no",
+  "Yes, partly",
+  "No, in theory",
+  "Yes, I suppose",
+  "Yes, wait",
+  "No. 5",
+  "Yes, presumably",
+]
+
+
+@pytest.mark.parametrize("kind", MATH)
+def test_numbers_that_are_easily_misread(kind):
+  right, wrong = MATH[kind]
+  assert [case for case in right if not checking.is_correct("math", *case)] == []
+  assert [case for case in wrong if checking.is_correct("math", *case)] == []
+
+
+def test_an_answer_that_contradicts_itself_chooses_nothing():
+  def chosen(answer: str) -> list[str]:
+    return [label for label in "ABCD" if checking.is_correct("science", answer, label, CHOICES)]
+
+  assert [answer for answer in CHOOSES_B if chosen(answer) != ["B"]] == []
+  assert [answer for answer in CHOOSES_NOTHING if chosen(answer)] == []
+
+
+def test_a_verdict_and_what_is_said_of_it_agree():
+  def stated(answer: str) -> list[str]:
+    return [truth for truth in ("yes", "no") if checking.is_correct("logic", answer, truth)]
+
+  assert [answer for answer in SAYS_YES if stated(answer) != ["yes"]] == []
+  assert [answer for answer in SAYS_NO if stated(answer) != ["no"]] == []
+  assert [answer for answer in SAYS_NEITHER if stated(answer)] == []
