@@ -10,9 +10,9 @@ The way of the data, and the files along it in reading order:
   the model     model_names, weight_files, gemma_config, gemma, hugging_face, peft_folder,
                 parameters, loading, devices, forward_pass
   rollouts      streams, batching, sampling, answering, rollouts
-  rewards       scoring, checking, math_checking, statements, remarks, sums, quantities, number_words,
-                equivalence, science_checking, logic_checking, own_checks, reward_rows, prose, own_rewards,
-                cheats, llm_judge
+  rewards       scoring, checking, math_checking, statements, remarks, sums, quantities,
+                number_words, equivalence, science_checking, logic_checking, own_checks,
+                reward_rows, prose, own_rewards, cheats, llm_judge
   code          code_checking, sandbox, sandbox_worker, sandbox_lockdown, sandbox_wire,
                 sandbox_data, sandbox_remote, sandbox_solver, sandbox_judge, sandbox_names,
                 sandbox_imports, sandbox_trust

@@ -98,6 +98,10 @@ def logic_correct(answer: str, truth: str) -> bool:
 
 def stated_verdict(text: str) -> bool | None:
   """The yes or no that a text states; None for neither, for both and for doubt."""
+  # Every truth, and most answers, are the word alone.
+  word = VERDICTS.get(text.strip(" .!").lower())
+  if word is not None:
+    return word
   text = MARKUP.sub("", text).strip()
   # Doubt anywhere outweighs a yes: "Yes, or maybe no".
   if UNDECIDED.search(text):

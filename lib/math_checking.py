@@ -79,6 +79,7 @@ def final_truth(truth: str) -> str:
   return truth.rpartition("####")[2].strip()
 
 
+@functools.lru_cache(maxsize=1024)
 def plain_text(text: str) -> str:
   r"""Simplified, without what carries no meaning: "x^{2} + 1" → "x^2+1", "EAST" → "east".
 

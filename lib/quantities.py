@@ -6,6 +6,7 @@ with its sign, grouping, fraction, power of ten, percent sign and unit, or refus
 what `QUANTITY` spells out, and nothing else is a number.
 """
 
+import functools
 import re
 import unicodedata
 from fractions import Fraction
@@ -88,11 +89,20 @@ SIMPLIFY = [
 ]
 
 
+# Every pattern above but those for words and spaces needs one of these.
+MARKUP = re.compile(r"[\\<>{}^°√*]")
+# What those match where there is no markup.
+IN_PLAIN_TEXT = re.compile(r"sqrt|pi|sin|cos|tan|cot|log|ln|inus |egative |:00|  |[\r\f\v]")
+
+
+@functools.lru_cache(maxsize=1024)  # an answer is simplified at several points of its reading
 def simplify(text: str) -> str:
   """Typography and LaTeX to plain text; what the text says stays."""
   text = text.translate(TYPOGRAPHY)
-  for pattern, replacement in SIMPLIFY:
-    text = pattern.sub(replacement, text)
+  # Most answers have nothing to simplify, and two searches are cheaper than two dozen.
+  if MARKUP.search(text) or IN_PLAIN_TEXT.search(text):
+    for pattern, replacement in SIMPLIFY:
+      text = pattern.sub(replacement, text)
   return text.strip()
 
 
@@ -163,6 +173,10 @@ QUANTITY = re.compile(
   rf"(?P<unit>(?:\s?/\s?[a-zA-Z]++)?{UNIT})",
   re.A,
 )
+# No number is without one of these.
+DIGIT_OR_WORD = re.compile(
+  rf"[\d¼-¾⅓-⅞⁰-⁹¹²³]|\b(?:dozen|{number_words.WORD}|{'|'.join(number_words.DENOMINATORS)})", re.I
+)
 SHARE_OF_ALL = re.compile(r"(?P<part>\d+) (?:out of|in) (?P<whole>\d+)")
 PLAIN_NUMERAL = re.compile(r"-?\d{1,15}(?:\.\d{1,15})?", re.A)  # most answers; saves the rest
 
@@ -193,7 +207,7 @@ def read_number(text: str) -> Number | None:
   """The one number that `text` is, unit and all; None for words, lists, bounds and expressions."""
   if PLAIN_NUMERAL.fullmatch(text):
     return Number(Fraction(text), "." not in text)
-  if len(text) > MAX_NUMBER_TEXT:
+  if len(text) > MAX_NUMBER_TEXT or not DIGIT_OR_WORD.search(text):
     return None
   text = simplify(text).rstrip(" .,;:!*\"'`_\n").lstrip(" ,;:*\"'`_=~#\n")
   if text.startswith("(") and text.endswith(")"):

@@ -100,14 +100,18 @@ def same_text_or_quantity(answer: str, truth: str) -> bool:
   wanted = normalize(truth)
   if not wanted:
     return False
+  if answer == truth:
+    return True
   bare = strip_lead_in(unwrap(answer))
   forms = {normalize(text) for text in (answer, bare, REASON.split(bare, maxsplit=1)[0])}
   if wanted in forms:
     return True
-  said, right = quantities.read_number(bare), quantities.read_number(truth)
+  right = quantities.read_number(truth)
+  said = quantities.read_number(bare) if right else None
+  if not said or not math_checking.same_number(said, right):
+    return False
   # "5 g" is no "5 kg": units are never converted.
-  same_unit = unit_of(bare) == unit_of(truth)
-  return bool(said and right and same_unit and math_checking.same_number(said, right))
+  return unit_of(bare) == unit_of(truth)
 
 
 def unit_of(text: str) -> str:

@@ -53,6 +53,8 @@ ANNOUNCEMENT = re.compile(
     | (?P<phrase>{ANSWER_IS})""",
   re.I | re.M | re.X,
 )
+LABEL_OF_ANSWER = re.compile(r"^\s*A(?:ns)?\b\s*[.:=]", re.I | re.M)
+MAX_LEAD = 100  # characters of an announcement before its "answer"
 # The answer of someone else, or one that was left: "The student's answer is", "Previous answer:"
 OTHERS_ANSWER = re.compile(
   r"\b(?:previous|earlier|old|other|another|alternative|initial|sample|student|friend)(?:['’]s)?\s*$",
@@ -272,13 +274,26 @@ def final_statement(text: str) -> Statement:
   # GSM8K's calculator notes repeat the sum: "<<6*7=42>>42" → "42".
   text = re.sub(r"<<[^<>\n]*>>", "", text[-contract.MAX_READ :])
   end = len(text)
-  for mark in reversed(list(ANNOUNCEMENT.finditer(text))):
+  for mark in reversed(list(ANNOUNCEMENT.finditer(text, first_announcement(text)))):
     statement = boxed(text, mark) if mark["box"] else announced(text, mark, end)
     if contract.says_something(statement.text):
       return statement
     # An empty announcement ("The answer is:" before a box) is passed over.
     end = mark.start()
   return last_sentence(text)
+
+
+def first_announcement(text: str) -> int:
+  """A place before the first announcement, from where the slow search for it may start."""
+  lower = text.lower()
+  if len(lower) != len(text):
+    return 0  # "İ" has two characters as a small letter
+  label = LABEL_OF_ANSWER.search(text)
+  found = [lower.find(word) for word in ("boxed", "fbox", "####", "answer")]
+  found.append(label.start() if label else -1)
+  # "The final simplified answer": four words at most may come before it.
+  first = min((place for place in found if place >= 0), default=len(text))
+  return max(0, first - MAX_LEAD)
 
 
 def announced(text: str, mark: re.Match, end: int) -> Statement:
