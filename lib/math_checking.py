@@ -59,12 +59,12 @@ def math_correct(answer: str, truth: str) -> bool:
   if not contract.says_something(answer) or not contract.says_something(truth):
     return False
   # A truth may itself be words ("even") or a sentence, which states no number.
-  if len(answer) <= MAX_VALUE and (same_text(answer, truth) or same_place_in_time(answer, truth)):
+  if is_short(answer, truth) and (same_text(answer, truth) or same_place_in_time(answer, truth)):
     return True
   statement = statements.final_statement(answer)
   if not statements.holds(statement):
     return False
-  if len(statement.text) <= MAX_VALUE and (
+  if is_short(statement.text, truth) and (
     same_text(statement.text, truth) or same_place_in_time(statement.text, truth)
   ):
     return True
@@ -72,6 +72,11 @@ def math_correct(answer: str, truth: str) -> bool:
   if stated is None or len(stated) > MAX_VALUE or not contract.says_something(stated):
     return False
   return same_value(stated, truth)
+
+
+def is_short(answer: str, truth: str) -> bool:
+  """May the answer be the truth itself? Markup makes it longer, but a whole response is no truth."""
+  return len(answer) <= min(MAX_VALUE, 4 * len(truth) + 60)
 
 
 def final_truth(truth: str) -> str:
