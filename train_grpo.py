@@ -26,6 +26,7 @@ import functools
 import math
 import os
 import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from absl import flags
@@ -197,6 +198,15 @@ flags.DEFINE_bool(
 # 2503.14476 eq. 13: see `overlong_penalty` in lib/rollouts.py.
 flags.DEFINE_integer(
   "overlong_buffer", 0, "Last tokens, over which a penalty grows to -1; 0: none.", flag_values=FLAGS
+)
+# Of sampler and learner as two policies, see `importance_weights` in lib/policy_gradient.py.
+flags.DEFINE_float(
+  "importance_cap",
+  0.0,
+  "Weigh tokens by what the learner gives them over what the sampler gave them, up to this, such "
+  "as 2; 0: no weights. For a large sampler_gap.",
+  lower_bound=0.0,
+  flag_values=FLAGS,
 )
 flags.DEFINE_list(
   "phase_metrics",
@@ -433,14 +443,11 @@ def train(
         save_samples()
 
       # → μ updates
-      batch = prepared.batch
-      # The last batch may have fewer updates, where μ does not divide max_steps.
-      for iteration in range(min(iterations, state["max_steps"] - before)):
-        # From the second update on, π moves away from π_old, and the clip range matters.
-        batch, row = update_once(learner, batch, schedule, state)
+      evaluated = functools.partial(due, every=eval_every, last=state["max_steps"])
+      for iteration, row in updates_of(learner, prepared.batch, schedule, state, evaluated):
         row = seen | row
         row |= health.watch(row, progress)
-        if due(state, eval_every) and held_out:
+        if evaluated(state["step"]) and held_out:
           row |= evaluate(learner, held_out, progress, thresholds, out_dir)
         if thresholds:
           row["phase"] = progress["phase"]
@@ -448,8 +455,6 @@ def train(
         show({"step": state["step"], "iteration": iteration, **row}, seen_tokens(prepared, first))
         failed = prepared.scores.failed if first else None
         health.check_health(row, failed, state, save_samples, stop_on_collapse)
-        if row["skipped"]:
-          break  # the batch would fail again
         # The later updates of a batch cost no rollout.
         seen |= {name: 0.0 for name in seen if name in training_log.SECONDS}
 
@@ -483,13 +488,12 @@ def seen_tokens(prepared: Prepared, first: bool) -> int:
   return int(prepared.rollout.lengths.sum()) if first else 0
 
 
-def due(state: dict, every: int) -> bool:
+def due(step: int, every: int, last: int) -> bool:
   """Whether what happens every so many updates, and after the last, happens now.
 
   every: 0 for only after the last.
   """
-  last = state["step"] == state["max_steps"]
-  return last or (every > 0 and state["step"] % every == 0)
+  return step == last or (every > 0 and step % every == 0)
 
 
 def save(manager, learner: LeanGRPOLearner, state: dict):
@@ -500,19 +504,36 @@ def save(manager, learner: LeanGRPOLearner, state: dict):
   )
 
 
-def update_once(
-  learner: LeanGRPOLearner, batch: Batch, schedule, state: dict
-) -> tuple[Batch, dict]:
-  """One update: the batch for the next iteration, and the numbers of this one."""
-  start = time.monotonic()
+def updates_of(
+  learner: LeanGRPOLearner, batch: Batch, schedule, state: dict, pause: Callable[[int], bool]
+) -> Iterator[tuple[int, dict]]:
+  """Makes the μ updates of a batch; yields (iteration, its numbers), and counts state["step"].
+
+  pause: whether the model is read after a step. Up to there they run one behind the other, and
+  Python waits for the last alone.
+  """
   progress = state["progress"]
-  # The schedule counts the updates that were made.
-  rate = float(schedule(state["step"] - progress["all_skipped"]))
-  batch, row = learner.update(batch, rate)
-  state["step"] += 1
-  row["update_seconds"] = time.monotonic() - start
-  row["learning_rate"] = rate
-  return batch, row
+  # The last batch may have fewer updates, where μ does not divide max_steps.
+  left = min(learner.settings.num_iterations, state["max_steps"] - state["step"])
+  iteration = 0
+  while iteration < left:
+    rates = []
+    for step in range(state["step"], state["step"] + left - iteration):
+      # The schedule counts the updates that were made.
+      rates.append(float(schedule(step - progress["all_skipped"])))
+      if pause(step + 1):
+        break
+    start = time.monotonic()
+    # From the second update on, π moves away from π_old, and the clip range matters.
+    batch, rows = learner.update(batch, rates)
+    seconds = (time.monotonic() - start) / len(rows)
+    for rate, row in zip(rates, rows, strict=True):
+      state["step"] += 1
+      yield iteration, row | {"update_seconds": seconds, "learning_rate": rate}
+      iteration += 1
+      if health.is_skipped(row):
+        # Nothing changed, so the others failed alike: they count as not made.
+        return
 
 
 def evaluate(

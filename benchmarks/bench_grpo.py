@@ -2,20 +2,28 @@
 prompts, lengths and LoRA.
 
 Reads   a model folder, and data_dir/train.jsonl of prepare_data.py (or --prompts, a JSONL with a
-`question` a row). Writes  nothing; prints a table a shape: median s/step, completions/s, tokens/s,
-CPU seconds, peak memory, ratios.
+        `question` a row).
+Writes  nothing, but with --lengths=real the model that all start from, under --work_dir; prints a
+        table a shape: median s/step, completions/s, tokens/s, CPU seconds, peak memory, ratios.
 
-  python benchmarks/bench_grpo.py --model=artifacts/gemma-3-270m --prompts=gsm8k.jsonl
-  --peer_python=peer/bin/python python benchmarks/bench_grpo.py --model=artifacts/gemma-3-270m
-  --prompts=gsm8k.jsonl --shapes=2x4,8x4,8x8 --only=ours python benchmarks/bench_grpo.py
-  --model=artifacts/gemma-3-270m --prompts=gsm8k.jsonl --seed_shape
+  python benchmarks/bench_grpo.py --model=MODEL --data_dir=DATA --peer_python=peer/bin/python
+  python benchmarks/bench_grpo.py --model=MODEL --data_dir=DATA --peer_python=peer/bin/python
+    --lengths=real --shapes=8x4 --micro_batch_size=2
+  python benchmarks/bench_grpo.py --model=MODEL --data_dir=DATA --seed_shape
 
 Every contestant runs in a process of its own, so that peak memory is its own, and they take turns:
-ours, Tunix, TRL, ours, … A process's first step compiles and is reported apart. All generate
-exactly max_new_tokens (nothing stops early), with the reference's KL and without rematerialisation.
+ours, Tunix, TRL, ours, … A process's first step compiles and is reported apart. All have the
+reference's KL and no rematerialisation.
+
+--lengths=fixed: all generate exactly max_new_tokens, nothing stops early. --lengths=real: answers
+end by themselves. All start from one model after a short SFT, take the same prompts in the same
+order and draw up to --max_new_tokens; each draws its own answers, so their completions and tokens
+are counted. The machine is measured in the same call, and beside the table stand the seconds that
+it needs at the least (floor.py) and each step as a ratio to them.
+
 Ours pads a batch's prompts as train_grpo.py does, to one of two widths; Tunix to the one bucket
-that holds them all (in the write-ups to 1,024, which does not fit 24 GiB); TRL to the longest of the
-batch. CPU seconds (all threads) stand beside the wall clock: on a busy machine they are the
+that holds them all (in the write-ups to 1,024, which does not fit 24 GiB); TRL to the longest of
+the batch. CPU seconds (all threads) stand beside the wall clock: on a busy machine they are the
 steadier measure.
 """
 
@@ -30,6 +38,7 @@ import sys
 import tempfile
 import time
 
+import floor
 from absl import flags
 from machine import machine_line
 
@@ -92,7 +101,27 @@ flags.DEFINE_integer(
   lower_bound=0,
   flag_values=FLAGS,
 )
-flags.DEFINE_integer("max_new_tokens", 64, "Completion length, in tokens.", flag_values=FLAGS)
+flags.DEFINE_enum(
+  "lengths",
+  "fixed",
+  ["fixed", "real"],
+  "fixed: exactly max_new_tokens; real: answers end by themselves, after a short SFT.",
+  flag_values=FLAGS,
+)
+flags.DEFINE_integer(
+  "max_new_tokens",
+  0,
+  "Completion length, in tokens; 0: 64, with --lengths=real 256.",
+  lower_bound=0,
+  flag_values=FLAGS,
+)
+flags.DEFINE_integer("sft_steps", 40, "Updates of that SFT.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_string(
+  "work_dir",
+  "artifacts/bench_grpo",
+  "Folder of the model after SFT; used again where it is there.",
+  flag_values=FLAGS,
+)
 flags.DEFINE_integer(
   "lora_rank", 16, "Rank of the LoRA adapters.", lower_bound=1, flag_values=FLAGS
 )
@@ -243,12 +272,27 @@ def variety(prompts, completions, **_) -> list[float]:
   return [len(set(completion)) / 100 for completion in completions]
 
 
+def measure_machine(job: dict, clock: Clock):
+  """In a process of its own, which takes its memory along."""
+  clock.step(machine=list(floor.measure()))
+
+
+def shape_of(model) -> floor.Model:
+  """What the floor needs to know of a model; adapters are too small to count."""
+  config = model.config
+  embedding = config.num_embed * config.embed_dim
+  everything = sum(x.size for x in parameters.flat_params(model).values())
+  cached = config.num_layers * 2 * config.num_kv_heads * config.head_dim
+  return floor.Model(everything - embedding, embedding, cached)
+
+
 def run_ours(job: dict, clock: Clock):
   """train_grpo.py's own learner, without its logging and saving."""
   import train_grpo
 
   devices.enable_compilation_cache()
-  tokenization.STOP_IDS = (-1,)  # no token stops: everybody generates the same number
+  if job["lengths"] == "fixed":
+    tokenization.STOP_IDS = (-1,)  # no token stops: everybody generates the same number
   names = ("model", "batch_size", "micro_batch_size", "num_generations", "max_new_tokens")
   names += ("lora_rank", "lora_alpha", "temperature", "remat", "dtype")
   flag = train_grpo.FLAGS
@@ -269,6 +313,9 @@ def run_ours(job: dict, clock: Clock):
     start, flag.lora_rank, flag.lora_alpha, flag.seed, settings.reference
   )
   learner = train_grpo.build(policy, reference, [variety], settings, flag)
+  machine = floor.Machine(*job["machine"])
+  shape = shape_of(start.model)
+  clock.restart()  # what loads a model is no part of a step
   learner.compile_programs()
   progress = preflight.new_progress()
 
@@ -276,22 +323,21 @@ def run_ours(job: dict, clock: Clock):
     """One batch and one update; what `Clock.step` notes of it."""
     prepared = learner.prepare(streams.make_stream(rows, settings), progress)
     middle = time.monotonic()
-    learner.update(prepared.batch, flag.learning_rate)
+    learner.update(prepared.batch, [flag.learning_rate])
     seconds = {name: prepared.facts[name] for name in prepared.facts if name.endswith("_seconds")}
+    rollout = prepared.rollout
+    prompts = (rollout.prompts != tokenization.PAD_ID).sum(-1)
     return {
-      "completions": len(prepared.rollout.lengths),
-      "tokens": int(prepared.rollout.lengths.sum()),
+      "completions": len(rollout.lengths),
+      "tokens": int(rollout.lengths.sum()),
+      "floor": floor.seconds(floor.work_of(shape, prompts, rollout.lengths), machine),
       "prompt_width": prepared.rollout.prompts.shape[1],
       **seconds,
       "update_seconds": time.monotonic() - middle,
     }
 
-  needed = [tokenization.fit(length, widths) for length in lengths]
-  for width in sorted(set(needed))[:-1]:  # the first step below compiles the last
-    step([row for row, needs in zip(job["rows"], needed, strict=True) if needs == width])
-  widest = [row for row, needs in zip(job["rows"], needed, strict=True) if needs == max(needed)]
-  for number in range(1 + job["steps"]):
-    clock.step(**step(job["rows"] if number else widest))
+  for _ in range(1 + job["steps"]):
+    clock.step(**step(job["rows"]))
 
 
 def run_tunix(job: dict, clock: Clock):
@@ -316,7 +362,10 @@ def run_tunix(job: dict, clock: Clock):
     max(len(tokenization.encode(start.tokenizer, row["prompt"])) for row in job["rows"])
   )
   new, groups, size = job["max_new_tokens"], job["num_generations"], job["batch_size"]
-  # the last id of the vocabulary stops: an unused one, so nothing does
+  # For fixed lengths the last id of the vocabulary stops: an unused one, so nothing does.
+  stops = [base.config.num_embed - 1]
+  if job["lengths"] == "real":
+    stops = list(tokenization.STOP_IDS)
   rollout_config = base_rollout.RolloutConfig(
     max_tokens_to_generate=new,
     max_prompt_length=width,
@@ -324,7 +373,7 @@ def run_tunix(job: dict, clock: Clock):
     temperature=job["temperature"],
     top_p=1.0,
     top_k=None,
-    eos_tokens=[base.config.num_embed - 1],
+    eos_tokens=stops,
   )
   training = rl.RLTrainingConfig(
     actor_optimizer=optax.adamw(3e-6, weight_decay=0.1),
@@ -359,7 +408,8 @@ def run_tunix(job: dict, clock: Clock):
   @functools.wraps(generate)
   def counting(*args, **options):
     out = generate(*args, **options)
-    made.extend(len(tokens) for tokens in out.tokens)
+    # It cuts the stop token off, which was drawn all the same.
+    made.extend(min(len(tokens) + 1, new) for tokens in out.tokens)
     return out
 
   @functools.wraps(lasting)
@@ -381,7 +431,7 @@ def run_tunix(job: dict, clock: Clock):
     learner.train(batches)
 
 
-CONTESTANTS = {"ours": run_ours, "tunix": run_tunix}
+CONTESTANTS = {"ours": run_ours, "tunix": run_tunix, "machine": measure_machine}
 
 
 # --------------------------------------------------------------------------------------------- main
@@ -414,18 +464,48 @@ def choose(only: list[str], peer_python: str) -> list[str]:
   return names
 
 
-def main():
-  flag = FLAGS
-  if flag.worker:
-    name, _, path = flag.worker.partition(":")
-    job = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    return CONTESTANTS[name](job, Clock(job["steps_path"]))
-  contestants = ["ours"] if flag.seed_shape else choose(flag.only, flag.peer_python)
+def make_start(flag) -> str:
+  """A model folder after a short SFT, which has learned to end its answers."""
+  folder = pathlib.Path(flag.work_dir)
+  merged = folder / "export" / "merged"
+  if (folder / "export" / "config.json").is_file():
+    print(f"all start from {merged}, made before")
+    return str(merged)
+  common = [f"--model={flag.model}", f"--data_dir={flag.data_dir}"]
+  sft = [f"--out_dir={folder / 'sft'}", f"--max_steps={flag.sft_steps}", "--batch_size=8"]
+  sft += ["--micro_batch_size=2", "--check_rows=0", "--eval_every=0", "--save_every=0"]
+  export = [f"--model={flag.model}", f"--checkpoint={folder / 'sft'}", "--formats=merged"]
+  export += [f"--out_dir={folder / 'export'}"]
+  for script, options in (("train_sft.py", common + sft), ("export_lora.py", export)):
+    subprocess.run([sys.executable, str(HERE.parent / script), *options], check=True)
+  return str(merged)
+
+
+def print_floor(processes: list[list[dict]], found: dict[str, list]):
+  """Ours as a ratio to the least seconds of its own steps, and all by the completion."""
+  timed = [step for process in processes for step in process[1:]]
+  if not timed:
+    return
+  least = statistics.median(step["floor"] for step in timed)
+  ratio = statistics.median(step["seconds"] / step["floor"] for step in timed)
+  print(f"floor of our steps: {least:.2f} s a step; ours takes {ratio:.2f} times that")
+  ours = summary(processes, "completions")
+  for name, others in found.items():
+    row = summary(others, "completions")
+    if row:
+      faster = ours["completions/s"] / row["completions/s"]
+      print(f"{name}: {1 / row['completions/s']:.3f} s a completion, ours is {faster:.2f}× as fast")
+
+
+def make_job(flag) -> dict:
+  """What all contestants are told."""
+  real = flag.lengths == "real"
   job = {
-    "model": flag.model,
+    "model": make_start(flag) if real else flag.model,
     "data_dir": flag.data_dir,
     "rows": read_rows(flag.prompts, flag.data_dir),
-    "max_new_tokens": flag.max_new_tokens,
+    "lengths": flag.lengths,
+    "max_new_tokens": flag.max_new_tokens or (256 if real else 64),
     "lora_rank": flag.lora_rank,
     "lora_alpha": flag.lora_alpha,
     "temperature": 1.0,
@@ -434,32 +514,47 @@ def main():
     "remat": False,
     "prompt_width": 0,
   }
-  shapes, rounds = flag.shapes, flag.rounds
   if flag.seed_shape:
-    shapes, rounds = ["2x4"], 1
     job |= {"max_new_tokens": 512, "prompt_width": 1024, "remat": True, "steps": 1}
+  return job
+
+
+def run_shape(flag, job: dict, size: int, groups: int, contestants: list[str], rounds: int):
+  """Races one shape and prints its table."""
+  micro = 1 if flag.seed_shape else flag.micro_batch_size or size
+  job |= {"batch_size": size, "num_generations": groups, "micro_batch_size": micro}
+  found = race(__file__, contestants, job, rounds, flag.peer_python)
+  widths = set()
+  for process in found.get("ours", []):
+    widths |= {step["prompt_width"] for step in process}
+  width = " or ".join(str(width) for width in sorted(widths))
+  limit = "up to " if flag.lengths == "real" else ""
+  print_table(
+    f"GRPO {size} prompts × {groups} answers, prompts padded to {width}, "
+    f"{limit}{job['max_new_tokens']} new tokens, micro-batch {micro}, LoRA {flag.lora_rank}, "
+    f"{flag.dtype}",
+    found,
+    "completions",
+  )
+  print_floor(found.get("ours", []), found)
+
+
+def main():
+  flag = FLAGS
+  if flag.worker:
+    name, _, path = flag.worker.partition(":")
+    job = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    return CONTESTANTS[name](job, Clock(job["steps_path"]))
+  contestants = ["ours"] if flag.seed_shape else choose(flag.only, flag.peer_python)
   print(machine_line(), flush=True)
+  job = make_job(flag)
+  rates = race(__file__, ["machine"], job, 1, "")["machine"][0][0]["machine"]
+  print(f"this machine: {rates[0] / 1e9:.0f} GFLOP/s, {rates[1] / 1e9:.1f} GB/s", flush=True)
+  job["machine"] = rates
+  shapes, rounds = (["2x4"], 1) if flag.seed_shape else (flag.shapes, flag.rounds)
   for shape in shapes:
     size, groups = map(int, shape.split("x"))
-    micro = 1 if flag.seed_shape else flag.micro_batch_size or size
-    found = race(
-      __file__,
-      contestants,
-      job | {"batch_size": size, "num_generations": groups, "micro_batch_size": micro},
-      rounds,
-      flag.peer_python,
-    )
-    widths = set()
-    for process in found.get("ours", []):
-      widths |= {step["prompt_width"] for step in process}
-    width = " or ".join(str(width) for width in sorted(widths))
-    print_table(
-      f"GRPO {size} prompts × {groups} answers, prompts padded to {width}, "
-      f"{job['max_new_tokens']} new tokens, micro-batch {micro}, LoRA {flag.lora_rank}, "
-      f"{flag.dtype}",
-      found,
-      "completions",
-    )
+    run_shape(flag, job, size, groups, contestants, rounds)
 
 
 if __name__ == "__main__":

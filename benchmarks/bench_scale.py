@@ -213,9 +213,9 @@ def lower_step(trainer, batch, mesh):
   _, params, frozen = nnx.split(trainer.model, parameters.trainable(trainer.model), ...)
   with mesh:
     return optimization.make_step(trainer).lower(
-      params,
-      nnx.state(trainer.optimizer),
-      frozen,
+      jax.tree.leaves(params),
+      jax.tree.leaves(nnx.state(trainer.optimizer)),
+      jax.tree.leaves(frozen),
       batch,
       len(jax.tree.leaves(batch)[0]),
       np.float32(1e-4),
@@ -250,9 +250,19 @@ def lower_programs(
   def over(x):
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=by_rows)
 
+  def over_rows(x):  # (M, R, T), as `optimization.Updates.place` lays them
+    spec = jax.sharding.PartitionSpec(None, "fsdp")
+    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=jax.sharding.NamedSharding(mesh, spec))
+
   def grpo():
     settings = types.SimpleNamespace(
-      algorithm="grpo", epsilon=0.2, epsilon_high=0.2, temperature=0.7, remat=remat, reference=True
+      algorithm="grpo",
+      epsilon=0.2,
+      epsilon_high=0.2,
+      importance_cap=0.0,
+      temperature=0.7,
+      remat=remat,
+      reference=True,
     )
     loss = functools.partial(
       policy_gradient.policy_loss, algo_config=types.SimpleNamespace(options=settings)
@@ -264,10 +274,9 @@ def lower_programs(
     return lower_step(trainer, batch, mesh)
 
   def reference_pass():
-    rows = answer_packing.empty_rows(packed._replace(turns=1))
-    rows = jax.tree.map(lambda x: over(shape(*x.shape[1:], dtype=x.dtype)), rows)
+    rows = jax.tree.map(over_rows, answer_packing.empty_rows(packed))
     with mesh:
-      return policy_gradient.reference_logps.lower(reference, rows, temperature=0.7)
+      return policy_gradient.reference_logps.lower(reference, rows, packed.turns, temperature=0.7)
 
   def prefill():  # on several devices each answer prefills its own prompt
     count = answers
@@ -276,8 +285,6 @@ def lower_programs(
         model,
         over(shape(mesh.shape["fsdp"], 0)),
         over(shape(count, prompt)),
-        over(shape(count, 2, dtype=jnp.uint32)),
-        generations=1,
         slots=prompt,
         new=new,
       )
@@ -285,7 +292,8 @@ def lower_programs(
   def decode():
     state = jax.tree.map(lambda x: over(x) if x.shape else shape(dtype=x.dtype), prefill().out_info)
     with mesh:
-      return sampling._decode.lower(model, state, 0, temperature=0.7)
+      keys = over(shape(answers, 2, dtype=jnp.uint32))
+      return sampling._decode.lower(model, state, keys, 0, False, temperature=0.7)
 
   def sft():
     loss = functools.partial(train_sft.sft_loss, remat=remat)

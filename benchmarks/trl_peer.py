@@ -1,9 +1,12 @@
 """TRL's GRPOTrainer or SFTTrainer doing the job that bench_grpo.py or bench_sft.py hands it, timed
 step by step.
 
-Runs in the environment of benchmarks/requirements.txt, started by those two:  peer/bin/python
-benchmarks/trl_peer.py job.json Reads   the job; writes one line a step to its steps_path, with the
-fields of bench_grpo.Clock.
+Runs in the environment of benchmarks/requirements.txt, started by those two:
+
+  peer/bin/python benchmarks/trl_peer.py job.json
+
+Reads   the job.
+Writes  one line a step to its steps_path, with the fields of bench_grpo.Clock.
 """
 
 import json
@@ -90,13 +93,19 @@ def grpo(job: dict, clock: Clock) -> trl.GRPOTrainer:
     seen["tokens"] = seen.get("tokens", 0) + sum(map(len, completion_ids))
     return [len(set(completion)) / 100 for completion in completions]
 
+  tokenizer = transformers.AutoTokenizer.from_pretrained(job["model"])
+  generation = {"min_new_tokens": new}  # nothing stops early
+  if job["lengths"] == "real":
+    # TRL masks what follows its tokenizer's stop token: it must be the one that SFT taught.
+    tokenizer.eos_token = "<end_of_turn>"
+    generation = {"eos_token_id": tokenizer.eos_token_id}
   config = trl.GRPOConfig(
     **shared_options(job),
     per_device_train_batch_size=job["micro_batch_size"] * groups,
     gradient_accumulation_steps=size // job["micro_batch_size"],
     num_generations=groups,
     max_completion_length=new,
-    generation_kwargs={"min_new_tokens": new},
+    generation_kwargs=generation,
     temperature=job["temperature"],
     beta=0.04,
     num_iterations=1,
@@ -106,7 +115,6 @@ def grpo(job: dict, clock: Clock) -> trl.GRPOTrainer:
     shuffle_dataset=False,
   )
   rows = [job["rows"][i % len(job["rows"])] for i in range((1 + job["steps"]) * size)]
-  tokenizer = transformers.AutoTokenizer.from_pretrained(job["model"])
   return trl.GRPOTrainer(
     job["model"],
     [variety],

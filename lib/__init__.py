@@ -8,7 +8,7 @@ The way of the data, and the files along it in reading order:
                 builtin_pool, builtin_questions
   tokens        tokenization, tokenizer_check
   the model     model_names, weight_files, gemma_config, gemma, hugging_face, peft_folder,
-                parameters, loading, devices, forward_pass
+                parameters, loading, devices, sliding_window, forward_pass
   rollouts      streams, batching, sampling, answering, rollouts
   rewards       scoring, checking, math_checking, statements, remarks, sums, quantities,
                 number_words, equivalence, science_checking, logic_checking, own_checks,

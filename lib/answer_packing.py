@@ -20,6 +20,9 @@ TOKENS_AT_ONCE = 1024
 # A row is as wide as a prompt with all its answers, up to this, or as the longest answer needs:
 # what is left at its end is then a small part of it.
 WIDE = 512
+# A row that the longest answer just fills takes no two long ones; a quarter more, as far as
+# TOKENS_AT_ONCE go, lets others fill it up (672 → 840: 9% fewer positions at 8 × 4).
+WIDER = 5 / 4
 # Tried as limits on the length of a piece, in parts of a row; see `fewest_rows`.
 PIECES_A_ROW = (1, 2, 3, 4, 6)
 
@@ -59,7 +62,9 @@ def row_shape(
   than answers to these are in memory at once (--micro_batch_size).
   """
   group = prompt + generations * new  # a prompt and all its answers
-  width = max(prompt + new, min(group, WIDE))
+  longest = prompt + new
+  wide = max(WIDE, min(int(WIDER * longest), TOKENS_AT_ONCE))
+  width = max(longest, min(group, wide))
   width = -(-width // 16) * 16
   most = prompts_at_once * generations // fsdp
   rows = fsdp * max(1, min(TOKENS_AT_ONCE // width, most))

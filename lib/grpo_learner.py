@@ -10,6 +10,7 @@ import functools
 import time
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -25,6 +26,7 @@ from lib import (
   parameters,
   policy_gradient,
   rollouts,
+  sampling,
   tokenization,
   training_log,
 )
@@ -67,13 +69,19 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     self.mesh = mesh
     self.settings = settings
     # Tunix's own update would copy the frozen weights each time (see lib/optimization.py).
-    self.step = optimization.make_update(rl_cluster.actor_trainer, mesh)
+    self.updates = optimization.Updates(rl_cluster.actor_trainer, mesh)
+    self.samples_here = isinstance(rl_cluster.rollout, rollouts.LeanRollout)
     # Tunix keeps a second copy of the weights that nothing here reads.
     rl_cluster._anchor_policy_state = None
 
   @property
   def trainer(self):
     return self.rl_cluster.actor_trainer
+
+  @property
+  def policy(self) -> Policy:
+    """What the sampler reads: model, tokenizer and mesh; the other fields say nothing here."""
+    return Policy(self.trainer.model, self.tokenizer, self.mesh, "", "", 0, 0.0)
 
   def rollout(
     self, rows: list[dict], draw_index: int, reward_fns=None, meanwhile=None
@@ -131,41 +139,48 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     facts["resampled"] = sum(int(i >= size) for i in chosen)
     return rollout, scores, facts
 
-  def start_reference(self, rows: answer_packing.Rows) -> list:
-    """log p under the reference, (R, T) a micro-batch; [] without one.
+  def start_reference(self, rows: answer_packing.Rows):
+    """log p under the reference (M, R, T); None without one.
 
     Returns at once, while the device still works on them.
     """
     # No KL, no reference: β = 0 saves its memory and its forward pass.
     if "reference" not in self.rl_cluster.inference_worker._models:
-      return []
+      return None
     reference = self.rl_cluster.inference_worker.get_model("reference")
-    found = []
     with self.mesh:
-      # Micro-batches that hold nothing are skipped: their log-probs stay 0.
-      for turn in range(answer_packing.turns_of(rows)):
-        micro_batch = answer_packing.Rows(*(x[turn] for x in rows))
-        found.append(
-          policy_gradient.reference_logps(
-            reference, micro_batch, temperature=self.settings.temperature
-          )
-        )
-    return found
+      return policy_gradient.reference_logps(
+        reference,
+        self.updates.place(rows),
+        answer_packing.turns_of(rows),
+        temperature=self.settings.temperature,
+      )
 
   def compile_programs(self):
-    """Compiles update and reference before the run, by running each once on empty rows.
+    """Compiles all of a run before its first step, by running each program once on empty rows.
 
     For a fresh optimizer only: gradients of zero leave its moments at zero, and its counters are
     put back.
     """
-    empty = answer_packing.empty_rows(self.settings.row_shape)
+    settings = self.settings
+    sampling.rehearse(
+      self.policy,
+      settings.prompt_widths,
+      settings.rollout_batch_size,
+      settings.num_generations,
+      settings.max_new_tokens,
+      settings.temperature,
+    )
+    empty = answer_packing.empty_rows(settings.row_shape)
     optimizer = self.trainer.optimizer
     state = parameters.flat_params(optimizer, nnx.optimizer.OptState)
     # Copies, since the update below donates the originals.
     counters = {name: jnp.copy(x) for name, x in state.items() if x.ndim == 0}
-    self.start_reference(empty)
+    batch = policy_gradient.blank_batch(empty)
+    if (ref_logps := self.start_reference(empty)) is not None:
+      batch = batch._replace(ref_logps=ref_logps)
     # Rate 0 and weights 0: nothing moves, but the program is the run's own.
-    self.step(policy_gradient.blank_batch(empty), 0.0, 1)
+    self.update(batch, [0.0, 0.0])
     state = parameters.flat_params(optimizer, nnx.optimizer.OptState)
     checkpoints.update_flat(optimizer, state | counters, nnx.optimizer.OptState)
 
@@ -186,41 +201,57 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     start = time.monotonic()
     if replaced:
       begin(rollout)
-    packed, reference = begun[0]
+    packed, ref_logps = begun[0]
     advantages = scaled_advantages(rollout, scores, self.settings)
     batch = policy_gradient.make_batch(rollout, packed, advantages, self.settings)
-    if reference:
-      ref_logps = np.zeros_like(batch.ref_logps)
-      # np.asarray waits for the device: this is the part of the time that scoring did not hide.
-      ref_logps[: len(reference)] = np.stack([np.asarray(logps) for logps in reference])
+    if ref_logps is not None:
+      # Not read here: it goes from one program on the device into the next.
       batch = batch._replace(ref_logps=ref_logps)
     facts["reference_seconds"] = time.monotonic() - start
     facts["row_fill"] = round(answer_packing.fill(packed.rows), 4)
     return Prepared(rollout, scores, advantages, batch, facts)
 
-  def update(self, batch: Batch, learning_rate: float) -> tuple[Batch, dict]:
-    """One optimizer update; returns the batch for the next iteration, and what to log.
+  def update(self, batch: Batch, rates: list[float]) -> tuple[Batch, list[dict]]:
+    """An optimizer update for each learning rate; the batch for those to come, and what to log of
+    each.
 
-    From the first update on, that batch holds the sampling policy's log-probs as its old ones.
+    From the first update on, that batch holds the sampling policy's log-probs as its old ones. All
+    are under way before anything is read: the device does not wait for Python in between.
     """
+    on_policy = bool(np.all(batch.on_policy))
     turns = answer_packing.turns_of(batch.rows)
-    loss, aux, norm = self.step(batch, learning_rate, turns)
-    # Sums over micro-batches ÷ their tokens: a mean of means would weigh short ones more.
-    tokens = max(1.0, float(aux["tokens"].sum()))
-    row = {"loss": loss, "grad_norm": norm}
-    for name in ("kl", "entropy", "clip_low", "clip_high"):
-      row[name] = float(aux[name].sum()) / tokens
-    row["ratio_max"] = float(aux["ratio_max"].max())
-    # The first update was on policy: its log-probs, ratio 1, are the old ones of all later ones.
-    if batch.on_policy.all():
-      if np.any(batch.old_logps):  # the sampler's own, where it gave them
-        row["sampler_gap"] = float(aux["sampler_gap"].sum()) / tokens
-      later = np.zeros_like(batch.on_policy)
-      batch = batch._replace(old_logps=aux["logps"], on_policy=later)
+    batch = self.updates.place(batch)
+    found = []
+    with self.updates.open() as update:
+      for rate in rates:
+        done = update(batch, turns, rate)
+        logps = done.aux.pop("logps")
+        found.append(done)
+        # The first update was on policy: its log-probs, ratio 1, are the old ones of all later
+        # ones.
+        if on_policy and len(found) == 1:
+          batch = self.updates.place(policy_gradient.later_batch(batch, logps))
+    rows = [update_row(done) for done in jax.device_get(found)]
+    for number, row in enumerate(rows):
+      # Later, π has moved away from the sampler on purpose; other engines' log-probs are not known.
+      if number or not on_policy or not self.samples_here:
+        del row["sampler_gap"]
     # Engines with a copy of the weights; this project's own sampler reads the trainer's.
     if self.should_sync_weights:
       self.rl_cluster.sync_weights()
-    return batch, row
+    return batch, rows
+
+
+def update_row(done: optimization.Done) -> dict:
+  """What metrics.jsonl says of an update."""
+  aux = done.aux
+  # Sums over micro-batches ÷ their tokens: a mean of means would weigh short ones more.
+  tokens = max(1.0, float(aux["tokens"].sum()))
+  row = {"loss": float(done.loss), "grad_norm": float(done.norm)}
+  for name in ("kl", "entropy", "clip_low", "clip_high", "sampler_gap"):
+    row[name] = float(aux[name].sum()) / tokens
+  row["ratio_max"] = float(aux["ratio_max"].max())
+  return row
 
 
 def idle_groups(rollout: Rollout, scores: Scores, settings: Settings) -> np.ndarray:

@@ -67,6 +67,7 @@ class Settings(NamedTuple):
   rewards: str
   overlong_buffer: int
   code_rewards: str = "on"
+  importance_cap: float = 0.0  # 0: no correction
 
 
 def read_domain_beta(items: list[str]) -> dict[str, float]:
@@ -96,6 +97,16 @@ def check_sizes(flag):
     raise InputError(
       f"--overlong_buffer={flag.overlong_buffer} is not within 0 and "
       f"--max_new_tokens={flag.max_new_tokens}"
+    )
+  if 0 < flag.importance_cap < 1:
+    raise InputError(
+      f"--importance_cap={flag.importance_cap:g} is below 1, the weight of a token that sampler "
+      "and learner agree on; use 2, or 0 for no correction"
+    )
+  if flag.importance_cap and flag.rollout_engine != "vanilla":
+    raise InputError(
+      f"--importance_cap needs log-probs that --rollout_engine={flag.rollout_engine} does not "
+      "give here; use --rollout_engine=vanilla"
     )
   if flag.temperature <= 0:
     raise InputError(
@@ -145,6 +156,7 @@ def read_settings(
     rewards=flag.rewards,
     overlong_buffer=flag.overlong_buffer,
     code_rewards=flag.code_rewards,
+    importance_cap=flag.importance_cap,
   )
 
 

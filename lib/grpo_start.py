@@ -153,11 +153,10 @@ def announce(rows, settings: Settings, policy: Policy):
 
 
 def compile_programs(learner: LeanGRPOLearner):
-  """Update and reference are compiled before the first step, and never again."""
-  command_line.say("grpo: compiling update and reference …")
+  """Sampling, reference and update are compiled before the first step, and never again."""
+  command_line.say("grpo: compiling sampling, reference and update …")
   start = time.monotonic()
   learner.compile_programs()
   command_line.say(
-    f"grpo: compiled in {time.monotonic() - start:.0f} s; "
-    "the first batch of each prompt width compiles its sampling"
+    f"grpo: compiled in {time.monotonic() - start:.0f} s; no step compiles anything more"
   )

@@ -1,11 +1,12 @@
 """An optimizer update: the schedule, AdamW, and one compiled step over micro-batches.
 
-`make_update` wraps Tunix's trainer, which holds model, optimizer and loss, in a function that
-changes them; `make_step` is its compiled part. M: micro-batches of an update.
+`Updates` changes the model and the optimizer of a Tunix trainer, `make_step` is its compiled part.
+M: micro-batches of an update.
 """
 
 import contextlib
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import optax
 from flax import nnx
 from tunix.sft import peft_trainer
 
-from lib import checkpoints, parameters
+from lib import checkpoints, forward_pass, parameters
 
 
 def make_schedule(
@@ -78,8 +79,9 @@ def make_step(trainer: peft_trainer.PeftTrainer):
 
     (parameters, optimizer state, frozen weights, micro-batches (M, rows, …), count, learning rate)
 
-  that returns (parameters, optimizer state, loss, aux (M, …), gradient norm). Micro-batches from
-  `count` on are skipped. The loss function must give each micro-batch its share of the whole loss.
+  that returns (parameters, optimizer state, loss, aux (M, …), gradient norm). The first three are
+  lists of arrays, `jax.tree.leaves` of the nnx states. Micro-batches from `count` on are skipped.
+  The loss function must give each micro-batch its share of the whole loss.
 
   Micro-batches are summed inside one program, and old parameters and optimizer state are donated:
   Tunix's own step keeps both and returns a copy of the frozen weights, and its optax.MultiSteps
@@ -91,12 +93,21 @@ def make_step(trainer: peft_trainer.PeftTrainer):
   # XLA may reuse the memory of what it replaces.
   kind = parameters.trainable(trainer.model)
   # nnx.split parts a module into its structure and its arrays; nnx.merge joins them again.
-  graph, _, _ = nnx.split(trainer.model, kind, ...)
-  optimizer_graph, _ = nnx.split(trainer.optimizer)
+  graph, params_state, frozen_state = nnx.split(trainer.model, kind, ...)
+  optimizer_graph, optimizer_state = nnx.split(trainer.optimizer)
+  # Lists are what jax.jit takes fastest: an nnx state is flattened in Python, 12 ms with each call.
+  params_tree = jax.tree.structure(params_state)
+  frozen_tree = jax.tree.structure(frozen_state)
+  optimizer_tree = jax.tree.structure(optimizer_state)
+
+  def model_of(params, frozen):
+    return nnx.merge(
+      graph, jax.tree.unflatten(params_tree, params), jax.tree.unflatten(frozen_tree, frozen)
+    )
 
   def loss(params, frozen, micro_batch):
-    model = nnx.merge(graph, params, frozen)
-    return trainer.loss_fn(model, **trainer.gen_model_input_fn(micro_batch))
+    inputs = trainer.gen_model_input_fn(micro_batch)
+    return trainer.loss_fn(model_of(params, frozen), **inputs)
 
   gradient_of_loss = jax.value_and_grad(loss, has_aux=True)
 
@@ -118,10 +129,17 @@ def make_step(trainer: peft_trainer.PeftTrainer):
     else:
       value, aux, gradient = sum_micro_batches(one, size, count, params)
 
-    model = nnx.merge(graph, params, frozen)
-    optimizer = nnx.merge(optimizer_graph, optimizer_state)
-    optimizer.update(model, gradient, learning_rate=learning_rate)
-    return nnx.state(model, kind), nnx.state(optimizer), value, aux, optax.global_norm(gradient)
+    model = model_of(params, frozen)
+    optimizer = nnx.merge(optimizer_graph, jax.tree.unflatten(optimizer_tree, optimizer_state))
+    gradients = jax.tree.unflatten(params_tree, gradient)
+    optimizer.update(model, gradients, learning_rate=learning_rate)
+    return (
+      jax.tree.leaves(nnx.state(model, kind)),
+      jax.tree.leaves(nnx.state(optimizer)),
+      value,
+      aux,
+      optax.global_norm(gradient),
+    )
 
   return step
 
@@ -158,43 +176,88 @@ def compiler_options(model) -> dict | None:
   return None
 
 
+class Done(NamedTuple):
+  """What one update reports; still being computed when it is handed over."""
+
+  loss: jax.Array
+  aux: dict  # of the loss function, (M, …)
+  norm: jax.Array  # of the gradient, before clipping
+
+
+class Updates:
+  """Updates of a Tunix trainer's model.
+
+  `with updates.open() as update:` makes several in a row without waiting for one of them: the
+  arrays stay flat between them, and the model has the new ones at the end.
+  """
+
+  def __init__(self, trainer: peft_trainer.PeftTrainer, mesh):
+    kind = parameters.trainable(trainer.model)
+    # Scalars on each device; rows of a micro-batch divided over the fsdp axis.
+    self.mesh = mesh
+    self.everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    self.by_rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp"))
+    # The optimizer's scalars must lie as the step returns them: else its second call compiles
+    # again.
+    state = nnx.state(trainer.optimizer)
+    nnx.update(trainer.optimizer, jax.tree.map(self.lay_scalar, state))
+    _, params, frozen = nnx.split(trainer.model, kind, ...)
+    self.params = forward_pass.variables_of(trainer.model, params)
+    self.frozen = forward_pass.variables_of(trainer.model, frozen)
+    self.optimizer = forward_pass.variables_of(trainer.optimizer, state)
+    self.step = make_step(trainer)
+
+  def lay_scalar(self, x):
+    if isinstance(x.sharding, jax.sharding.NamedSharding):
+      return x
+    return jax.device_put(x, self.everywhere)
+
+  def place(self, micro_batches):
+    """Micro-batches (M, rows, …) on the devices; those that are there stay as they are."""
+    return jax.device_put(micro_batches, self.by_rows)
+
+  @contextlib.contextmanager
+  def open(self):
+    """A function (placed micro-batches, count, learning rate) → `Done`, which returns at once."""
+    params = forward_pass.read(self.params)
+    state = forward_pass.read(self.optimizer)
+    frozen = forward_pass.read(self.frozen)
+
+    def update(micro_batches, count: int, learning_rate: float) -> Done:
+      nonlocal params, state
+      # It donates parameters and optimizer state: until the end the model's own are invalid.
+      with self.mesh:
+        params, state, loss, aux, norm = self.step(
+          params,
+          state,
+          frozen,
+          micro_batches,
+          count,
+          np.float32(learning_rate),  # as an array: a Python float would be compiled in
+        )
+      return Done(loss, aux, norm)
+
+    try:
+      yield update
+    finally:
+      forward_pass.write(self.params, params)
+      forward_pass.write(self.optimizer, state)
+
+
 def make_update(trainer: peft_trainer.PeftTrainer, mesh):
-  """The update of a Tunix trainer, which changes its model: a function of
+  """One update at a time: a function of
 
   (micro-batches (M, rows, …), learning rate, count=M) → (loss, aux (M, …), gradient norm)
   """
-  kind = parameters.trainable(trainer.model)
-  # Scalars on each device; rows of a micro-batch divided over the fsdp axis.
-  everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-  by_rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp"))
-
-  # The optimizer's scalars must lie as the step returns them: else its second call compiles again.
-  def lay(x):
-    if isinstance(x.sharding, jax.sharding.NamedSharding):
-      return x
-    return jax.device_put(x, everywhere)
-
-  nnx.update(trainer.optimizer, jax.tree.map(lay, nnx.state(trainer.optimizer)))
-  step = make_step(trainer)
+  updates = Updates(trainer, mesh)
 
   def update(micro_batches, learning_rate: float, count=None):
     if count is None:
       count = len(jax.tree.leaves(micro_batches)[0])
-    # The step donates parameters and optimizer state: from here to nnx.update the model's own are
-    # invalid.
-    _, params, frozen = nnx.split(trainer.model, kind, ...)
-    with mesh:
-      params, state, loss, aux, norm = step(
-        params,
-        nnx.state(trainer.optimizer),
-        frozen,
-        jax.tree.map(lambda x: jax.device_put(x, by_rows), micro_batches),
-        count,
-        np.float32(learning_rate),  # as an array: a Python float would be compiled in
-      )
-    nnx.update(trainer.model, params)
-    nnx.update(trainer.optimizer, state)
-    return float(loss), jax.tree.map(np.asarray, aux), float(norm)
+    with updates.open() as one:
+      done = one(updates.place(micro_batches), count, learning_rate)
+    loss, aux, norm = jax.device_get(done)
+    return float(loss), aux, float(norm)
 
   return update
 

@@ -90,7 +90,8 @@ class Batch(NamedTuple):
   advantages: jax.Array
   beta: jax.Array  # weight of the KL
   ref_logps: jax.Array  # zeros where no reference is loaded
-  old_logps: jax.Array  # while on_policy the sampler's, only compared; zeros where it gave none
+  sampler_logps: jax.Array  # as the sampler saw them; zeros where it gave none
+  old_logps: jax.Array  # zeros while on_policy
   on_policy: (
     jax.Array
   )  # (R,) bool: the policy that sampled is the one being updated, so old = current
@@ -125,6 +126,7 @@ def blank_batch(rows: Rows) -> Batch:
     advantages=zeros,
     beta=zeros,
     ref_logps=zeros,
+    sampler_logps=zeros,
     old_logps=zeros,
     on_policy=np.ones(zeros.shape[:2], bool),
   )
@@ -152,8 +154,13 @@ def make_batch(
     weights=answer_packing.spread(weights, packed),
     advantages=answer_packing.spread(advantages, packed),
     beta=answer_packing.spread(beta, packed),
-    old_logps=answer_packing.spread(sampler_logps, packed),
+    sampler_logps=answer_packing.spread(sampler_logps, packed),
   )
+
+
+def later_batch(batch: Batch, logps) -> Batch:
+  """The batch for the updates after the first, whose log-probs (M, R, T) are the old ones."""
+  return batch._replace(old_logps=logps, on_policy=np.zeros(batch.on_policy.shape, bool))
 
 
 def answer_means(values, mask, rows: Rows):
@@ -184,6 +191,16 @@ def bounded_k3(gap):
   return k3 + slope * (gap - inside)
 
 
+def importance_weights(old, sampler, cap: float):
+  """min(π_old / π_sampler, cap) a token (R, T), of log-probs; exactly 1 where the two agree.
+
+  A sampler that rounds otherwise draws from another policy than the one that the loss calls old.
+  Truncated, as a token that it found unlikely would count without bound: Yao et al. 2025,
+  https://fengyao.notion.site/off-policy-rl; TRL's vllm_importance_sampling_correction.
+  """
+  return jnp.minimum(jnp.exp(jnp.minimum(old - sampler, MAX_LOG_RATIO)), cap)
+
+
 @function_registry.register_policy_loss_fn("lean")
 def policy_loss(
   model, train_example: Batch, algo_config, pad_id=tokenization.PAD_ID, eos_id=tokenization.EOS_ID
@@ -209,6 +226,8 @@ def policy_loss(
   clipped = jnp.clip(ratio, 1 - options.epsilon, 1 + options.epsilon_high)
   advantage = batch.advantages
   surrogate = jnp.minimum(ratio * advantage, clipped * advantage)
+  if options.importance_cap:
+    surrogate *= importance_weights(old, batch.sampler_logps, options.importance_cap)
 
   k3 = jnp.zeros_like(logps)
   if options.reference:
@@ -226,13 +245,21 @@ def policy_loss(
     "ratio_max": jnp.max(jnp.where(live, ratio, 0)),
     "clip_low": (too_low * mask).sum(),
     "clip_high": (too_high * mask).sum(),
-    "sampler_gap": (jnp.abs(logps - batch.old_logps) * mask).sum(),
+    "sampler_gap": (jnp.abs(logps - batch.sampler_logps) * mask).sum(),
     "logps": jax.lax.stop_gradient(logps),
   }
 
 
 @forward_pass.jit_reading(static_argnames=("temperature",))
-def reference_logps(model, rows: Rows, *, temperature: float):
-  """log p of the answers' tokens (R, T) under a model that is only read."""
-  logps, _ = logprobs.answer_logps(model, rows, temperature=temperature)
-  return logps
+def reference_logps(model, rows: Rows, count, *, temperature: float):
+  """log p of the answers' tokens under a model that is only read, of rows (M, R, T).
+
+  Micro-batches from `count` on hold nothing: they are skipped, and their log-probs are 0.
+  """
+
+  def one(turn, found):
+    micro_batch = jax.tree.map(lambda x: x[turn], rows)
+    logps, _ = logprobs.answer_logps(model, micro_batch, temperature=temperature)
+    return found.at[turn].set(logps)
+
+  return jax.lax.fori_loop(0, count, one, jnp.zeros(rows.tokens.shape))

@@ -41,7 +41,7 @@ class LeanRollout(base_rollout.BaseRollout):
     self.policy = policy._replace(model=rollout_actor)
 
   def generate(self, prompts, rollout_config, **kwargs):
-    """prompts: texts; kwargs: width, generations and keys of `sampling.sample`."""
+    """prompts: texts; kwargs: width, parts, generations and keys of `sampling.sample`."""
     ids = [tokenization.encode(self.policy.tokenizer, text) for text in prompts]
     out, log_p = sampling.sample(
       self.policy,
@@ -95,8 +95,17 @@ def noise_keys(seed: int, draw_index: int, prompts: int, generations: int) -> np
   return np.asarray(jax.random.key_data(keys))
 
 
+def shape_for(policy: Policy, settings: Settings, longest: int) -> sampling.Shape:
+  """The shape to sample a batch in whose longest prompt has so many tokens."""
+  widths = settings.prompt_widths
+  shapes = sampling.run_shapes(
+    policy, widths, settings.rollout_batch_size, settings.num_generations
+  )
+  return shapes[widths.index(tokenization.fit(longest, widths))]
+
+
 def sample_here(
-  cluster: rl.RLCluster, rows: list[dict], width: int, keys: np.ndarray, at_once: int
+  cluster: rl.RLCluster, rows: list[dict], shape: sampling.Shape, keys: np.ndarray, at_once: int
 ) -> tuple[np.ndarray, np.ndarray]:
   """Completions and their log-probs (N, L) of our own sampler, `at_once` prompts at a time."""
   config = cluster.get_rollout_config(rl.Mode.TRAIN)
@@ -107,7 +116,8 @@ def sample_here(
     out = cluster.rollout.generate(
       [row["prompt"] for row in rows[part]],
       config,
-      width=width,
+      width=shape.cache,
+      parts=shape.parts,
       generations=keys.shape[1],
       keys=keys[part],
     )
@@ -140,7 +150,8 @@ def sample_rollout(
   width = tokenization.fit(longest, settings.prompt_widths)
   if isinstance(cluster.rollout, LeanRollout):
     keys = noise_keys(settings.seed, draw_index, len(rows), settings.num_generations)
-    completions, log_p = sample_here(cluster, rows, width, keys, settings.rollout_batch_size)
+    shape = shape_for(cluster.rollout.policy, settings, longest)
+    completions, log_p = sample_here(cluster, rows, shape, keys, settings.rollout_batch_size)
   else:
     completions, log_p = sample_by_engine(cluster, rows, settings), None
   rollout = read_answers(tokenizer, rows, tokenization.pad_left(ids, width), completions)

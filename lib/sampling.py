@@ -1,7 +1,8 @@
 """Draws completions from a model: prefill each prompt once, then a token at a time for all rows.
 
 `sample` is what other files call. It prefills (`_prefill`), decodes (`_decode`) and, on a CPU, lets
-rows that have ended leave. `draw` is one token's draw. `completion_lengths` reads the result.
+rows that have ended leave. `rehearse` compiles what it will need. `draw` is one token's draw.
+`completion_lengths` reads the result.
 
 B: prompts, G: answers to each ("generations"), N = B · G rows, P: padded length of the prompts' own
 tokens, S: tokens that all prompts begin with ("shared"), L: new tokens at most, V: words of the
@@ -10,16 +11,26 @@ vocabulary, K: key-value heads, H: size of a head. A row's slots in the cache li
   left padding | shared tokens | its own tokens | room for L new ones
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from tunix.sft import utils as sft_utils
 
-from lib import forward_pass, tokenization
+from lib import batching, forward_pass, sliding_window, tokenization
 from lib.errors import InputError
 from lib.loading import Policy
 
 CPU_PREFILL_ROWS = 8  # prompts of like length that a CPU prefills at a time
+FEW_ROWS = 8  # decoding so many together takes a CPU hardly longer than decoding one
+
+
+class Parts(NamedTuple):
+  """How prompts are prefilled: so many at a time, each part padded to the smallest of `widths`."""
+
+  prompts: int
+  widths: tuple[int, ...]
 
 
 # One token from logits.
@@ -94,7 +105,8 @@ def first_max(logits):
   return block * blocks.shape[1] + word
 
 
-# The cache of keys and values: {layer: {"k", "v": (N, slots, K, H), "end_index": (N,)}}.
+# The cache of keys and values: {layer: {"k", "v": (N, slots, K, H), "end_index": (N,)}}. While
+# decoding, local layers have the slots of their window alone (lib/sliding_window.py).
 
 
 def map_keys_values(function, cache):
@@ -171,9 +183,9 @@ def split_heads(cache, heads: int):
 # Prefill and decoding.
 
 
-@forward_pass.jit_reading(static_argnames=("generations", "slots", "new"))
-def _prefill(model, prefix, prompts, keys, *, generations: int, slots: int, new: int) -> dict:
-  """The state of `_decode` before the first of `new` tokens, for N = B · G rows.
+@forward_pass.jit_reading(static_argnames=("slots", "new"))
+def _prefill(model, prefix, prompts, *, slots: int, new: int) -> dict:
+  """The state of `_decode` before the first of `new` tokens, of one answer to each of B prompts.
 
   prefix (F, S): the shared tokens, F equal rows, one for each device of the fsdp axis; they run
   once for all. prompts (B, P): each prompt's own tokens, left-padded. slots: S + P or more; the
@@ -203,36 +215,45 @@ def _prefill(model, prefix, prompts, keys, *, generations: int, slots: int, new:
     cache = shift_behind_padding(cache, shared, padding)
   real = jnp.arange(shared + width) >= padding  # (B, S + P)
 
-  # G rows for each prompt, with room for what they will write.
-  def spread(x):
-    return jnp.repeat(x, generations, axis=0)
-
   # Padding goes in front, so that the new tokens of all rows share their slots.
   left = slots - shared - width
-  rows *= generations
+  cache = sliding_window.keep_windows(pad_cache(cache, left, new), model.config, slots)
   return {
-    "t": 0,
-    "hidden": spread(hidden[:, -1]),  # (N, D), predicts the next token
-    "cache": join_heads(pad_cache(jax.tree.map(spread, cache), left, new)),
-    "keys": keys,  # (N, 2)
-    "real": jnp.pad(spread(real), ((0, 0), (left, new))),  # (N, slots + L), the prompts' slots
+    "t": jnp.zeros((), jnp.int32),
+    "hidden": hidden[:, -1],  # (B, D), predicts the next token
+    "cache": join_heads(cache),
+    "real": jnp.pad(real, ((0, 0), (left, new))),  # (B, slots + L), the prompts' slots
     "out": jnp.full((rows, new), tokenization.PAD_ID, jnp.int32),
     "log_p": jnp.zeros((rows, new)),
     "done": jnp.zeros(rows, bool),
   }
 
 
+@jax.jit
+def take_rows(states: list[dict], rows) -> dict:
+  """One state of the given rows of all `states`, counted through: [4 rows, 4 rows] and 5 → the
+  second's second."""
+
+  def take(*parts):
+    # t is the same in all.
+    return jnp.concatenate(parts)[rows] if parts[0].ndim else parts[0]
+
+  return jax.tree.map(take, *states)
+
+
 @forward_pass.jit_reading(static_argnames=("temperature",), donate=True)
-def _decode(model, state: dict, few, *, temperature: float) -> dict:
-  """`state` when all its rows have ended, or once no more than `few` of them are still writing."""
+def _decode(model, state: dict, keys, few, greedy, *, temperature: float) -> dict:
+  """`state` when all its rows have ended, or once no more than `few` of them are still writing.
+
+  keys: (N, 2), see `draw`. greedy: the most likely word instead, and the same program.
+  """
   # Collected once before the loop, not once a token.
   view = forward_pass.whole_layers(forward_pass.compute_view(model))
   head = forward_pass.vocabulary_head(view)
   stops = jnp.array(tokenization.STOP_IDS)
   new = state["out"].shape[1]
 
-  # These two do not change, so they stay out of the loop's state.
-  keys = state.pop("keys")
+  # It does not change, so it stays out of the loop's state.
   real = state.pop("real")
   slot = jnp.arange(real.shape[1])
   first_new = len(slot) - new
@@ -242,10 +263,15 @@ def _decode(model, state: dict, few, *, temperature: float) -> dict:
     hidden = forward_pass.lay_out(hidden)
     # The vocabulary leads: "nd,vd->nv" is slower on a CPU.
     logits = jnp.einsum("vd,nd->vn", head, hidden, preferred_element_type=jnp.float32)
-    # Static, so a program is either greedy or draws; log p is not asked for here.
-    if temperature == 0:
+
+    def most_likely():
+      # log p is not asked for here.
       return first_max(logits), jnp.zeros(logits.shape[1])
-    return draw(logits, keys, t, temperature)
+
+    def drawn():
+      return draw(logits, keys, t, temperature)
+
+    return most_likely() if temperature == 0 else jax.lax.cond(greedy, most_likely, drawn)
 
   def step(s):
     t = s["t"]
@@ -268,7 +294,7 @@ def _decode(model, state: dict, few, *, temperature: float) -> dict:
     return (s["t"] < new) & ((~s["done"]).sum() > few)
 
   # A while loop: it ends with its rows, not after all L tokens.
-  return jax.lax.while_loop(goes_on, step, state) | {"keys": keys, "real": real}
+  return jax.lax.while_loop(goes_on, step, state) | {"real": real}
 
 
 def sample(
@@ -279,19 +305,20 @@ def sample(
   generations: int = 1,
   max_new_tokens: int,
   temperature: float,
+  greedy: bool = False,
   keys=None,
   shared: int = 0,
+  parts: Parts | None = None,
   with_log_p: bool = False,
 ):
   """Completions (N, L) of B prompts of token ids: the stop token is kept, padding follows it.
 
   width: padded prompt length, at least the longest prompt (`tokenization.bucket`, or `fit` over
-  `choose_widths`). temperature: 0 is greedy. keys: (B, G, 2) uint32, unused when greedy. shared:
-  how many tokens all prompts begin with; those run once. with_log_p: also returns the
-  log-probability of each drawn token at `temperature`, (N, L) float32, as the sampler saw it; 0
-  when greedy.
-
-  Prompts of like length should stand together: a CPU prefills them 8 at a time.
+  `choose_widths`). temperature: 0 is greedy; so is `greedy`, by the program that draws at
+  `temperature`. keys: (B, G, 2) uint32, unused when greedy. shared: how many tokens all prompts
+  begin with; those run once. parts: of the prefill; None: what the device does best, of whatever
+  shape. with_log_p: also returns the log-probability of each drawn token at `temperature`, (N, L)
+  float32, as the sampler saw it; 0 when greedy.
   """
   longest = max(map(len, prompts))
   if longest > width:
@@ -304,10 +331,9 @@ def sample(
   if keys is None:
     keys = np.zeros((len(prompts), generations, 2), np.uint32)
   keys = np.asarray(keys).reshape(-1, 2)  # (N, 2)
-  # One equal row for each device of the axis: a single row could not be divided.
-  prefix = [prompts[0][:shared]] * policy.mesh.shape["fsdp"]
+  wanted = len(keys)
+  prefix = first_tokens(policy, prompts[0][:shared])
   own = [row[shared:] for row in prompts]
-  wanted = len(prompts) * generations
 
   if policy.mesh.size > 1:
     # Rows divide over the devices: each answer prefills its own prompt, copies fill the last place.
@@ -316,10 +342,12 @@ def sample(
     missing = -len(own) % policy.mesh.shape["fsdp"]
     own += own[:1] * missing
     keys = np.concatenate([keys, keys[:1].repeat(missing, 0)])
+    parts = Parts(len(own), (width,))
 
+  parts = parts or default_parts(policy, len(own), width)
   with policy.mesh:
-    state = prefill(policy, prefix, own, keys, width, shared, generations, max_new_tokens)
-    out, log_p = decode(policy, state, float(temperature))
+    state = prefill(policy, prefix, own, parts, width, generations, max_new_tokens)
+    out, log_p = decode(policy, state, keys, float(temperature), greedy)
   if with_log_p:
     return out[:wanted], log_p[:wanted]
   return out[:wanted]
@@ -330,65 +358,147 @@ def computes_on_cpu(policy: Policy) -> bool:
   return jax.default_backend() == "cpu" and policy.mesh.size == 1
 
 
-def prefill(policy, prefix, own, keys, width: int, shared: int, generations: int, new: int) -> dict:
-  """`_prefill` of all prompts; a CPU does few at a time, each few padded to its own longest."""
-  at_once = CPU_PREFILL_ROWS if computes_on_cpu(policy) else len(own)
-  prefix = np.array(prefix, np.int32).reshape(len(prefix), shared)
-  states = []
-  for first in range(0, len(own), at_once):
-    part = own[first : first + at_once]
-    room = width - shared
-    if computes_on_cpu(policy):
-      room = tokenization.bucket(max(map(len, part)), room)
-    part_keys = keys[first * generations : (first + len(part)) * generations]
-    padded = tokenization.pad_left(part, room)
-    states.append(
-      _prefill(
-        policy.model, prefix, padded, part_keys, generations=generations, slots=width, new=new
-      )
-    )
-  # Each part has the same number of slots, `width`, so they can be joined along the rows.
-  if len(states) == 1:
-    return states[0]
-
-  def join(*parts):
-    return jnp.concatenate(parts) if parts[0].ndim else parts[0]  # t, the same in all
-
-  return jax.tree.map(join, *states)
+def first_tokens(policy: Policy, tokens: list[int]) -> np.ndarray:
+  """The shared tokens (F, S), an equal row for each device: a single one could not be divided."""
+  rows = policy.mesh.shape["fsdp"]
+  return np.array([tokens] * rows, np.int32).reshape(rows, len(tokens))
 
 
-def decode(policy: Policy, state: dict, temperature: float) -> tuple[np.ndarray, np.ndarray]:
-  """Runs `state` to the end of all its rows -> (completions, log-probabilities), both (N, L).
+def default_parts(policy: Policy, prompts: int, width: int) -> Parts:
+  """All prompts at once; a CPU does few at a time, each few padded to its own longest."""
+  if computes_on_cpu(policy):
+    return Parts(min(CPU_PREFILL_ROWS, prompts), tokenization.LENGTH_BUCKETS)
+  return Parts(prompts, (width,))
 
-  On a CPU the rows halve whenever half of them have ended: each size compiles once, and what has
-  ended costs nothing more. A device that is bound by reading the weights gains nothing by that.
+
+class Shape(NamedTuple):
+  """Of all shapes that a run samples with, those for one width of prompts."""
+
+  prompt: int  # the padded width of the widest prompt's own tokens
+  cache: int  # `width` of `sample`
+  parts: Parts
+
+
+def run_shapes(
+  policy: Policy, widths: tuple[int, ...], prompts: int, generations: int
+) -> list[Shape]:
+  """What a run compiles to sample prompts × generations answers together, a shape for each width.
+
+  Two widths are two prefills and two decodings. Where ended rows leave, all decode with the wider
+  cache, and a second number of rows is the second decoding.
   """
+  at_once = prompts
+  if computes_on_cpu(policy):
+    at_once = min(CPU_PREFILL_ROWS, prompts)
+  if len(row_counts(policy, prompts * generations)) > 1:
+    return [Shape(width, widths[-1], Parts(at_once, widths)) for width in widths]
+  return [Shape(width, width, Parts(at_once, (width,))) for width in widths]
+
+
+def prefill(
+  policy: Policy,
+  prefix: np.ndarray,
+  own: list[list[int]],
+  parts: Parts,
+  width: int,
+  generations: int,
+  new: int,
+) -> dict:
+  """The state of `_decode` for G answers to each prompt, in the order of the prompts."""
+  room = width - prefix.shape[1]
+  order = list(range(len(own)))
+  if len(parts.widths) > 1:
+    # Those of like length together: a part is as wide as its longest.
+    order.sort(key=lambda i: len(own[i]))
+  states = []
+  for part in batching.filled_batches([own[i] for i in order], parts.prompts):
+    longest = max(map(len, part))
+    fitting = [size for size in parts.widths if longest <= size < room]
+    padded = tokenization.pad_left(part, min(fitting, default=room))
+    # Whatever its own width, a part has `width` slots, so that parts can be joined.
+    states.append(_prefill(policy.model, prefix, padded, slots=width, new=new))
+  # One part in the order of the prompts, as on several devices: there is nothing to move.
+  if len(states) == 1 and generations == 1 and order == list(range(parts.prompts)):
+    return states[0]
+  # The place of each prompt in the parts, G times.
+  return take_rows(states, np.argsort(order).repeat(generations))
+
+
+def row_counts(policy: Policy, rows: int) -> tuple[int, ...]:
+  """How many rows decode at first, and how many once no more are still writing.
+
+  Each number is a program. On a CPU what has ended then costs nothing more; a device that is bound
+  by reading the weights gains nothing by that.
+  """
+  if computes_on_cpu(policy) and rows > FEW_ROWS:
+    return rows, rows // 4
+  return (rows,)
+
+
+def decode(
+  policy: Policy,
+  state: dict,
+  keys: np.ndarray,
+  temperature: float,
+  greedy: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Runs `state` to the end of all its rows -> (completions, log-probabilities), both (N, L)."""
   everyone, new = state["out"].shape
   rows = np.arange(everyone)  # which row each of the state's is
   out = np.full((everyone, new), tokenization.PAD_ID, np.int32)
   log_p = np.zeros((everyone, new), np.float32)
-  while True:
-    # 0 runs to the end: for 8 rows or fewer, a further size to compile is not worth it.
-    few = len(rows) // 2 if computes_on_cpu(policy) and len(rows) > 8 else 0
-    state = _decode(policy.model, state, few, temperature=temperature)
-    done = np.asarray(state["done"])
+  # (128, 32): 128 rows until 32 are left, those until none is.
+  for few in (*row_counts(policy, everyone)[1:], 0):
+    state = _decode(policy.model, state, keys[rows], few, greedy, temperature=temperature)
+    t, done, *written = jax.device_get([state[name] for name in ("t", "done", "out", "log_p")])
     # At the place of the row, whatever has left before it.
-    out[rows] = np.asarray(state["out"])
-    log_p[rows] = np.asarray(state["log_p"])
-    if done.all() or int(state["t"]) == new:
-      return out, log_p
+    out[rows], log_p[rows] = written
+    if done.all() or t == new:
+      break
     stay = np.argsort(done, kind="stable")[:few]  # those still writing, then others to fill up
     rows = rows[stay]
-    state = keep_rows(state, stay)
+    state = take_rows([state], stay)
+  return out, log_p
 
 
-def keep_rows(state: dict, stay: np.ndarray) -> dict:
-  """The rows `stay` of a decoding state."""
+def rehearse(
+  policy: Policy,
+  widths: tuple[int, ...],
+  prompts: int,
+  generations: int,
+  max_new_tokens: int,
+  temperature: float,
+):
+  """Compiles all that a run samples with: `prompts` × `generations` answers together, or one answer
+  to as many prompts.
 
-  def keep(x):
-    return x[stay] if x.ndim else x
+  It takes a prefill of each width, and decodings that end before their first token.
+  """
+  answers = prompts * generations
+  # As `sample` fills up the last place on the last device.
+  answers += -answers % policy.mesh.shape["fsdp"]
+  for shape in run_shapes(policy, widths, prompts, generations):
+    at_once = answers if policy.mesh.size > 1 else shape.parts.prompts
+    blank = np.full((at_once, shape.prompt), tokenization.BOS_ID, np.int32)
+    with policy.mesh:
+      for parts in {-(-prompts // at_once), -(-answers // at_once)}:
+        part = _prefill(
+          policy.model, first_tokens(policy, []), blank, slots=shape.cache, new=max_new_tokens
+        )
+        state = part
+        if at_once < answers:
+          state = take_rows([part] * parts, np.zeros(answers, np.int64))
+        rehearse_decoding(policy, state, temperature)
 
-  return jax.tree.map(keep, state)
+
+def rehearse_decoding(policy: Policy, state: dict, temperature: float):
+  """Each number of rows that `decode` runs."""
+  for rows in row_counts(policy, len(state["done"])):
+    if rows < len(state["done"]):
+      state = take_rows([state], np.zeros(rows, np.int64))
+    keys = np.zeros((rows, 2), np.uint32)
+    # No more than `rows` are still writing, so it stops at once.
+    state = _decode(policy.model, state, keys, rows, False, temperature=temperature)
 
 
 def completion_lengths(completions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

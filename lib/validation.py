@@ -7,25 +7,26 @@ import numpy as np
 
 from lib import batching, checking, rollouts, sampling, tokenization
 from lib.grpo_learner import LeanGRPOLearner
-from lib.loading import Policy
 
 
 def answer_greedily(learner: LeanGRPOLearner, prompts: list[list[int]]) -> np.ndarray:
   """Completions (N, L) of N prompts of ids; as many at once as a training batch holds answers."""
   settings = learner.settings
-  # The sampler reads model, tokenizer and mesh; the other fields say nothing here.
-  policy = Policy(learner.trainer.model, learner.tokenizer, learner.mesh, "", "", 0, 0.0)
+  policy = learner.policy
   # As many rows as a rollout decodes: memory has held these.
   at_once = settings.rollout_batch_size * settings.num_generations
   completions = []
   for batch in batching.filled_batches(prompts, at_once):
-    longest = max(len(prompt) for prompt in batch)
+    # In a rollout's shape and at its temperature: the same programs, told to be greedy.
+    shape = rollouts.shape_for(policy, settings, max(len(prompt) for prompt in batch))
     out = sampling.sample(
       policy,
       batch,
-      width=tokenization.fit(longest, settings.prompt_widths),
+      width=shape.cache,
+      parts=shape.parts,
       max_new_tokens=settings.max_new_tokens,
-      temperature=0.0,
+      temperature=settings.temperature,
+      greedy=True,
     )
     completions.append(out)
   return np.concatenate(completions)[: len(prompts)]

@@ -357,6 +357,36 @@ def test_sampled_log_probs_are_the_loss_log_probs(small):
 
 
 # --------------------------------------------------------------------- advantages, weights, rewards
+def test_importance_weights_correct_a_sampler_that_rounds_otherwise(small):
+  """Nothing where the two agree; else each token's surrogate, and not its KL, times the cut ratio."""
+  rollout = make_rollout()
+  advantages = np.linspace(-1, 1, 8)
+  batch, packed = make_batch(rollout, advantages, SETTINGS)
+  rng = np.random.default_rng(0)
+  old = rng.normal(-4, 1, rollout.completions.shape).astype(np.float32)
+  batch = batch._replace(
+    old_logps=answer_packing.spread(old, packed),
+    sampler_logps=answer_packing.spread(old, packed),
+    on_policy=np.zeros_like(batch.on_policy),
+  )
+  assert np.all(policy_gradient.importance_weights(old, old, 2.0) == 1.0)
+  corrected = SETTINGS._replace(importance_cap=2.0)
+  plain, _, _ = summed(small[True], nnx.LoRAParam, batch, SETTINGS)
+  same, _, _ = summed(small[True], nnx.LoRAParam, batch, corrected)
+  assert same == pytest.approx(plain, rel=1e-6)
+
+  # Half of the tokens were drawn as half as likely, half as four times less likely: 2 at the most.
+  gap = np.where(rng.random(old.shape) < 0.5, np.log(0.5), np.log(4.0))
+  apart = batch._replace(sampler_logps=answer_packing.spread(old - gap, packed))
+  found, _, _ = summed(small[True], nnx.LoRAParam, apart, corrected)
+  # Without a KL the loss is linear in the weights, so they may stand there as well.
+  by_hand = batch.weights * answer_packing.spread(np.minimum(np.exp(gap), 2.0), packed)
+  without = SETTINGS._replace(reference=False)
+  wanted, _, _ = summed(small[True], nnx.LoRAParam, batch._replace(weights=by_hand), without)
+  kl = plain - summed(small[True], nnx.LoRAParam, batch, without)[0]
+  assert found == pytest.approx(wanted + kl, rel=1e-5) and found != pytest.approx(plain, rel=1e-2)
+
+
 def test_group_advantages():
   reward = np.array([1.0, 0.0, 0.0, 1.0, 2.0, 2.0, 2.0, 2.0])
   std = np.std([1, 0, 0, 1], ddof=1)
@@ -1090,6 +1120,8 @@ BAD = [
   (dict(rewards="four_component", weights="format=x"), "name=number"),
   (dict(rewards="four_component", weights="format=9"), "sum"),
   (dict(rollout_engine="vllm"), "is not installed"),
+  (dict(importance_cap=0.5), "is below 1"),
+  (dict(importance_cap=2, rollout_engine="vllm"), "use --rollout_engine=vanilla"),
 ]
 
 
@@ -1330,9 +1362,9 @@ def test_row_shape(prompt, new, generations, prompts, at_once, fsdp, shape):
   assert found == shape
 
 
-def test_update_and_reference_compile_once_and_before_the_first_step(flag, tmp_path, monkeypatch):
-  """Batches of one turn and of several, on-policy and not: one program each, made of empty rows,
-  which leave parameters and optimizer as they were."""
+def test_a_run_compiles_at_most_six_programs_before_its_first_step(flag, tmp_path, monkeypatch):
+  """16 answers that leave as they end, two prompt widths, two updates a batch, validation at each
+  step; the same after a resume. Empty rows leave parameters and optimizer as they were."""
   counted, inner = [], LeanGRPOLearner.compile_programs
 
   def arrays(learner):
@@ -1341,6 +1373,7 @@ def test_update_and_reference_compile_once_and_before_the_first_step(flag, tmp_p
     return jax.tree.map(np.array, [parameters.flat_params(trainer.model), optimizer])
 
   def watched(learner):
+    assert len(learner.settings.prompt_widths) == 2
     before = arrays(learner)
     inner(learner)
     for a, b in zip(*map(jax.tree.leaves, (before, arrays(learner))), strict=True):
@@ -1348,9 +1381,17 @@ def test_update_and_reference_compile_once_and_before_the_first_step(flag, tmp_p
     counted.append(dict(compiled.counts))
 
   monkeypatch.setattr(LeanGRPOLearner, "compile_programs", watched)
-  jax.clear_caches()
   compiled = programs.Programs()
-  out = run_well(train_grpo, **flag | dict(out_dir=tmp_path, max_steps=6, num_iterations=2))
-  assert counted == [{"update": 1, "reference": 1}]
-  assert compiled.counts["update"] == compiled.counts["reference"] == 1, compiled
-  assert compiled.counts["prefill"] and "programs: update 1, reference 1, prefill" in out
+  flags = flag | dict(out_dir=tmp_path, batch_size=4, max_steps=4, num_iterations=2, save_every=2)
+  flags |= dict(eval_every=1, eval_rows=8)
+  for session in ("new", "resumed"):
+    jax.clear_caches()
+    compiled.counts.clear()
+    out = run_well(train_grpo, **flags)
+    assert compiled.counts == counted[-1], f"{session}: compiled in mid-run"
+    assert compiled.counts == {"update": 1, "reference": 1, "prefill": 2, "decode": 2}
+    assert "grpo: compiling sampling, reference and update" in out
+    assert "6 programs: update 1, reference 1, prefill 2, decode 2" in out
+    (tmp_path / "config.json").unlink()
+    shutil.rmtree(tmp_path / "checkpoints/4")
+  assert [row["step"] for row in jsonl.read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3, 4]

@@ -1,6 +1,7 @@
 """Log-probs, sampling, LoRA and saving against plain arithmetic and against Tunix's own code."""
 
 import dataclasses
+import functools
 import json
 import os
 import socket
@@ -27,6 +28,7 @@ from lib import (
   optimization,
   parameters,
   sampling,
+  sliding_window,
   tokenization,
 )
 from lib.errors import InputError
@@ -301,6 +303,43 @@ def test_rows_that_are_done_leave_and_the_others_do_not_notice(policy):
   )  # 8 rows stay together
 
 
+def test_local_layers_keep_their_window_and_draw_the_same(monkeypatch):
+  """Seven layers, of which the sixth is global; a window of 16 that ends inside the prompt, inside
+  the answer and before either. What is left is the order of a sum."""
+  config = gemma.ModelConfig(
+    num_layers=7,
+    num_embed=512,
+    embed_dim=32,
+    hidden_dim=48,
+    num_heads=2,
+    head_dim=16,
+    num_kv_heads=1,
+    sliding_window_size=16,
+    local_base_frequency=10_000,
+    global_base_frequency=1_000_000,
+    param_dtype=jnp.float32,
+  )
+  model = gemma.create_tiny(config)
+  policy = loading.Policy(model, None, devices.make_mesh("1x1"), "tiny", "", 0, 0.0)
+  rng = np.random.default_rng(0)
+  prompts = [[2, *rng.integers(110, 500, n).tolist()] for n in (3, 11, 21)]
+  draw = functools.partial(
+    sampling.sample, policy, prompts, width=24, generations=2, max_new_tokens=20, temperature=1.0
+  )
+  out, log_p = draw(keys=keys_of(7, 3, 2), with_log_p=True)
+  monkeypatch.setattr(sliding_window, "keep_windows", lambda cache, *_: cache)
+  jax.clear_caches()
+  whole, whole_log_p = draw(keys=keys_of(7, 3, 2), with_log_p=True)
+  jax.clear_caches()  # its programs keep no windows
+  assert np.array_equal(out, whole)
+  np.testing.assert_allclose(log_p, whole_log_p, atol=2e-6)
+  # The learner sees windows of packed rows, through Tunix's own mask.
+  lengths, _ = sampling.completion_lengths(out)
+  logps, _ = logprobs.token_logps(model, tokenization.pad_left(prompts, 24), out)
+  seen = np.arange(20) < lengths[:, None]
+  np.testing.assert_allclose(np.where(seen, logps, 0), log_p, atol=2e-5)
+
+
 def test_a_drawn_padding_id_is_a_token_like_any_other(policy):
   """It does not end the answer, counts in its length, and what follows sees it: sampler and loss agree on its log-prob."""
   keys = keys_of(4, 3, 8)
@@ -512,16 +551,14 @@ for mesh in ("1x1", "8x1", "4x2", "2x2", "1x4"):
     tx, schedule = optimization.make_optimizer(b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.1), optimization.make_schedule(1e-3, 10, 0.0)
     none = [lambda prompts, completions: prompts]  # never called
     learner = grpo_learner.build_learner(policy._replace(model=model), None, tx, none, settings, "vanilla")
-    for step in range(2):
-      _, row = learner.update(batch, schedule(step))
+    for row in learner.update(batch, [schedule(0), schedule(1)])[1]:
       losses += [row["loss"], row["kl"]]
     checkpoints.save_params(f"{folder}/{mesh}_{lora}", learner.trainer.model)
     trainer = train_sft.make_trainer(learner.trainer.model, tx, False)
     losses.append(optimization.make_update(trainer, policy.mesh)(sft, 1e-4)[0])
     moved = checkpoints.load_params(f"{folder}/1x1_{lora}", trainer.model)
     with policy.mesh:
-      parts = [Rows(*(x[turn] for x in packed.rows)) for turn in range(2)]
-      logps = np.stack([policy_gradient.reference_logps(moved, rows, temperature=1.0) for rows in parts])
+      logps = np.asarray(policy_gradient.reference_logps(moved, learner.updates.place(packed.rows), 2, temperature=1.0))
     losses.append(float(logps.sum()) / 192)
   with policy.mesh:  # decoding reads whole layers (under tp its part) and a part of the words: no turn of its loop collects them
     view = lambda model: forward_pass.whole_layers(forward_pass.compute_view(model))
