@@ -406,13 +406,8 @@ def train(
   schedule,
   held_out: list[dict],
   state: dict,
-  *,
-  out_dir: str,
-  eval_every: int,
-  save_every: int,
-  sample_every: int,
+  flag,
   thresholds: list[float],
-  stop_on_collapse: bool,
   stop,
   log,
 ):
@@ -422,13 +417,13 @@ def train(
   """
   progress = state["progress"]
   iterations = learner.settings.num_iterations
-  places = places_of(out_dir)
+  places = places_of(flag.out_dir)
   # disable=None: no bar where there is no terminal, a line a step instead.
   bar = tqdm(total=state["max_steps"], initial=state["step"], desc="grpo", disable=None)
   show = training_log.open_report(bar, state, places.metrics, stop, log, steady=3 * iterations)
   curves_drawn = -math.inf
 
-  with bar, checkpoints.open_checkpoints(out_dir) as manager:
+  with bar, checkpoints.open_checkpoints(flag.out_dir) as manager:
     while state["step"] < state["max_steps"] and not stop:
       before = state["step"]
 
@@ -439,27 +434,27 @@ def train(
       save_samples = functools.partial(
         write_samples, places.samples, before + 1, prepared, learner.settings
       )
-      if before // iterations % sample_every == 0:
+      if before // iterations % flag.sample_every == 0:
         save_samples()
 
       # → μ updates
-      evaluated = functools.partial(due, every=eval_every, last=state["max_steps"])
+      evaluated = functools.partial(due, every=flag.eval_every, last=state["max_steps"])
       for iteration, row in updates_of(learner, prepared.batch, schedule, state, evaluated):
         row = seen | row
         row |= health.watch(row, progress)
         if evaluated(state["step"]) and held_out:
-          row |= evaluate(learner, held_out, progress, thresholds, out_dir)
+          row |= evaluate(learner, held_out, progress, thresholds, flag.out_dir)
         if thresholds:
           row["phase"] = progress["phase"]
         first = iteration == 0
         show({"step": state["step"], "iteration": iteration, **row}, seen_tokens(prepared, first))
         failed = prepared.scores.failed if first else None
-        health.check_health(row, failed, state, save_samples, stop_on_collapse)
+        health.check_health(row, failed, state, save_samples, flag.stop_on_collapse)
         # The later updates of a batch cost no rollout.
         seen |= {name: 0.0 for name in seen if name in training_log.SECONDS}
 
       # Between batches only, where nothing is half done. 48 → 52 passes 50, and saves at 52.
-      if save_every and state["step"] // save_every > before // save_every:
+      if flag.save_every and state["step"] // flag.save_every > before // flag.save_every:
         save(manager, learner, state)
         if time.monotonic() - curves_drawn > CURVES_EVERY:
           curves.plot_curves(jsonl.read_rows(places.metrics), PANELS, places.curves)
@@ -669,6 +664,29 @@ def check_flags():
   rewards.make_rewards(FLAGS.rewards, **rewards.read_weights(FLAGS.weights, FLAGS.rewards))
 
 
+def make_learner(
+  flag, style: str, rows: list[dict], held_out: list[dict], started: dict, state: dict
+) -> tuple[Policy, LeanGRPOLearner]:
+  """(the policy to train, a learner around it, fresh) of what --model and --init_from name.
+
+  started: run.json of an earlier session, {} for none.
+  """
+  start = grpo_start.load_start(flag, style)
+  grpo_start.check_inputs(flag, flag.out_dir, started, start)
+  # Held-out rows as well: their prompts are sampled at the same widths.
+  lengths = grpo_start.check_prompts(rows + held_out, start.tokenizer, flag.max_prompt_tokens)
+  settings = choose_settings(flag, start, lengths, style)
+  policy, reference = grpo_start.starting_policy(
+    start, flag.lora_rank, flag.lora_alpha, flag.seed, settings.reference
+  )
+  del start  # weights that neither is made of leave the device
+  if not started:
+    trained = parameters.count_parameters(policy.model, parameters.trainable(policy.model))
+    runs.check_run_fits(flag.out_dir, trained)
+  grpo_start.announce(rows, settings, policy)
+  return policy, build(policy, reference, reward_functions(flag, style, state), settings, flag)
+
+
 def main():
   flag = FLAGS
   out_dir = flag.out_dir
@@ -692,63 +710,32 @@ def main():
   stop = runs.StopSignal(flag.max_hours)
   devices.enable_compilation_cache()
 
-  start = grpo_start.load_start(flag, style)
-  grpo_start.check_inputs(flag, out_dir, started, start)
-  # Held-out rows as well: their prompts are sampled at the same widths.
-  lengths = grpo_start.check_prompts(rows + held_out, start.tokenizer, flag.max_prompt_tokens)
-  settings = choose_settings(flag, start, lengths, style)
   state = {
     "step": 0,
     # 1,000 stands in until the preflight has timed a batch: --max_steps=auto is not known yet.
     "max_steps": started.get("max_steps") or max_steps or 1000,
     "progress": preflight.new_progress(),
   }
-  policy, reference = grpo_start.starting_policy(
-    start, flag.lora_rank, flag.lora_alpha, flag.seed, settings.reference
-  )
-  del start  # weights that neither is made of leave the device
-  if not started:
-    trained = parameters.count_parameters(policy.model, parameters.trainable(policy.model))
-    runs.check_run_fits(out_dir, trained)
-  grpo_start.announce(rows, settings, policy)
-  learner = build(policy, reference, reward_functions(flag, style, state), settings, flag)
-  stream = streams.make_stream(rows, settings)
+  policy, learner = make_learner(flag, style, rows, held_out, started, state)
+  stream = streams.make_stream(rows, learner.settings)
   # From here on it counts what is compiled, for the last line of the run.
   compiled = programs.Programs()
   grpo_start.compile_programs(learner)
 
   # A resume had its preflight, and keeps its schedule: the number of updates is recorded.
   if "max_steps" not in started or flag.preflight_only:
+    last_phase = reward_functions(flag, style, state, phase=LAST_PHASE)
     state["max_steps"] = preflight.before_training(
-      learner,
-      reward_functions(flag, style, state, phase=LAST_PHASE),
-      stream,
-      rows,
-      held_out,
-      max_steps,
-      stop,
-      flag,
+      learner, last_phase, stream, rows, held_out, max_steps, stop, flag
     )
     if flag.preflight_only:
       return
     runs.record_run(out_dir, max_steps=state["max_steps"])
   resume(out_dir, learner, state)
   facts = runs.describe_run(policy, out_dir, "grpo", data)
-  train(
-    learner,
-    stream,
-    optimization.make_schedule(flag.learning_rate, state["max_steps"], final_ratio=0.0),
-    held_out,
-    state,
-    out_dir=out_dir,
-    eval_every=flag.eval_every,
-    save_every=flag.save_every,
-    sample_every=flag.sample_every,
-    thresholds=thresholds,
-    stop_on_collapse=flag.stop_on_collapse,
-    stop=stop,
-    log=training_log.open_log(out_dir, flag.wandb),
-  )
+  schedule = optimization.make_schedule(flag.learning_rate, state["max_steps"], final_ratio=0.0)
+  log = training_log.open_log(out_dir, flag.wandb)
+  train(learner, stream, schedule, held_out, state, flag, thresholds, stop, log)
   runs.save_run(learner.trainer.model, out_dir, PANELS)
   # Raises where the run was stopped early: then it has no config.json, and can go on.
   runs.check_finished(stop, state["step"], state["max_steps"], out_dir)
