@@ -41,7 +41,7 @@ class LeanRollout(base_rollout.BaseRollout):
     self.policy = policy._replace(model=rollout_actor)
 
   def generate(self, prompts, rollout_config, **kwargs):
-    """prompts: texts; kwargs: width, parts, generations and keys of `sampling.sample`."""
+    """prompts: texts; kwargs: width, sizes, generations and keys of `sampling.sample`."""
     ids = [tokenization.encode(self.policy.tokenizer, text) for text in prompts]
     out, log_p = sampling.sample(
       self.policy,
@@ -117,7 +117,7 @@ def sample_here(
       [row["prompt"] for row in rows[part]],
       config,
       width=shape.cache,
-      parts=shape.parts,
+      sizes=shape.sizes,
       generations=keys.shape[1],
       keys=keys[part],
     )

@@ -26,11 +26,12 @@ CPU_PREFILL_ROWS = 8  # prompts of like length that a CPU prefills at a time
 FEW_ROWS = 8  # decoding so many together takes a CPU hardly longer than decoding one
 
 
-class Parts(NamedTuple):
-  """How prompts are prefilled: so many at a time, each part padded to the smallest of `widths`."""
+class Sizes(NamedTuple):
+  """What `sample` compiles: a prefill for each of `widths`, a decoding for each of `rows`."""
 
-  prompts: int
+  prompts: int  # prefilled at a time, padded to the smallest of the widths that holds them
   widths: tuple[int, ...]
+  rows: tuple[int, ...]  # decoded at first, and once no more of them are still writing: 32, 16, 8
 
 
 # One token from logits.
@@ -308,7 +309,7 @@ def sample(
   greedy: bool = False,
   keys=None,
   shared: int = 0,
-  parts: Parts | None = None,
+  sizes: Sizes | None = None,
   with_log_p: bool = False,
 ):
   """Completions (N, L) of B prompts of token ids: the stop token is kept, padding follows it.
@@ -316,8 +317,8 @@ def sample(
   width: padded prompt length, at least the longest prompt (`tokenization.bucket`, or `fit` over
   `choose_widths`). temperature: 0 is greedy; so is `greedy`, by the program that draws at
   `temperature`. keys: (B, G, 2) uint32, unused when greedy. shared: how many tokens all prompts
-  begin with; those run once. parts: of the prefill; None: what the device does best, of whatever
-  shape. with_log_p: also returns the log-probability of each drawn token at `temperature`, (N, L)
+  begin with; those run once. sizes: None: what takes the least time, compilation left out.
+  with_log_p: also returns the log-probability of each drawn token at `temperature`, (N, L)
   float32, as the sampler saw it; 0 when greedy.
   """
   longest = max(map(len, prompts))
@@ -342,12 +343,12 @@ def sample(
     missing = -len(own) % policy.mesh.shape["fsdp"]
     own += own[:1] * missing
     keys = np.concatenate([keys, keys[:1].repeat(missing, 0)])
-    parts = Parts(len(own), (width,))
+    sizes = Sizes(len(own), (width,), (len(own),))
 
-  parts = parts or default_parts(policy, len(own), width)
+  sizes = sizes or fastest_sizes(policy, len(own), generations, width)
   with policy.mesh:
-    state = prefill(policy, prefix, own, parts, width, generations, max_new_tokens)
-    out, log_p = decode(policy, state, keys, float(temperature), greedy)
+    state = prefill(policy, prefix, own, sizes, width, generations, max_new_tokens)
+    out, log_p = decode(policy, state, keys, sizes.rows, float(temperature), greedy)
   if with_log_p:
     return out[:wanted], log_p[:wanted]
   return out[:wanted]
@@ -364,19 +365,27 @@ def first_tokens(policy: Policy, tokens: list[int]) -> np.ndarray:
   return np.array([tokens] * rows, np.int32).reshape(rows, len(tokens))
 
 
-def default_parts(policy: Policy, prompts: int, width: int) -> Parts:
-  """All prompts at once; a CPU does few at a time, each few padded to its own longest."""
-  if computes_on_cpu(policy):
-    return Parts(min(CPU_PREFILL_ROWS, prompts), tokenization.LENGTH_BUCKETS)
-  return Parts(prompts, (width,))
+def fastest_sizes(policy: Policy, prompts: int, generations: int, width: int) -> Sizes:
+  """All at once; a CPU prefills few at a time, each few padded to its own longest, and halves the
+  rows of a decoding whenever half of them have ended.
+
+  A device that is bound by reading the weights gains nothing by that.
+  """
+  answers = prompts * generations
+  if not computes_on_cpu(policy):
+    return Sizes(prompts, (width,), (answers,))
+  rows = [answers]
+  while rows[-1] > FEW_ROWS:
+    rows.append(rows[-1] // 2)
+  return Sizes(min(CPU_PREFILL_ROWS, prompts), tokenization.LENGTH_BUCKETS, tuple(rows))
 
 
 class Shape(NamedTuple):
   """Of all shapes that a run samples with, those for one width of prompts."""
 
-  prompt: int  # the padded width of the widest prompt's own tokens
+  prompt: int  # the padded width
   cache: int  # `width` of `sample`
-  parts: Parts
+  sizes: Sizes
 
 
 def run_shapes(
@@ -384,22 +393,25 @@ def run_shapes(
 ) -> list[Shape]:
   """What a run compiles to sample prompts × generations answers together, a shape for each width.
 
-  Two widths are two prefills and two decodings. Where ended rows leave, all decode with the wider
-  cache, and a second number of rows is the second decoding.
+  At most four programs: two widths are two prefills and two decodings. Where ended rows leave, all
+  decode with the wider cache, and a second number of rows is the second decoding. A quarter loses
+  least: of 32 answers that end one by one it decodes 8% longer than halves do.
   """
-  at_once = prompts
-  if computes_on_cpu(policy):
-    at_once = min(CPU_PREFILL_ROWS, prompts)
-  if len(row_counts(policy, prompts * generations)) > 1:
-    return [Shape(width, widths[-1], Parts(at_once, widths)) for width in widths]
-  return [Shape(width, width, Parts(at_once, (width,))) for width in widths]
+  answers = prompts * generations
+  if not computes_on_cpu(policy):
+    return [Shape(width, width, Sizes(prompts, (width,), (answers,))) for width in widths]
+  at_once = min(CPU_PREFILL_ROWS, prompts)
+  if answers <= FEW_ROWS:
+    return [Shape(width, width, Sizes(at_once, (width,), (answers,))) for width in widths]
+  sizes = Sizes(at_once, widths, (answers, answers // 4))
+  return [Shape(width, widths[-1], sizes) for width in widths]
 
 
 def prefill(
   policy: Policy,
   prefix: np.ndarray,
   own: list[list[int]],
-  parts: Parts,
+  sizes: Sizes,
   width: int,
   generations: int,
   new: int,
@@ -407,48 +419,41 @@ def prefill(
   """The state of `_decode` for G answers to each prompt, in the order of the prompts."""
   room = width - prefix.shape[1]
   order = list(range(len(own)))
-  if len(parts.widths) > 1:
+  if len(sizes.widths) > 1:
     # Those of like length together: a part is as wide as its longest.
     order.sort(key=lambda i: len(own[i]))
   states = []
-  for part in batching.filled_batches([own[i] for i in order], parts.prompts):
+  for part in batching.filled_batches([own[i] for i in order], sizes.prompts):
     longest = max(map(len, part))
-    fitting = [size for size in parts.widths if longest <= size < room]
+    fitting = [size for size in sizes.widths if longest <= size < room]
     padded = tokenization.pad_left(part, min(fitting, default=room))
     # Whatever its own width, a part has `width` slots, so that parts can be joined.
     states.append(_prefill(policy.model, prefix, padded, slots=width, new=new))
   # One part in the order of the prompts, as on several devices: there is nothing to move.
-  if len(states) == 1 and generations == 1 and order == list(range(parts.prompts)):
+  if len(states) == 1 and generations == 1 and order == list(range(sizes.prompts)):
     return states[0]
   # The place of each prompt in the parts, G times.
   return take_rows(states, np.argsort(order).repeat(generations))
-
-
-def row_counts(policy: Policy, rows: int) -> tuple[int, ...]:
-  """How many rows decode at first, and how many once no more are still writing.
-
-  Each number is a program. On a CPU what has ended then costs nothing more; a device that is bound
-  by reading the weights gains nothing by that.
-  """
-  if computes_on_cpu(policy) and rows > FEW_ROWS:
-    return rows, rows // 4
-  return (rows,)
 
 
 def decode(
   policy: Policy,
   state: dict,
   keys: np.ndarray,
+  sizes: tuple[int, ...],
   temperature: float,
   greedy: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Runs `state` to the end of all its rows -> (completions, log-probabilities), both (N, L)."""
+  """Runs `state` to the end of all its rows -> (completions, log-probabilities), both (N, L).
+
+  sizes: see `Sizes.rows`. What has left costs nothing more.
+  """
   everyone, new = state["out"].shape
   rows = np.arange(everyone)  # which row each of the state's is
   out = np.full((everyone, new), tokenization.PAD_ID, np.int32)
   log_p = np.zeros((everyone, new), np.float32)
   # (128, 32): 128 rows until 32 are left, those until none is.
-  for few in (*row_counts(policy, everyone)[1:], 0):
+  for few in (*sizes[1:], 0):
     state = _decode(policy.model, state, keys[rows], few, greedy, temperature=temperature)
     t, done, *written = jax.device_get([state[name] for name in ("t", "done", "out", "log_p")])
     # At the place of the row, whatever has left before it.
@@ -478,7 +483,7 @@ def rehearse(
   # As `sample` fills up the last place on the last device.
   answers += -answers % policy.mesh.shape["fsdp"]
   for shape in run_shapes(policy, widths, prompts, generations):
-    at_once = answers if policy.mesh.size > 1 else shape.parts.prompts
+    at_once = answers if policy.mesh.size > 1 else shape.sizes.prompts
     blank = np.full((at_once, shape.prompt), tokenization.BOS_ID, np.int32)
     with policy.mesh:
       for parts in {-(-prompts // at_once), -(-answers // at_once)}:
@@ -488,17 +493,12 @@ def rehearse(
         state = part
         if at_once < answers:
           state = take_rows([part] * parts, np.zeros(answers, np.int64))
-        rehearse_decoding(policy, state, temperature)
-
-
-def rehearse_decoding(policy: Policy, state: dict, temperature: float):
-  """Each number of rows that `decode` runs."""
-  for rows in row_counts(policy, len(state["done"])):
-    if rows < len(state["done"]):
-      state = take_rows([state], np.zeros(rows, np.int64))
-    keys = np.zeros((rows, 2), np.uint32)
-    # No more than `rows` are still writing, so it stops at once.
-    state = _decode(policy.model, state, keys, rows, False, temperature=temperature)
+        for rows in (answers, *shape.sizes.rows[1:]):
+          if rows < answers:
+            state = take_rows([state], np.zeros(rows, np.int64))
+          keys = np.zeros((rows, 2), np.uint32)
+          # No more than `rows` are still writing, so it stops at once.
+          state = _decode(policy.model, state, keys, rows, False, temperature=temperature)
 
 
 def completion_lengths(completions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

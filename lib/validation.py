@@ -23,7 +23,7 @@ def answer_greedily(learner: LeanGRPOLearner, prompts: list[list[int]]) -> np.nd
       policy,
       batch,
       width=shape.cache,
-      parts=shape.parts,
+      sizes=shape.sizes,
       max_new_tokens=settings.max_new_tokens,
       temperature=settings.temperature,
       greedy=True,
