@@ -304,10 +304,10 @@ def test_rows_that_are_done_leave_and_the_others_do_not_notice(policy):
 
 
 def test_local_layers_keep_their_window_and_draw_the_same(monkeypatch):
-  """Seven layers, of which the sixth is global; a window of 16 that ends inside the prompt, inside
+  """Six layers, the last of them global; a window of 16 that ends inside the prompt, inside
   the answer and before either. What is left is the order of a sum."""
   config = gemma.ModelConfig(
-    num_layers=7,
+    num_layers=6,
     num_embed=512,
     embed_dim=32,
     hidden_dim=48,
