@@ -7,17 +7,15 @@ interrupted, changes nothing.
 
 import hashlib
 import os
-import pathlib
 from collections.abc import Iterator
 
 import jax
 import numpy as np
 import psutil
 
-from lib import batching, command_line, sampling, tokenization
+from lib import batching, command_line, devices, sampling, tokenization
 from lib.loading import Policy
 
-CGROUP_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
 # Most responses sampled together. A CPU is bound by arithmetic: beyond 32 rows nothing is gained.
 MOST_ON_CPU, MOST_ON_ACCELERATOR = 32, 512
 
@@ -31,7 +29,8 @@ def free_bytes() -> int:
   if all("bytes_limit" in each for each in stats):
     return sum(each["bytes_limit"] - each["bytes_in_use"] for each in stats)
   free = psutil.virtual_memory().available
-  limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else "max"
+  limit_file = devices.CGROUP_LIMIT
+  limit = limit_file.read_text().strip() if limit_file.is_file() else "max"
   if limit.isdigit():
     # What this process holds, not memory.current: the page cache counts there.
     free = min(free, int(limit) - psutil.Process().memory_info().rss)

@@ -1,4 +1,4 @@
-"""The devices that a run computes on: their mesh, their number format, and what stays compiled."""
+"""The devices that a run computes on: their mesh, number format and memory, what stays compiled."""
 
 import os
 import pathlib
@@ -6,9 +6,16 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import psutil
 from absl import logging
 
+from lib import command_line
 from lib.errors import InputError
+
+GIB = 2**30
+# Compute capability of the first GPUs with bfloat16 arithmetic: a T4 has 7.5, an A100 8.0.
+BFLOAT16_SINCE = 8.0
+CGROUP_LIMIT = pathlib.Path("/sys/fs/cgroup/memory.max")
 
 # Tunix and Orbax narrate at lower levels, and log with its stack what they raise anyway.
 logging.set_verbosity(logging.FATAL)
@@ -96,3 +103,50 @@ def compute_dtype(dtype: str = "auto"):
   if dtype not in ("float32", "bfloat16"):
     raise InputError(f"--dtype={dtype} is unknown; valid: auto, float32, bfloat16")
   return jnp.dtype(dtype)
+
+
+def use_arithmetic(dtype: str, device=None):
+  """Makes --dtype=float32 mean float32 products, and says where a GPU has no bfloat16.
+
+  By default JAX multiplies float32 in bfloat16 on a TPU, and in TF32 on a newer GPU.
+  """
+  device = device or jax.devices()[0]
+  if device.platform != "cpu":
+    # In a notebook the cell before may have asked for another --dtype.
+    default = os.environ.get("JAX_DEFAULT_MATMUL_PRECISION")
+    precision = "highest" if dtype == "float32" else default
+    jax.config.update("jax_default_matmul_precision", precision)
+  capability = getattr(device, "compute_capability", None)
+  if dtype != "float32" and capability and float(capability) < BFLOAT16_SINCE:
+    command_line.say(
+      f"note: a {device.device_kind} has no bfloat16 arithmetic: weights take half the memory of "
+      "float32, but every product is converted to float32 and back; --dtype=float32 is as exact "
+      "as it gets, at twice the memory"
+    )
+
+
+def memory_bytes() -> int:
+  """Of all devices together; where the CPU is the device, the host's inside its cgroup."""
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  if all("bytes_limit" in each for each in stats):
+    return sum(each["bytes_limit"] for each in stats)
+  limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else "max"
+  total = psutil.virtual_memory().total
+  return min(total, int(limit)) if limit.isdigit() else total
+
+
+def check_memory(needed: int, what: str):
+  """Says what `what` takes, in bytes and without activations; a CPU that has less is refused.
+
+  A device's runtime may put part of it elsewhere, so there the run may try.
+  """
+  has = memory_bytes()
+  figures = f"{what} need {needed / GIB:.1f} GiB of memory"
+  if needed > has and jax.default_backend() == "cpu":
+    raise InputError(
+      f"{figures}, this machine has {has / GIB:.1f} GiB; choose a smaller model, LoRA "
+      "(--lora_rank=16), or a machine with more"
+    )
+  if needed > has / 4:  # of less nobody has to think
+    warning = "WARNING: " if needed > has else ""
+    command_line.say(f"{warning}{figures}, there are {has / GIB:.1f} GiB")

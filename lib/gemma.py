@@ -116,6 +116,9 @@ def read_weights(folder: str, config: ModelConfig, mesh) -> nnx.Module:
 
   with mesh:
     model = nnx.eval_shape(lambda: gemma3.Gemma3(config, rngs=nnx.Rngs(0)))  # shapes, no numbers
+  shapes = jax.tree.leaves(nnx.state(model))
+  size = sum(leaf.size for leaf in shapes) * np.dtype(config.param_dtype).itemsize
+  devices.check_memory(size, f"the weights in {folder}")
   layout = nnx.to_flat_state(nnx.get_named_sharding(nnx.state(model), mesh))
   # One at a time: few hosts have room for all of 27B beside what the devices hold.
   values = {}

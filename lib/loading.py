@@ -53,6 +53,7 @@ def load_policy(
   # A shell leaves the ~ of --checkpoint=~/run as it is.
   checkpoint = os.path.expanduser(checkpoint)
   on = devices.make_mesh(mesh)
+  devices.use_arithmetic(dtype)
   # Before the weights: a wrong tokenizer is told in a second, a large model loads in minutes.
   if folder != "tiny":
     tokenizer_check.check_tokenizer_files(folder)

@@ -75,7 +75,7 @@ def math_correct(answer: str, truth: str) -> bool:
 
 
 def is_short(answer: str, truth: str) -> bool:
-  """May the answer be the truth itself? Markup makes it longer, but a whole response is no truth."""
+  """May the answer be the truth itself? Markup makes it longer; a whole response is no truth."""
   return len(answer) <= min(MAX_VALUE, 4 * len(truth) + 60)
 
 

@@ -19,7 +19,7 @@ import time
 import jax
 from flax import nnx
 
-from lib import checkpoints, command_line, curves, folders, jsonl, run_size
+from lib import checkpoints, command_line, curves, devices, folders, jsonl, run_size
 from lib.errors import InputError, Stopped
 from lib.loading import Policy
 
@@ -75,11 +75,13 @@ def check_disk(out_dir: str, needed: float):
 
 
 def check_run_fits(out_dir: str, trained: int):
-  """Refuses a new run of `trained` parameters that the disk cannot hold.
+  """Refuses a new run of `trained` parameters that the disk or a CPU's memory cannot hold.
 
   One that goes on has written most of this already.
   """
   check_disk(out_dir, run_size.training_bytes(trained))
+  # Beside the weights that were just read: master, gradient and two moments, in float32.
+  devices.check_memory(16 * trained, f"{trained / 1e6:.0f}M parameters in training")
 
 
 def pace(marks) -> float:

@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -615,6 +616,37 @@ def test_bad_meshes_and_dtypes():
       devices.make_mesh(spec)
   with pytest.raises(InputError, match="float16 is unknown; valid"):
     devices.compute_dtype("float16")
+
+
+def test_what_a_device_makes_of_a_dtype_is_said(capsys, monkeypatch):
+  def arithmetic(dtype: str, platform: str = "cuda", capability: str = "7.5") -> tuple:
+    chip = {"platform": platform, "device_kind": "Tesla T4", "compute_capability": capability}
+    devices.use_arithmetic(dtype, types.SimpleNamespace(**chip))
+    return jax.config.jax_default_matmul_precision, "no bfloat16" in capsys.readouterr().out
+
+  try:
+    assert arithmetic("float32", "tpu", "") == ("highest", False)
+    assert arithmetic("auto") == (None, True)
+    assert arithmetic("bfloat16") == (None, True)
+    assert arithmetic("float32") == ("highest", False)
+    assert arithmetic("auto", capability="9.0") == (None, False)
+    monkeypatch.setenv("JAX_DEFAULT_MATMUL_PRECISION", "high")
+    assert arithmetic("auto", capability="9.0") == ("high", False)
+  finally:
+    jax.config.update("jax_default_matmul_precision", None)
+  devices.use_arithmetic("float32")  # a CPU multiplies float32 in float32 anyway
+  assert jax.config.jax_default_matmul_precision is None
+
+
+def test_memory_is_asked_before_it_is_taken(capsys):
+  has = devices.memory_bytes()
+  assert has > devices.GIB / 2
+  devices.check_memory(has // 10, "the weights in x")
+  assert capsys.readouterr().out == ""
+  devices.check_memory(has // 2, "the weights in x")
+  assert "the weights in x need" in capsys.readouterr().out
+  with pytest.raises(InputError, match=r"the weights in x need .* GiB of memory, this machine has"):
+    devices.check_memory(2 * has, "the weights in x")
 
 
 def test_two_controllers_are_refused(data_dir, tmp_path):
