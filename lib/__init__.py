@@ -6,7 +6,7 @@ The way of the data, and the files along it in reading order:
   rows          public_sources, readers, cells, columns, hub_data, unified_rows, splits, overlap,
                 references, mixing, sft_targets, prompt_lengths, data_report,
                 builtin_pool, builtin_questions
-  tokens        tokenization, tokenizer_check
+  tokens        tokenization, tokenizer_json, tokenizer_check
   the model     model_names, weight_files, gemma_config, gemma, hugging_face, peft_folder,
                 parameters, loading, devices, sliding_window, forward_pass
   rollouts      streams, batching, sampling, answering, rollouts

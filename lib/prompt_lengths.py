@@ -14,12 +14,10 @@ from lib.errors import InputError
 
 def open_tokenizer(folder: str):
   """The SentencePieceProcessor of a folder, or of a model by its name."""
-  import sentencepiece
-
   # "gemma-3-1b-it" or a path: what the model's loader takes, this takes.
   folder = loading.resolve_model(folder)
   tokenizer_check.check_tokenizer_files(folder)
-  return sentencepiece.SentencePieceProcessor(model_file=f"{folder}/tokenizer.model")
+  return tokenization.load_tokenizer(folder)
 
 
 def train_tokenizer(rows: list[dict], style: str):

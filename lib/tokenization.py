@@ -5,13 +5,15 @@ by `train_tokenizer`, with Gemma's ids for all that is special.
 """
 
 import io
+import json
 import os
+import pathlib
 from collections.abc import Iterable
 
 import numpy as np
 import sentencepiece as spm
 
-from lib import contract, jsonl
+from lib import contract, jsonl, tokenizer_json
 from lib.errors import InputError
 
 # Gemma's own ids, which the tiny tokenizer takes over.
@@ -114,12 +116,27 @@ def load_tokenizer(
 
 
 def load_from(folders: list[str]) -> spm.SentencePieceProcessor | None:
-  """tokenizer.model of the first of `folders` that has one."""
+  """The tokenizer of the first of `folders` that has one."""
   for folder in folders:
-    path = os.path.join(folder, "tokenizer.model")
-    if folder and os.path.isfile(path):
-      return spm.SentencePieceProcessor(model_file=path)
+    if folder and (tokenizer := read_tokenizer(folder)):
+      return tokenizer
   return None
+
+
+def read_tokenizer(folder: str) -> spm.SentencePieceProcessor | None:
+  """tokenizer.model of a folder; where transformers 5 left that out, the same of tokenizer.json."""
+  path = os.path.join(folder, "tokenizer.model")
+  if os.path.isfile(path):
+    return spm.SentencePieceProcessor(model_file=path)
+  path = os.path.join(folder, "tokenizer.json")
+  if not os.path.isfile(path):
+    return None
+  try:
+    fast = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise InputError(f"{path} is not JSON ({error}); download it again") from error
+  proto = tokenizer_json.sentencepiece_model(fast, path)
+  return spm.SentencePieceProcessor(model_proto=proto)
 
 
 def refuse_model(model: str):

@@ -9,7 +9,7 @@ import os
 
 import sentencepiece as spm
 
-from lib import contract, gemma_config, tokenizer_files
+from lib import contract, gemma_config, tokenization, tokenizer_files
 from lib.errors import InputError
 
 SPACE = "\u2581"  # how sentencepiece spells one
@@ -18,27 +18,21 @@ IMAGE_TOKENS = ("<image_soft_token>", "<start_of_image>", "<end_of_image>")
 
 
 def check_tokenizer_files(folder: str):
-  """Refuses a folder without a sound tokenizer.model, or with tokens that it lacks."""
-  path = os.path.join(folder, "tokenizer.model")
-  if not os.path.isfile(path):
-    # What transformers 5 saved has the other form only.
-    if os.path.isfile(os.path.join(folder, "tokenizer.json")):
-      raise InputError(
-        f"{folder} has tokenizer.json and no tokenizer.model, which transformers 5 leaves out; "
-        "copy tokenizer.model from the base model it was made of"
-      )
-    raise InputError(f"{folder} has no tokenizer.model; {gemma_config.NOT_A_MODEL}")
+  """Refuses a folder without a sound tokenizer, or with tokens that its pieces lack."""
   try:
-    tokenizer = spm.SentencePieceProcessor(model_file=path)
+    tokenizer = tokenization.read_tokenizer(folder)
   except (RuntimeError, OSError) as error:
     raise InputError(
-      f"{path} is not a sentencepiece model (a git-lfs pointer, or cut short); download it again"
+      f"{folder}/tokenizer.model is not a sentencepiece model (a git-lfs pointer, or cut short); "
+      "download it again"
     ) from error
+  if tokenizer is None:
+    raise InputError(f"{folder} has no tokenizer.model; {gemma_config.NOT_A_MODEL}")
   # E.g. ChatML's <|im_start|>, added by a fine-tune behind Gemma's vocabulary.
   for token, number in added_tokens(folder).items():
     if token not in IMAGE_TOKENS and not is_piece(tokenizer, token, number):
       raise InputError(
-        f"{folder} has the added token {token!r} (number {number}), which tokenizer.model lacks: "
+        f"{folder} has the added token {token!r} (number {number}), which its pieces lack: "
         "the model would get other ids than it was trained on; pass one whose tokens are Gemma's "
         "own"
       )

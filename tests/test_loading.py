@@ -453,8 +453,8 @@ def bad_tokenizer(folder):
   (folder / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1\n")
 
 
-def fast_tokenizer_alone(folder):
-  (folder / "tokenizer.model").rename(folder / "tokenizer.json")
+def foreign_tokenizer_alone(folder):
+  (folder / "tokenizer.model").unlink()
   (folder / "tokenizer.json").write_text("{}")
 
 
@@ -494,7 +494,7 @@ BROKEN_FOLDERS = [
   (own_head, "lm_head.weight that is not its embedding"),
   (twice, "holds model.norm.weight twice"),
   (bad_tokenizer, "is not a sentencepiece model"),
-  (fast_tokenizer_alone, "copy tokenizer.model from the base model"),
+  (foreign_tokenizer_alone, "copy tokenizer.model from the base model"),
   (added_token, "added token '<think>' (number 523)"),
   (renamed_token, "added token '<think>' (number 90)"),
   (bad_json, "config.json is not JSON"),
