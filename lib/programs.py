@@ -1,6 +1,7 @@
 """How many programs a run compiles: each costs minutes on a TPU, and one in mid-run stalls it.
 
-Small ones that JAX makes for single operations are left out: only the four of a run are counted.
+Small ones are left out, such as JAX makes for single operations or `sampling.take_rows` is, which
+moves rows: only the four of a run are counted.
 """
 
 import collections
