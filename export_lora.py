@@ -141,6 +141,10 @@ def main():
       f"the export does not match the JAX policy ({'; '.join(found['failures'])}); see "
       f"{FLAGS.out_dir}/parity.json and do not publish it"
     )
+  if found and not found["changed"]:
+    command_line.say(
+      "WARNING: training changed nothing, so this is the base model; see the step lines of its run"
+    )
   if target:
     # What the export itself wrote: others' files in the folder are not ours to publish.
     files = folders.read_config(out_dir, "export_lora.py")["files"]
@@ -260,7 +264,7 @@ def finish_merged(out: str, converter: str, style: str, formats: list[str]):
   if converter:
     # The same Python that `ready_converter` tried.
     python = parity.find_python(FLAGS.verify_python)
-    gguf_format.write_gguf(f"{out}/gguf", merged, converter, python, style)
+    gguf_format.write_gguf(f"{out}/gguf", merged, converter, python, style, title())
   if "merged" in formats:
     gguf_format.write_modelfile(merged, ".", style)
   else:

@@ -51,11 +51,13 @@ def local_gguf(converter: str) -> str:
   return os.path.join(os.path.dirname(converter), "gguf-py", "gguf")
 
 
-def write_gguf(folder: str, merged: str, converter: str, python: str, style: str):
+def write_gguf(folder: str, merged: str, converter: str, python: str, style: str, title: str):
   """folder/model-bf16.gguf of a Hugging Face folder, and the Modelfile that Ollama makes it of."""
   os.makedirs(folder)
   # bf16, as merged/ is: quantizing is llama-quantize's business, and loses digits.
   command = [python, converter, merged, f"--outfile={folder}/{FILE}", "--outtype=bf16"]
+  # Else the name that programs show is the folder's, "Merged".
+  command.append(f"--model-name={title}")
   done = run(command)
   # Status 0 alone is no proof that the file is there.
   if done.returncode or not os.path.isfile(f"{folder}/{FILE}"):

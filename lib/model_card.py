@@ -70,7 +70,7 @@ ids = tokenizer.apply_chat_template(
 )
 print(tokenizer.decode(model.generate(**ids, max_new_tokens=512, eos_token_id={stops})[0]))
 ```"""
-ASK = """curl localhost:8000/v1/chat/completions -H "Content-Type: application/json" -d \
+ASK = """curl localhost:8000/v1/chat/completions -H "Content-Type: application/json" -d \\
   '{{"model": "{name}", "messages": [{{"role": "user", "content": "{question}"}}],
     "max_tokens": 512, "stop_token_ids": {stops}}}'"""
 # The ranks that vLLM has kernels for.
@@ -285,7 +285,9 @@ def parity_section(parity: dict | None) -> str:
       f"{figures['greedy_same']} of {figures['greedy_tokens']} greedy tokens the same"
     )
   verdict = "Passed" if parity["passed"] else "FAILED"
-  return f"{verdict} on {parity['prompts']} prompts (parity.json). {'; '.join(said)}."
+  # Older files do not say it.
+  unchanged = "" if parity.get("changed", True) else " Training changed nothing: it is the base."
+  return f"{verdict} on {parity['prompts']} prompts (parity.json). {'; '.join(said)}.{unchanged}"
 
 
 def data_section(data_dir: str) -> str:
