@@ -6,6 +6,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import zipfile
 
 import nbclient
 import nbformat
@@ -13,7 +14,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "notebooks" / "kaggle.ipynb"
-SMALL = {"SMOKE": "1", "STAGES": "data eval_base", "EVAL_FLAGS": "--limit=7 --max_new_tokens=8"}
+SMALL = {"SMOKE": "1", "EVAL_FLAGS": "--limit=7 --max_new_tokens=8"}
 
 
 def attach(folder: pathlib.Path) -> pathlib.Path:
@@ -46,8 +47,11 @@ def cells(folder: pathlib.Path, **settings) -> list[str]:
   assert not any(cell.get("outputs") for cell in book.cells)
   own = f"\nINPUT, WORKING = {str(folder / 'input')!r}, {str(folder / 'working')!r}\n"
   own += f"CODE = {str(folder / 'code')!r}\n"
-  own += f"MODEL, SETTINGS = {settings.pop('MODEL', 'tiny')!r}, {settings!r}\n"
+  pool = settings.pop("POOL", "")
+  sources[0] = sources[0].replace('POOL = ""', f"POOL = {pool!r}")
+  own += f"SETTINGS = { ({'MODEL': 'tiny'} | settings)!r}\n"
   sources[0] += own
+  sources[4] = sources[4].replace('["evaluate.py",', '["evaluate.py", "--max_new_tokens=8",')
   # A copied file is not executable; on Kaggle run.sh makes its environment itself.
   sources[1] += '\n(code / ".venv/bin/python").chmod(0o755)\n'
   return sources
@@ -62,10 +66,19 @@ def execute(folder: pathlib.Path, sources: list[str]):
   return book
 
 
-def test_the_notebook_runs_and_goes_on_from_its_attached_output(tmp_path):
-  attach(tmp_path)
-  first = execute(tmp_path, cells(tmp_path, **SMALL)[:4])
+def printed(cell) -> str:
+  return "".join(output.get("text", "") for output in cell.outputs)
+
+
+def test_the_notebook_goes_on_from_its_attached_output_to_the_end(tmp_path):
+  code = attach(tmp_path)
+  rows = ["question,answer,reasoning"]
+  rows += [f"What is {i} + {i + 3}?,{2 * i + 3},{i} + {i + 3} = {2 * i + 3}" for i in range(90)]
+  (code.parent / "sums").mkdir()
+  (code.parent / "sums/sums.csv").write_text("\n".join(rows))
+  first = execute(tmp_path, cells(tmp_path, POOL="sums.csv", **SMALL, STAGES="data eval_base")[:4])
   assert "sft" not in os.listdir(tmp_path / "working/run")
+  assert "sums: read as math" in printed(first.cells[2])
   shown = first.cells[3].outputs[-1]["data"]["text/html"]
   assert shown.startswith("<iframe srcdoc=") and "&lt;h1" in shown
 
@@ -75,10 +88,14 @@ def test_the_notebook_runs_and_goes_on_from_its_attached_output(tmp_path):
   shutil.move(tmp_path / "working/run", earlier)
   shutil.rmtree(tmp_path / "working")
   shutil.rmtree(tmp_path / "code")
-  (tmp_path / "working").mkdir()
-  second = execute(tmp_path, cells(tmp_path, **SMALL)[:3])
-  printed = "".join(output.get("text", "") for output in second.cells[2].outputs)
-  assert "data: complete, skipped" in printed and "eval_base: complete, skipped" in printed
+  stages = "data eval_base sft grpo export"
+  second = execute(tmp_path, cells(tmp_path, POOL="sums.csv", **SMALL, STAGES=stages))
+  everything = printed(second.cells[2])
+  assert "data: complete, skipped" in everything and "eval_base: complete, skipped" in everything
+  said = printed(second.cells[4])
+  assert "Before training" in said and "format:" in said
+  with zipfile.ZipFile(tmp_path / "working/gemma-reasons.zip") as archive:
+    assert {"README.md", "config.json", "merged/model.safetensors"} <= set(archive.namelist())
 
 
 def test_a_failed_stage_fails_the_cell(tmp_path):
@@ -102,4 +119,20 @@ def test_a_deadline_is_no_failure_and_a_missing_project_is_named(tmp_path):
 
 def test_what_is_pushed_to_kaggle_names_the_notebook():
   metadata = json.loads((NOTEBOOK.parent / "kernel-metadata.json").read_text())
-  assert metadata["code_file"] == NOTEBOOK.name and metadata["enable_tpu"]
+  assert metadata["code_file"] == NOTEBOOK.name and metadata["machine_shape"] == "TpuV5E8"
+
+
+def test_the_accelerator_chooses_the_model(tmp_path, monkeypatch):
+  """The first cell alone, where nvidia-smi is and where it is not."""
+  (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
+  (tmp_path / "nvidia-smi").chmod(0o755)
+  book = nbformat.read(NOTEBOOK, as_version=4)
+  settings = next(cell.source for cell in book.cells if cell.cell_type == "code")
+  found = {}
+  for path in ("", str(tmp_path)):
+    monkeypatch.setenv("PATH", path)
+    names = {}
+    exec(settings, names)
+    found[names["HARDWARE"]] = names["SETTINGS"]
+  assert found["gpu"]["MODEL"] == "gemma-3-270m-it" and "DATA_FLAGS" in found["gpu"]
+  assert found["cpu"]["MODEL"] == "tiny" and "DATA_FLAGS" not in found["cpu"]
