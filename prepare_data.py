@@ -357,8 +357,11 @@ def domain_shares(kept: list[dict]) -> tuple[str, dict[str, float]]:
 SMALL_POOL = {"train": 0.85, "val": 0.05, "test": 0.1}
 
 
-def choose_sizes(usable: int) -> tuple[dict[str, int], frozenset]:
-  """(split → rows, the splits whose size may shrink further) for so many usable rows."""
+def choose_sizes(usable: int, dropped: dict) -> tuple[dict[str, int], frozenset]:
+  """(split → rows, the splits whose size may shrink further) for so many usable rows.
+
+  dropped (index → why) tells in the refusal where the others went.
+  """
   sizes = {split: FLAGS[f"{split}_size"].value for split in contract.SPLITS}
   # A size on the command line is a promise; a default is only a wish.
   given = [split for split in sizes if FLAGS[f"{split}_size"].present and not FLAGS.shrink]
@@ -370,12 +373,17 @@ def choose_sizes(usable: int) -> tuple[dict[str, int], frozenset]:
     whole = sum(SMALL_POOL[split] for split in flexible)
     for split in flexible:
       sizes[split] = min(sizes[split], int(left * SMALL_POOL[split] / whole))
-  if sum(sizes.values()) > usable or sizes["train"] < 1:
-    raise InputError(
-      f"train, val and test together ask for {sum(sizes.values()):,} rows, the pool has "
-      f"{usable:,} clean ones; lower the sizes or add rows"
-    )
-  return sizes, flexible
+  if sum(sizes.values()) <= usable and sizes["train"] > 0:
+    return sizes, flexible
+  asked = f"train, val and test together ask for {sum(sizes.values()):,} rows"
+  if sizes["train"] < 1:
+    asked = "train, val and test need rows each"
+  reasons = collections.Counter(dropped.values()).most_common()
+  why = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
+  raise InputError(
+    f"{asked}, the pool has {usable:,} clean ones{f' (dropped: {why})' if why else ''}; lower the "
+    "sizes or add rows"
+  )
 
 
 # --- verify, split
@@ -393,7 +401,7 @@ def draw_verified(
   checked = set()
   while True:
     usable = [row for row in kept if row["index"] not in dropped]
-    sizes, flexible = choose_sizes(len(usable))
+    sizes, flexible = choose_sizes(len(usable), dropped)
     splits, leaks = mixing.draw(usable, words, sizes, shares, flexible)
     drawn = [row for rows in splits.values() for row in rows]
     # A new draw holds mostly rows of the last one: these were checked already.

@@ -183,7 +183,10 @@ def not_as_expected(place: str, expected: str, error: Exception) -> InputError:
   # str(KeyError("a")) is "'a'", with quotes that look odd in a sentence.
   kind = type(error).__name__
   text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-  return InputError(f"{place}: not {expected} ({kind}: {text}); repair the file or take it away")
+  todo = "repair the file or take it away"
+  if isinstance(error, UnicodeDecodeError):  # Excel's plain CSV and "Unicode text"
+    todo = "save it as UTF-8, in Excel as CSV UTF-8"
+  return InputError(f"{place}: not {expected} ({kind}: {text}); {todo}")
 
 
 def open_file(file: DataFile):
