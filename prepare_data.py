@@ -346,6 +346,9 @@ def domain_shares(kept: list[dict]) -> tuple[str, dict[str, float]]:
   weights = {}
   if FLAGS.mixing == "weights":
     weights = mixing.read_weights(FLAGS.domain_weights, own_checks.BY_DOMAIN)
+  elif FLAGS["domain_weights"].present:
+    # A recipe may have set them, so this is no mistake for certain.
+    readers.say(f"note: --domain_weights has no effect with --mixing={FLAGS.mixing}")
   used = FLAGS.mixing
   if len(counts) == 1 and used == "disco":
     readers.say(f"one domain, {min(counts)}: nothing to mix, its rows count alike")
@@ -373,11 +376,13 @@ def choose_sizes(usable: int, dropped: dict) -> tuple[dict[str, int], frozenset]
     whole = sum(SMALL_POOL[split] for split in flexible)
     for split in flexible:
       sizes[split] = min(sizes[split], int(left * SMALL_POOL[split] / whole))
-  if sum(sizes.values()) <= usable and sizes["train"] > 0:
+  # --shrink: the stages that follow have no use for data without a test.
+  empty = sizes["train"] < 1 or (FLAGS.shrink and sizes["test"] < 1)
+  if sum(sizes.values()) <= usable and not empty:
     return sizes, flexible
   asked = f"train, val and test together ask for {sum(sizes.values()):,} rows"
-  if sizes["train"] < 1:
-    asked = "train, val and test need rows each"
+  if empty:
+    asked = "train and test want ten rows or more"
   reasons = collections.Counter(dropped.values()).most_common()
   why = ", ".join(f"{count:,} {reason}" for reason, count in reasons)
   raise InputError(

@@ -366,6 +366,19 @@ check_complete() {
 " delete $OUT/$1 too, or name another OUT"
 }
 
+# The same words may name a file that was edited since: its old rows would be trained in silence.
+check_pool() {
+  grep -q '"inputs"' "$OUT/data/config.json" || return 0
+  IFS=, read -ra parts <<< "${POOL:-},${EVAL_POOL:-}"
+  for part in "${parts[@]}"; do
+    [ -f "$part" ] || continue  # a set on the Hub
+    digest=$(sha256sum "$part" | cut -d ' ' -f 1)
+    grep -q "$digest" "$OUT/data/config.json" ||
+      fail "$part has changed since $OUT/data was made of it; name another OUT, or delete"\
+" $OUT/data and what was made from it"
+  done
+}
+
 stage() {  # stage NAME: makes it unless it is complete
   if is_complete "$1"; then echo "$1: complete, skipped ($OUT/$1)"; return; fi
   words_of "$1" now
@@ -402,6 +415,7 @@ for name in $ORDER; do
   words_of $name
   if is_complete $name; then
     check_complete $name
+    if [ $name = data ]; then check_pool; fi
   else
     words_of $name now
     to_check+=("${words[0]}" --out_dir="$OUT/$name" "${words[@]:1}" "")

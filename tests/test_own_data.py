@@ -378,6 +378,14 @@ def test_400_questions_as_csv_go_through(tmp_path):
   assert json.loads((tmp_path / "out" / "config.json").read_text())["targets"] == 0
 
 
+def test_rows_that_are_too_few_say_where_they_went(tmp_path):
+  rows = [{"question": "What is 1 + 1?", "answer": str(i)} for i in range(50)]
+  (tmp_path / "my.csv").write_text(as_csv(rows))
+  result = script(tmp_path / "out", f"--pool={tmp_path}/my.csv", "--shrink")
+  assert result.returncode == 2 and not (tmp_path / "out").exists()
+  assert "the pool has 1 clean ones (dropped: 49 same question, other answer)" in result.stderr
+
+
 def test_a_domain_of_ones_own(tmp_path):
   (tmp_path / "moves.csv").write_text(as_csv(sums(60)))
   flags = (f"--pool={tmp_path}/moves.csv", "--domain=chess")

@@ -2,7 +2,9 @@
 skipped, refused, resumed.
 """
 
+import hashlib
 import importlib
+import json
 import os
 import re
 import shutil
@@ -140,6 +142,21 @@ def test_rows_without_worked_solutions_go_to_grpo_at_once(shell, tmp_path):
 def test_a_small_pool_shrinks_the_sizes_of_a_recipe(shell):
   (data,) = shell(STAGES="data", POOL="my.csv")[1]
   assert "--shrink" in data
+
+
+def test_a_pool_that_was_edited_is_not_passed_over(shell, tmp_path):
+  pool = tmp_path / "my.csv"
+  pool.write_text("question,answer\n")
+  shell(STAGES="data", POOL="my.csv")
+  digest = hashlib.sha256(pool.read_bytes()).hexdigest()
+  config = tmp_path / "out/data/config.json"
+  config.write_text(json.dumps({"inputs": {"here/my.csv": digest}}))
+  done, calls = shell(STAGES="data", POOL="my.csv")
+  assert done.returncode == 0 and not stages(calls), done.stderr
+  pool.write_text("question,answer\nWhat is 2 + 3?,5\n")
+  done, calls = shell(STAGES="data", POOL="my.csv")
+  assert done.returncode == 2 and done.stderr.count("\n") == 1 and not calls
+  assert "my.csv has changed since out/data was made of it" in done.stderr
 
 
 def test_rewards_of_ones_own_are_paid_and_evaluated(shell, tmp_path):
