@@ -426,7 +426,8 @@ known=(MODEL RECIPE REWARDS POOL EVAL_POOL OUT SEED MAX_HOURS STAGES SMOKE
        DATA_FLAGS SFT_FLAGS GRPO_FLAGS EVAL_FLAGS EXPORT_FLAGS)
 .venv/bin/python -m lib.command_line "${known[@]}" < <(printf '%s\0' "${to_check[@]}") || exit 2
 
-mkdir -p "$OUT"
+why=$(mkdir -p "$OUT" 2>&1) ||
+  fail "OUT=$OUT cannot be made a folder (${why##*: }); name another OUT"
 echo "run.sh: MODEL=$MODEL RECIPE=$RECIPE OUT=$OUT SEED=$SEED on $hardware"
 for name in $ORDER; do
   if is_wanted $name; then stage $name; fi

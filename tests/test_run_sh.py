@@ -171,6 +171,15 @@ def test_rewards_of_ones_own_are_paid_and_evaluated(shell, tmp_path):
   assert "--beta=0.08" in paid[2] and "--rewards=curriculum" not in " ".join(calls)
 
 
+def test_an_out_that_is_no_folder_is_one_line(shell, tmp_path):
+  (tmp_path / "taken").write_text("")
+  done, calls = shell(OUT="taken")
+  assert done.returncode == 2 and not calls
+  assert done.stderr == (
+    "error: OUT=taken cannot be made a folder (File exists); name another OUT\n"
+  )
+
+
 def test_a_first_try_that_failed_refuses_no_second(shell, tmp_path):
   (tmp_path / "stop").write_text("data")  # as if --tokenizer were a typo
   assert shell(MODEL="gema", POOL="pol.jsonl")[0].returncode != 0
