@@ -176,7 +176,7 @@ class Sandbox(contextlib.AbstractContextManager):
   processes; import what is not in the standard library; change an argument in place visibly and
   return a value (unless the reference does so, too); have what two functions returned compared or
   added up, unless it is data or one side was built by a class that the tests ask for; have an
-  object compared with data; be asked for type(x); use more than 512 MB or 64 threads.
+  object compared with data; use more than 512 MB or 64 threads.
   """
 
   def __init__(self, workers=None, wall_seconds=3.0):

@@ -246,6 +246,7 @@ def prepared(fd, job):
   exec(compile(job["setup"], "<setup>", "exec", dont_inherit=True), space)
   space.update(supplied)
   space["super"] = trust.tests_super
+  space.setdefault("type", trust.TestsType)
   return peer
 
 

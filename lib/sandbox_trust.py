@@ -108,7 +108,8 @@ class AnswerObject(remote.Remote):
     if not is_answers(
       kind
     ):  # isinstance(value, int) reads this, too: never a class that the judge knows
-      raise AttributeError("__class__")
+      # Not an AttributeError, behind which Python would ask again by __getattr__.
+      raise TypeError("an object of the answer has none of Python's own types")
     return kind
 
   def __mro_entries__(self, bases):
@@ -231,6 +232,34 @@ class Inheriting(type):
 
 class Inherits(metaclass=Inheriting):
   pass
+
+
+class AnyType(type):
+  def __instancecheck__(cls, value):
+    return not is_answers(value) and isinstance(value, builtins.type)
+
+
+class TestsType(type, metaclass=AnyType):
+  """`type` as the tests have it: of an object of the answer the class that the answer gave it.
+
+  That class is an object of the answer again, so `type(f()) == A` compares identities, and
+  `type(f()) == int` is no question that the answer gets to hear.
+  """
+
+  __test__ = False  # no test, whatever pytest thinks of its name
+
+  def __new__(cls, *args, **kwargs):
+    if cls is not TestsType or len(args) != 1:
+      # A class made by hand, or by a metaclass of the tests'.
+      return builtins.type.__new__(builtins.type if cls is TestsType else cls, *args, **kwargs)
+    if not is_answers(args[0]):
+      kind = builtins.type(args[0])
+      return cls if kind is builtins.type else kind
+    return args[0].__class__
+
+  def __init__(cls, *args, **kwargs):
+    if len(args) != 1:
+      super().__init__(*args)
 
 
 def tests_super(*args):
