@@ -25,6 +25,7 @@ import pathlib
 import re
 import sys
 import time
+from typing import NamedTuple
 
 import numpy as np
 from absl import flags
@@ -264,7 +265,8 @@ def problem_of(row, seen: set[str]) -> str:
   """What keeps a row from being evaluated; "" for a good one. seen: the ids before it."""
   # The keys that any stage writes; answer and metadata may be missing.
   needed = ("id", "domain", "question", "prompt")
-  lacks = [key for key in needed if not isinstance(row, dict) or not isinstance(row.get(key), str)]
+  found = row if isinstance(row, dict) else {}
+  lacks = [key for key in needed if not isinstance(found.get(key), str)]
   if lacks:
     return f"has no text for {', '.join(lacks)}"
   if row["id"] in seen:
@@ -374,57 +376,69 @@ def open_folder(out_dir: pathlib.Path, identity: dict, overwrite: bool) -> list[
   return jsonl.read_rows(path)
 
 
+def split_done(rows: list[dict], kept: list[dict], samples: int) -> tuple[list[dict], list[dict]]:
+  """(the responses of `kept` that stay, the rows that are still to be answered).
+
+  A row counts as done with all its samples; one that is half done is sampled again, whole.
+  """
+  done = set()
+  for row_id, responses in summary.grouped(kept, "id").items():
+    if len(responses) == samples:
+      done.add(row_id)
+  stay = [response for response in kept if response["id"] in done]
+  return stay, [row for row in rows if row["id"] not in done]
+
+
+class Checks(NamedTuple):
+  """What responses are checked with, and the file they go to."""
+
+  policy: loading.Policy
+  style: str
+  systems: dict[str, list]  # reward system → its functions
+  code_rewards: str  # on or off
+  path: pathlib.Path  # responses.jsonl
+
+
+def check_batch(checks: Checks, part: list[dict], completions: np.ndarray) -> list[dict]:
+  """The scored responses to a batch of rows, on disk at once; completions: ids (B, G, T)."""
+  earlier = collections.Counter(failures.failed_rows())
+  unscored = verdicts.responses_of(checks.policy, part, completions)
+  scored = verdicts.score(unscored, checks.style, checks.systems, checks.code_rewards)
+  if missed := collections.Counter(failures.failed_rows()) - earlier:
+    # Of the batch: a run that is continued or judged later must not forget them.
+    scored[0]["failures"] = dict(missed)
+  jsonl.append_rows(checks.path, scored)
+  return scored
+
+
 def sample_and_score(
-  policy: loading.Policy,
-  rows: list[dict],
-  kept: list[dict],
-  path,
-  style: str,
-  systems: dict,
-  code_rewards: str,
-  **drawn,
+  checks: Checks, rows: list[dict], kept: list[dict], **drawn
 ) -> tuple[list[dict], dict]:
   """(all responses to `rows` in their order, those in `kept` included; the speed).
 
-  A finished batch is on disk at once.
   Checking answers (sandbox, symbolic maths) runs beside the sampling of the next batch. drawn:
   options of `answering.generate`.
   """
-  # A row counts as done with all its samples; one that is half done is sampled again, whole.
-  whole = set()
-  for row_id, samples in summary.grouped(kept, "id").items():
-    if len(samples) == drawn["samples"]:
-      whole.add(row_id)
-  responses = [response for response in kept if response["id"] in whole]
-  todo = [row for row in rows if row["id"] not in whole]
-  if whole:
-    command_line.say(f"{len(whole)} of {len(rows)} rows are already in {path}; {len(todo)} to go")
+  responses, todo = split_done(rows, kept, drawn["samples"])
+  done = len(rows) - len(todo)
+  if done:
+    command_line.say(f"{done} of {len(rows)} rows are already in {checks.path}; {len(todo)} to go")
   # Also drops the half of a row that is sampled again.
-  jsonl.write_rows(path, responses)
-
-  # Runs in the checker's thread, one batch at a time, so rows reach the file in order.
-  def check(part: list[dict], completions: np.ndarray) -> list[dict]:
-    earlier = collections.Counter(failures.failed_rows())
-    unscored = verdicts.responses_of(policy, part, completions)
-    scored = verdicts.score(unscored, style, systems, code_rewards)
-    if missed := collections.Counter(failures.failed_rows()) - earlier:
-      # Of the batch: a run that is continued or judged later must not forget them.
-      scored[0]["failures"] = dict(missed)
-    jsonl.append_rows(path, scored)
-    return scored
+  jsonl.write_rows(checks.path, responses)
 
   tokens = 0
   start = time.monotonic()
   checked = None  # the batch before, being checked
   between_lines = 0.1 if sys.stderr.isatty() else 30  # seconds of the bar
-  bar = tqdm(total=len(rows), initial=len(whole), unit="row", mininterval=between_lines)
+  bar = tqdm(total=len(rows), initial=done, unit="row", mininterval=between_lines)
   try:
+    # One thread: one batch at a time, so that rows reach the file in order.
     with concurrent.futures.ThreadPoolExecutor(1) as checker, bar:
       # The device samples this batch while the CPU checks the one before.
-      for part, completions in answering.generate(policy, todo, **drawn) if todo else ():
+      for part, completions in answering.generate(checks.policy, todo, **drawn) if todo else ():
         if checked:
           responses += checked.result()
-        checked = checker.submit(check, part, completions)
+        checked = checker.submit(check_batch, checks, part, completions)
         # What the model wrote, not the padding behind the stop token.
         tokens += int(sampling.completion_lengths(completions)[0].sum())
         per_second = tokens / (time.monotonic() - start)
@@ -434,7 +448,9 @@ def sample_and_score(
         responses += checked.result()
   # The pool has waited for the batch under way, whose rows are on disk, too.
   except KeyboardInterrupt:
-    raise Stopped(f"finished batches are in {path}; run the same command again to go on") from None
+    raise Stopped(
+      f"finished batches are in {checks.path}; run the same command again to go on"
+    ) from None
   seconds = time.monotonic() - start
   speed = {"seconds": seconds if todo else 0.0, "tokens_per_second": tokens / seconds}
   # Batches go by prompt length; the file goes by the data's order.
@@ -582,14 +598,11 @@ def evaluate():
   path = out_dir / "responses.jsonl"
   # From here on the folder is this run's.
   kept = open_folder(out_dir, identity, FLAGS.overwrite)
+  systems = make_systems(FLAGS.rewards, style, FLAGS.code_rewards)
   responses, speed = sample_and_score(
-    policy,
+    Checks(policy, style, systems, FLAGS.code_rewards, path),
     rows,
     kept,
-    path,
-    style,
-    make_systems(FLAGS.rewards, style, FLAGS.code_rewards),
-    FLAGS.code_rewards,
     samples=FLAGS.samples,
     temperature=FLAGS.temperature,
     max_new_tokens=FLAGS.max_new_tokens,

@@ -142,7 +142,7 @@ flags.DEFINE_string(
 )
 
 
-# ----------------------------------------------------------------------------------------- the race
+# ---- the race
 def race(
   script: str, contestants: list[str], job: dict, rounds: int, peer_python: str
 ) -> dict[str, list[list[dict]]]:
@@ -264,7 +264,7 @@ def print_table(title: str, found: dict[str, list], unit: str):
   sys.stdout.flush()
 
 
-# -------------------------------------------------------------------------------------- contestants
+# ---- contestants
 def variety(prompts, completions, **_) -> list[float]:
   """The reward of all three: the number of distinct characters. It costs nothing and differs within
   a group.
@@ -434,7 +434,7 @@ def run_tunix(job: dict, clock: Clock):
 CONTESTANTS = {"ours": run_ours, "tunix": run_tunix, "machine": measure_machine}
 
 
-# --------------------------------------------------------------------------------------------- main
+# ---- main
 def read_rows(prompts: str, data_dir: str, count: int = 32) -> list[dict]:
   """Rows of prepare_data.py, or made from a JSONL of questions."""
   if not prompts:

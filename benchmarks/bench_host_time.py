@@ -117,9 +117,8 @@ def main():
   for name, part in (("prepare", slice(0, 1)), ("updates", slice(1, 2)), ("all", slice(None))):
     walls = [sum(wall for wall, _ in parts[part]) for parts in found]
     hosts = [sum(host for _, host in parts[part]) for parts in found]
-    print(
-      f"{name:<20} {statistics.median(walls):6.3f} {statistics.median(hosts):6.3f} {min(hosts):8.3f}"
-    )
+    wall, host = statistics.median(walls), statistics.median(hosts)
+    print(f"{name:<20} {wall:6.3f} {host:6.3f} {min(hosts):8.3f}")
 
 
 if __name__ == "__main__":

@@ -156,7 +156,7 @@ def make_devices(topology: str) -> list:
     ) from error
 
 
-# -------------------------------------------------------------------------------- shapes, no arrays
+# ---- shapes, no arrays
 def place(tree, mesh):
   """A module or state of shapes with each array's sharding, as its partition spec says; an axis
   that does not divide is whole, which is what loading does with the one key-value head of 1B."""
@@ -307,7 +307,7 @@ def lower_programs(
   return {name: programs[name] for name in names}
 
 
-# ---------------------------------------------------------------------------------------- the table
+# ---- the table
 COLLECTIVE = re.compile(
   r"= (.*?) (?:all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)"
   r"(?:-start)?\(.*channel_id=(\d+)"

@@ -1,4 +1,4 @@
-"""The least seconds that a machine needs for a GRPO step: real tokens, no padding, nothing waited for.
+"""The least seconds that a machine needs for a GRPO step: real tokens, no padding, no waiting.
 
   measure   what the machine does: FLOP/s of a large product, bytes/s of reading weights
   work_of   what a step must do
@@ -57,7 +57,7 @@ def measure(size: int = 2048, rows: int = 131_072, width: int = 1024) -> Machine
 
 
 def work_of(model: Model, prompts: np.ndarray, lengths: np.ndarray) -> Work:
-  """One batch with one LoRA update. prompts (B,), lengths (N,): tokens of prompts and of answers."""
+  """One batch with one LoRA update. prompts (B,), lengths (N,): tokens of prompts and answers."""
   generations = len(lengths) // len(prompts)
   answers = int(lengths.sum())
   tokens = int(prompts.sum()) + answers

@@ -57,6 +57,14 @@ def fitting_batch(config, width: int, new: int, free: int, most: int) -> int:
   return min(most, power_of_two)
 
 
+def choose_batch(policy: Policy, count: int, width: int, new: int) -> int:
+  """Responses to sample together, of `count` in all: what fits the memory that is free now."""
+  room = MOST_ON_CPU if jax.default_backend() == "cpu" else MOST_ON_ACCELERATOR
+  # 20 responses fill a batch of 32; a larger one would sample nothing but copies.
+  most = min(2 ** (count - 1).bit_length(), room)
+  return fitting_batch(policy.model.config, width, new, free_bytes(), most)
+
+
 def noise_keys(seed: int, row_ids: list[str], samples: int) -> np.ndarray:
   """(B, G, 2) uint32: the random keys of `samples` responses to each row."""
   keys = []
@@ -94,10 +102,9 @@ def generate(
   # What is too long for the memory fails in the first batch, not in the last.
   order = sorted(range(len(rows)), key=lambda index: -lengths[index])
   if not batch_size:
-    room = MOST_ON_CPU if jax.default_backend() == "cpu" else MOST_ON_ACCELERATOR
-    most = min(2 ** (len(rows) * samples - 1).bit_length(), room)
+    # Of the longest prompts, which come first.
     longest = shared + widths[-1]
-    batch_size = fitting_batch(policy.model.config, longest, max_new_tokens, free_bytes(), most)
+    batch_size = choose_batch(policy, len(rows) * samples, longest, max_new_tokens)
   prompts = max(1, batch_size // samples)
   command_line.say(
     f"sampling {prompts} prompts x {samples} at a time, of {shared} shared tokens and up to "

@@ -12,4 +12,7 @@ def filled(batch: list, size: int) -> list:
 
 def filled_batches(items: list, size: int) -> list[list]:
   """Batches of exactly `size` items, the last filled up: [1, 2, 3] by 2 → [[1, 2], [3, 3]]."""
-  return [filled(items[start : start + size], size) for start in range(0, len(items), size)]
+  batches = []
+  for start in range(0, len(items), size):
+    batches.append(filled(items[start : start + size], size))
+  return batches

@@ -73,7 +73,8 @@ def make_answerer(policy: Policy, rows: list[dict], check: Check):
   # A key for each row and draw, (rows, k, 2): before and after SFT the noise is the same, so
   # a difference is the model's.
   shape = (len(rows), max(1, check.samples))
-  keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(check.seed), shape)))
+  split = jax.random.split(jax.random.key(check.seed), shape)
+  keys = np.asarray(jax.random.key_data(split))
   sample = functools.partial(
     sampling.sample,
     policy,
@@ -105,7 +106,9 @@ def show_samples(path: str, step: int, rows: list[dict], texts: list[str]):
   ]
   jsonl.append_rows(path, shown)
   for row in shown[:2]:
-    command_line.say(f"  [{row['domain']}] {row['question'][:100]!r} -> {row['response'][:200]!r}")
+    question = row["question"][:100]
+    response = row["response"][:200]
+    command_line.say(f"  [{row['domain']}] {question!r} -> {response!r}")
 
 
 def warn_if_damaged(before: dict, after: dict):

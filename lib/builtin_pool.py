@@ -117,7 +117,10 @@ def builtin_pool(seed: int = 0, size: int = 12000) -> list[dict]:
     domain = r.choices(list(BUILTIN), shares)[0]
     kinds = BUILTIN[domain].kinds
     # Weights by repetition, not r.choices, which draws otherwise: the pool's rows must not change.
-    kind = r.choice([kind for kind, (weight, _) in kinds.items() for _ in range(weight)])
+    tickets = []
+    for name, (weight, _) in kinds.items():
+      tickets += [name] * weight
+    kind = r.choice(tickets)
     make = kinds[kind][1]
     if kind == "prose":
       kind = r.choice(("poem", "story"))

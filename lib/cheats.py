@@ -7,9 +7,8 @@ of these rewards. `try_task` has reward functions pay them all.
 
 import dataclasses
 import hashlib
-import json
 
-from lib import contract, prose
+from lib import contract, prose, reward_rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,13 +297,14 @@ def try_task(functions: list, domain: str, style: str) -> Trial:
   honest, dishonest = honest_responses(domain, style), cheats(domain, style)
   texts = {**honest, **dishonest}
   count = len(texts)
-  columns = {
-    "question": [task.question] * count,
-    "domain": [domain] * count,
-    "answer": [task.truth] * count,
-    "metadata": [json.dumps(task.metadata)] * count,
+  row = {
+    "domain": domain,
+    "question": task.question,
+    "answer": task.truth,
+    "metadata": task.metadata,
   }
-  # As a trainer calls them: one list a column, metadata as JSON text.
+  # As a trainer calls them: one list a column.
+  columns = reward_rows.columns_of([row] * count)
   prompts = [contract.format_prompt(task.question, style)] * count
   paid = [function(prompts, list(texts.values()), **columns) for function in functions]
   # A response's reward is the sum over functions, as in GRPO.

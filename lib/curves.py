@@ -5,27 +5,9 @@ logged, a bold one its running mean; validation is drawn point by point, from st
 measured.
 """
 
-import importlib.util
 import math
-import os
 
 import numpy as np
-
-
-def forget_missing_backend():
-  """Takes back MPLBACKEND where the module it names is not installed here.
-
-  A notebook's kernel exports its own backend to the processes it starts, and matplotlib refuses to
-  load in an environment without it. No figure of ours needs a backend.
-  """
-  # E.g. "module://matplotlib_inline.backend_inline" under `!./run.sh` in a cell.
-  backend = os.environ.get("MPLBACKEND", "")
-  package = backend.removeprefix("module://").split(".")[0]
-  if backend.startswith("module://") and importlib.util.find_spec(package) is None:
-    del os.environ["MPLBACKEND"]
-
-
-forget_missing_backend()
 from matplotlib.figure import Figure  # not pyplot: a notebook's own backend stays
 
 BLUE, VERMILLION, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe & Ito: told apart by every reader

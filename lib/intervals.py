@@ -33,7 +33,8 @@ def wilson(successes: float, n: int, z: float = Z_95) -> list[float] | None:
   # centre pulled toward one half and a width that stays open at 0 of n.
   shrink = 1 + z * z / n
   center = rate + z * z / (2 * n)
-  half = z * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+  variance = rate * (1 - rate) / n
+  half = z * math.sqrt(variance + z * z / (4 * n * n))
   low = max(0.0, (center - half) / shrink)
   high = min(1.0, (center + half) / shrink)
   return [round(low, 9), round(high, 9)]

@@ -79,6 +79,7 @@ def read_words(rows: list[dict]) -> Words:
   vocabulary = collections.defaultdict()
   vocabulary.default_factory = vocabulary.__len__  # a new word gets the next number
   known = WordNumbers(vocabulary)
+  # Bytes, not a list: a pool of 40,000 rows has millions of words, at four bytes each.
   stream = bytearray()
   start = [0]
   for row in rows:
@@ -87,6 +88,7 @@ def read_words(rows: list[dict]) -> Words:
     start.append(len(stream) // 4)
 
   words = np.frombuffer(stream, np.int32)  # (W,), indices into the vocabulary
+  # By the word, not by its number: a number depends on which rows came before.
   hash_of = np.array([short_hash(word) for word in vocabulary], np.uint64)
   is_number = np.array([word[0].isdigit() or word in NUMBER_WORDS for word in vocabulary], bool)
   hashes = hash_of[words]
@@ -129,8 +131,10 @@ def ngrams(hashes, owner, n: int):
   width = max(0, len(hashes) - n + 1)
   total = np.zeros(width, np.uint64)
   for i in range(n):
+    # A polynomial in GOLDEN modulo 2^64: "a b" and "b a" differ.
     total *= GOLDEN
     total += hashes[i : width + i]
+  # A run whose first and last word stand in one row stands in it as a whole.
   last_owner = owner[len(owner) - width :]
   inside = np.flatnonzero(owner[:width] == last_owner).astype(np.int32)
   return total[inside], inside
@@ -162,8 +166,9 @@ def clean(rows: list[dict], words: Words) -> dict[int, str]:
   """
   answers = []
   for row in rows:
-    checked = row["domain"] in ("math", "science", "logic")
-    answers.append(" ".join(split_words(row["answer"])) if checked else "")
+    # Two programs or poems may differ and both be right: only these have the one answer.
+    has_one = row["domain"] in ("math", "science", "logic")
+    answers.append(" ".join(split_words(row["answer"])) if has_one else "")
 
   exact = {}
   first_with = {}
@@ -177,10 +182,13 @@ def clean(rows: list[dict], words: Words) -> dict[int, str]:
       exact[i] = "same question, other answer"
 
   # A template filled with other numbers is another question, and so is one with another answer.
-  numbers = np.zeros(len(rows), np.uint64)
-  np.add.at(numbers, words.owner[words.number], mix(words.hashes[words.number], 0xD6E8FEB86659FD93))
+  # So rows are near duplicates only inside a group of the same numbers and the same answer.
+  numbers = np.zeros(len(rows), np.uint64)  # (N,) a row's numbers as one sum of their hashes
+  hashes = mix(words.hashes[words.number], 0xD6E8FEB86659FD93)
+  np.add.at(numbers, words.owner[words.number], hashes)
   same = []
   for row, key, answer in zip(rows, words.keys, answers, strict=True):
+    # A built-in row is a group of its own.
     same.append(short_hash(key.hex() if is_builtin(row) else answer))
   groups = mix(numbers, 3) ^ np.array(same, np.uint64)
   near = dict.fromkeys(near_duplicates(words, groups), "near-duplicate question")
@@ -191,19 +199,24 @@ def near_duplicates(words: Words, groups) -> dict[int, int]:
   """Row → the earlier, kept row that it nearly repeats; groups (N,) uint64: only inside a group."""
   grams, start = shingles(words)
   pairs = set()
+  # Odd numbers, for `mix`; a generator of its own, so that --seed changes no duplicate.
   salts = iter(random.Random(8).sample(range(1, 2**62, 2), 2 * BANDS))
   for _ in range(BANDS):
-    # Rows with equal MinHashes under two salts, in one group, are candidates.
+    # Two rows have the same smallest hash with a probability that is their similarity (Broder
+    # 1997). Rows with equal ones under two salts, in one group, are candidates.
     key = groups
     for _ in range(2):
       smallest = np.minimum.reduceat(mix(grams, next(salts)), start[:-1])  # (N,)
       key = mix(key ^ smallest, 0x94D049BB133111EB)
     for bucket in equal_rows(key):
       for i, late in enumerate(bucket):
+        # With the first few only: a bucket of thousands would be millions of pairs.
         pairs.update((late, early) for early in bucket[: min(i, COMPARED)])
 
+  # Equal MinHashes are a guess; the shingles themselves decide.
   found = {}
   for late, early in sorted(pairs):
+    # Compared with rows that stay: a chain of likenesses must not drop both of its ends.
     if late in found or early in found:
       continue
     a = set(grams[start[late] : start[late + 1]].tolist())
@@ -216,12 +229,15 @@ def near_duplicates(words: Words, groups) -> dict[int, int]:
 def shingles(words: Words):
   """3-word shingles of each row's first words, (G,), and where each row's begin, (N + 1,)."""
   lengths = np.minimum(np.diff(words.start), FIRST_WORDS)  # (N,)
+  # (W,) how far into its row a word stands.
   place = np.arange(len(words.owner), dtype=np.int32) - words.start[words.owner]
   heads = words.hashes[place < FIRST_WORDS]
-  # Two marks at both ends of a row, so that a word there counts as much as another.
+  # Two marks at both ends of a row, so that a word there counts as much as another: it stands in
+  # three shingles. "a b" → "· · a b · ·".
   ends = np.cumsum(lengths)
   starts = ends - lengths
-  stream = np.insert(heads, np.sort(np.concatenate([starts, starts, ends, ends])), np.uint64(7))
+  marks = np.sort(np.concatenate([starts, starts, ends, ends]))
+  stream = np.insert(heads, marks, np.uint64(7))
   owner = np.repeat(np.arange(len(lengths)), lengths + 4)
   grams, _ = ngrams(stream, owner, SHINGLE_WORDS)
   return grams, np.concatenate([[0], np.cumsum(lengths + 2)])
@@ -231,6 +247,7 @@ def equal_rows(key):
   """Lists of the rows, in their order, that share a key (N,) with another."""
   order = np.argsort(key, kind="stable")
   ordered = key[order]
+  # [5, 5, 7] → edges 0, 2, 3: rows 0 and 1 of `order` share a key.
   changes = np.flatnonzero(ordered[1:] != ordered[:-1]) + 1
   edges = np.concatenate([[0], changes, [len(key)]])
   for i in np.flatnonzero(np.diff(edges) > 1):
@@ -256,8 +273,9 @@ def contaminated(
 
   grams, first = ngrams(words.hashes, words.owner, LEAK_WORDS)
   owner = words.owner[first]  # (G,)
-  asked = np.flatnonzero(evaluates[owner])
+  asked = np.flatnonzero(evaluates[owner])  # the n-grams of evaluation rows
   known, where = np.unique(grams[asked], return_index=True)
+  # n-grams of training rows that are also an evaluation row's.
   leaks = np.flatnonzero(trains[owner] & is_among(grams, known))
   if len(leaks):
     wording = repeated_wording(words, first[leaks])  # (leaks, 8)
@@ -266,6 +284,7 @@ def contaminated(
   found = {}
   for leak in leaks.tolist():
     row = int(owner[leak])
+    # One reason is enough to leave a row out: the first.
     if row in found:
       continue
     evaluation_gram = asked[where[np.searchsorted(known, grams[leak])]]
@@ -291,6 +310,7 @@ def repeated_wording(words: Words, spans) -> np.ndarray:
   near[np.clip(window, 0, len(near) - 1)] = True
   touching = np.flatnonzero(is_among(keys, np.unique(keys[near[first]])))
   _, kind, count = np.unique(keys[touching], return_inverse=True, return_counts=True)
+  # Of the rows that the domain of each has.
   one_percent = np.bincount(words.domain)[domain[touching]] / 100
   common = first[touching[count[kind] >= np.maximum(10, one_percent)]]
 

@@ -95,7 +95,9 @@ def merge_lora(model: nnx.Module, base: nnx.Module, alpha: float) -> nnx.Module:
       a = adapters[f"{name}_lora_a"]
       b = adapters[f"{name}_lora_b"]
       with jax.default_matmul_precision("highest"):  # a TPU would multiply float32 in bfloat16
-        merged[name] = merged[name] + lora_delta(name, a, b) * (alpha / a.shape[-1])
+        delta = lora_delta(name, a, b)
+      rank = a.shape[-1]
+      merged[name] = merged[name] + delta * (alpha / rank)
   plain = nnx.eval_shape(lambda: gemma3.Gemma3(base.config, rngs=nnx.Rngs(0)))  # shapes, no numbers
   return with_params(plain, merged)
 

@@ -115,7 +115,9 @@ def diversity_score(text: str) -> float:
     return 0.0
   # 10 words: 10 different ones expected; 100: 70; 1000: 391.
   expected = min(count, 2.2 * count**0.75)
-  return min(1.0, len(set(words)) / expected) * min(1.0, count / 10) * prose_score(text)
+  variety = min(1.0, len(set(words)) / expected)
+  trust = min(1.0, count / 10)
+  return variety * trust * prose_score(text)
 
 
 def keywords(text: str) -> set[str]:

@@ -1,8 +1,8 @@
 """What a reward component sees: a completion, its prompt's columns, how good its answer is.
 
-`read_rows` makes rows of a batch's columns. `with_grades` has their answers checked, judged, or
-weighed by `quality`, the heuristics for text without a right answer (`multi_domain` write-up).
-`check_answer` says why an answer is not right.
+`columns_of` is what reward functions are given, `read_rows` makes rows of it. `with_grades` has
+their answers checked, judged, or weighed by `quality`, the heuristics for text without a right
+answer (`multi_domain` write-up). `check_answer` says why an answer is not right.
 """
 
 import json
@@ -25,6 +25,14 @@ class Row(NamedTuple):
   answer: str | None  # the response's; of a malformed one what `extract_answer` finds
   checkable: bool  # the row has a right answer
   grade: float = 0.0  # of the answer, in [0, 1]; 0 unless the component asked for it
+
+
+def columns_of(rows: list[dict]) -> dict[str, list]:
+  """What reward functions are given of data rows, beside prompts and completions."""
+  columns = {name: [row[name] for row in rows] for name in ("domain", "question", "answer")}
+  # As JSON text: rows of different domains have different keys there.
+  columns["metadata"] = [json.dumps(row["metadata"], ensure_ascii=False) for row in rows]
+  return columns
 
 
 def read_rows(prompts, completions, columns: dict, style: str) -> list[Row | None]:

@@ -5,7 +5,6 @@ sample_rollout  G answers to each prompt of a batch
 score_rollout   what each answer earns, and whether it is in the format and right
 """
 
-import json
 from typing import NamedTuple
 
 import jax
@@ -13,7 +12,7 @@ import numpy as np
 from tunix.rl import rl_cluster as rl
 from tunix.rl.rollout import base_rollout
 
-from lib import command_line, logprobs, sampling, scoring, tokenization
+from lib import command_line, logprobs, reward_rows, sampling, scoring, tokenization
 from lib.grpo_settings import Settings
 from lib.loading import Policy
 
@@ -204,9 +203,7 @@ def score_rollout(reward_fns, rollout: Rollout, settings: Settings) -> Scores:
   rows = []  # one an answer
   for row in rollout.rows:
     rows += [row] * settings.num_generations
-  columns = {name: [row[name] for row in rows] for name in ("domain", "question", "answer")}
-  # As text: rows of different domains have different keys there.
-  columns["metadata"] = [json.dumps(row["metadata"]) for row in rows]
+  columns = reward_rows.columns_of(rows)
   prompts = [row["prompt"] for row in rows]
 
   components, failed = {}, 0

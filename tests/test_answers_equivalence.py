@@ -114,11 +114,13 @@ def test_math_agrees_with_math_verify():
 
 
 def test_no_process_is_left_behind():
-  code = (
-    "from lib import checking, equivalence\nassert checking.is_correct('math', '(x+1)^2', 'x^2+2x+1')\n"
-    "assert checking.is_correct('coding', 'def f(x): return x', 'def f(x): return x', {'test_cases': ['assert f(1) == 1']})\n"
-    "print(equivalence.WORKER.process.pid)"
-  )
+  code = """
+from lib import checking, equivalence
+assert checking.is_correct("math", "(x+1)^2", "x^2+2x+1")
+tests = {"test_cases": ["assert f(1) == 1"]}
+assert checking.is_correct("coding", "def f(x): return x", "def f(x): return x", tests)
+print(equivalence.WORKER.process.pid)
+"""
   result = subprocess.run(
     [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
   )

@@ -1,4 +1,6 @@
-"""The built-in pool: deterministic, varied, every verifiable answer right by solvers that share no code with it."""
+"""The built-in pool: deterministic, varied, every verifiable answer right by solvers that share no
+code with it.
+"""
 
 import collections
 import json
@@ -53,9 +55,8 @@ def solve_order(question):
 def solve_truth(question):
   given, asked = question.rstrip("?").split(": is ")
   words = given.split()
-  return (
-    "yes" if eval(asked, {}, {x: v == "yes" for x, v in zip(words[::2], words[1::2])}) else "no"
-  )
+  said = {name: value == "yes" for name, value in zip(words[::2], words[1::2], strict=True)}
+  return "yes" if eval(asked, {}, said) else "no"
 
 
 def solve_rule(question):
@@ -197,7 +198,9 @@ def test_worked_arithmetic_holds_and_ends_in_the_answer(pool):
 
 
 def test_terse_rows_jump_and_worked_ones_write_every_state(pool):
-  """The two styles that GRPO chooses between: both are there in number for every kind that has them."""
+  """The two styles that GRPO chooses between: both are there in number for every kind that has
+  them.
+  """
   styles = collections.defaultdict(collections.Counter)
   for row in pool:
     styles[row["metadata"]["kind"]][row["metadata"]["style_of_solution"]] += 1
@@ -291,8 +294,13 @@ def test_small_vocabulary_and_balanced_answers(pool):
 
 
 def test_use_and_style_follow_from_the_question_alone(pool):
-  """The same question in another seed's pool falls on the same side: SFT rows of one run are never GRPO rows of the next."""
-  side = lambda row: (row["metadata"]["use"], row["metadata"]["style_of_solution"])
+  """The same question in another seed's pool falls on the same side: SFT rows of one run are never
+  GRPO rows of the next.
+  """
+
+  def side(row: dict) -> tuple[str, str]:
+    return row["metadata"]["use"], row["metadata"]["style_of_solution"]
+
   sides = {row["prompt"]: side(row) for row in pool}
   shared = [row for row in builtin_pool.builtin_pool(seed=2) if row["prompt"] in sides]
   assert len(shared) > 100

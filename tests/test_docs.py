@@ -1,4 +1,6 @@
-"""What the documents name is there: scripts, flags, links, tests, files of lib/, settings of run.sh."""
+"""What the documents name is there: scripts, flags, links, tests, files of lib/, settings of
+run.sh.
+"""
 
 import importlib
 import re

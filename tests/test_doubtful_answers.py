@@ -1,4 +1,4 @@
-"""Answers that are easily misread, by kind: honest ones that were refused, doubtful ones that were paid.
+"""Answers that are easily misread, by kind: honest ones once refused, doubtful ones once paid.
 
 What is decided here is a matter of choice, so the reason stands beside each kind.
 """
@@ -9,7 +9,8 @@ from lib import checking
 
 # kind → (right answers, answers that must not pay), each (answer, truth)
 MATH = {
-  # "3 quarters" may be coins, "three quarters" is 3/4; a scale or a part behind a number changes it.
+  # "3 quarters" may be coins, "three quarters" is 3/4. A scale or a part behind a number changes
+  # the number.
   "numbers in words": (
     [
       ("seventy two", "72"),

@@ -16,6 +16,7 @@ import time
 import numpy as np
 import pytest
 from absl import flags
+from conftest import one_line_error, run, run_well, small_charts
 from evaluations import REPO, SYSTEMS, make_row, make_rows, respond, well, write_data
 
 import evaluate
@@ -39,7 +40,8 @@ def run_main(*argv):
   for name in evaluate.FLAGS:
     evaluate.FLAGS[name].unparse()
   evaluate.FLAGS(["evaluate.py", *argv])
-  evaluate.main()
+  with small_charts():
+    evaluate.main()
 
 
 # ---- verdicts
@@ -495,37 +497,26 @@ def test_rows_without_answers_are_said(data, tmp_path, capsys):
   assert said in capsys.readouterr().out
 
 
-def command(*argv):
-  return subprocess.run(
-    [sys.executable, str(REPO / "evaluate.py"), *argv], capture_output=True, text=True, timeout=100
-  )
-
-
-def test_table_of_a_run(finished, data, tmp_path):
-  result = command(f"--table={data.parent}")
-  assert result.returncode == 0, result.stderr
-  assert (
-    "base" in result.stdout
-    and "format rate" in result.stdout
-    and str(finished / "report.html") in result.stdout
-  )
-  assert re.search(r"\d\.\d% \[\d+\.\d, \d+\.\d\]", result.stdout)
+def test_table_of_a_run(finished, data):
+  said = run_well(evaluate, table=data.parent)
+  assert "base" in said and "format rate" in said and str(finished / "report.html") in said
+  assert re.search(r"\d\.\d% \[\d+\.\d, \d+\.\d\]", said)
 
 
 @pytest.mark.parametrize(
-  "argv, message",
+  "flag, message",
   [
-    (["--table=/nowhere"], "holds no eval_"),
-    (["--data_dir=/nowhere"], "/nowhere does not exist"),
-    (["--samples=4"], "add --temperature"),
-    (["--data_dir={data}", "--split=huge"], "huge.jsonl does not exist"),
-    (["--data_dir={data}", "--compare=/nowhere/results.json"], "results.json does not exist"),
+    (dict(table="/nowhere"), "holds no eval_"),
+    (dict(data_dir="/nowhere"), "/nowhere does not exist"),
+    (dict(samples=4), "add --temperature"),
+    (dict(split="huge"), "huge.jsonl does not exist"),
+    (dict(compare="/nowhere/results.json"), "results.json does not exist"),
   ],
 )
-def test_bad_input_is_one_line(argv, message, data):
-  result = command(*(a.format(data=data) for a in argv))
-  assert result.returncode == 2 and result.stdout == "" and message in result.stderr
-  assert result.stderr.count("\n") == 1 and "Traceback" not in result.stderr
+def test_bad_input_is_one_line(flag, message, data):
+  result = run(evaluate, **dict(data_dir=data) | flag)
+  one_line_error(result, message)
+  assert result.out == "" and result.err.count("\n") == 1
 
 
 # ---- the judge

@@ -1,7 +1,8 @@
-"""Exports do what the JAX policy does: names, scaling, merging, tokenizer and template, folders, and the parity check itself.
+"""Exports do what the JAX policy does: names, scaling, merging, tokenizer and template, folders,
+and the parity check itself.
 
-transformers and PEFT run in the Python that PARITY_PYTHON names, else in .venv-parity; without one those tests are skipped.
-The real Gemma 3 270M is exported and verified in test_real_weights.py.
+transformers and PEFT run in the Python that PARITY_PYTHON names, else in .venv-parity; without one
+those tests are skipped. The real Gemma 3 270M is exported and verified in test_real_weights.py.
 """
 
 import json
@@ -81,7 +82,9 @@ def make_checkpoint(
   stage="grpo",
   style="tags",
 ):
-  """An SFT or GRPO folder as the trainers write it, with random changes of size `scale` in every trained parameter."""
+  """An SFT or GRPO folder as the trainers write it, with random changes of size `scale` in every
+  trained parameter.
+  """
   folder.mkdir(parents=True)
   if tokenizer:
     (folder / "tokenizer.model").write_bytes(tokenizer)
@@ -143,7 +146,7 @@ def logits_of(policy, text: str = "What is 7 * 8?") -> np.ndarray:
   return parity.jax_logits(policy.model, [ids], [0])[0]
 
 
-# --------------------------------------------------------------------------------------------------- folders and tensors
+# ---- folders and tensors
 def test_every_file_is_there_and_listed(exported):
   config = json.loads((exported / "config.json").read_text())
   found = {str(p.relative_to(exported)) for p in exported.rglob("*") if p.is_file()}
@@ -258,7 +261,8 @@ def test_a_peft_folder_exports_and_trains_on(exported, lora_run, data_dir, tmp_p
   (foreign / "tokenizer_config.json").unlink()
   assert run(f"--checkpoint={foreign}", f"--out_dir={tmp_path / 'no'}") == 2
   assert "could not say how to prompt it" in capsys.readouterr().err
-  for start in (peft, foreign):
+  # Both are taken; what training does from there is the same.
+  for start, only_look in ((peft, False), (foreign, True)):
     out = conftest.run_well(
       train_grpo,
       init_from=start,
@@ -271,6 +275,7 @@ def test_a_peft_folder_exports_and_trains_on(exported, lora_run, data_dir, tmp_p
       max_new_tokens=16,
       overlong_buffer=16,
       eval_rows=0,
+      preflight_only=only_look,
       force=True,
     )
     assert f"starts from {start}" in out
@@ -280,7 +285,9 @@ def test_a_peft_folder_exports_and_trains_on(exported, lora_run, data_dir, tmp_p
 
 
 def test_a_base_in_several_shards_merges_the_same(exported, tokenizer, tmp_path):
-  """Keys and values of one layer stand in different shards; an adapter trained on the folder merges to the same tensors."""
+  """Keys and values of one layer stand in different shards; an adapter trained on the folder merges
+  to the same tensors.
+  """
   single, sharded = tmp_path / "single", tmp_path / "sharded"
   shutil.copytree(exported / "merged", single)
   shutil.copytree(exported / "merged", sharded)
@@ -345,7 +352,7 @@ def test_a_full_parameter_run_exports_no_adapter_and_says_so(tmp_path, tokenizer
   )
 
 
-# ------------------------------------------------------------------------------------------------ tokenizer and template
+# ---- tokenizer and template
 def test_fast_tokenizer_gives_sentencepieces_ids(exported):
   slow = sentencepiece.SentencePieceProcessor(model_file=str(exported / "merged/tokenizer.model"))
   fast = tokenizers.Tokenizer.from_file(str(exported / "merged/tokenizer.json"))
@@ -407,7 +414,7 @@ def test_write_safetensors_is_read_by_safetensors(tmp_path):
     np.testing.assert_array_equal(found[name], value)
 
 
-# ------------------------------------------------------------------------------------------------- bad input, other exports
+# ---- bad input, other exports
 def test_bad_input_is_one_line_and_leaves_nothing(exported, lora_run, tokenizer, tmp_path, capsys):
   (tmp_path / "empty").mkdir()
   (tmp_path / "theirs").mkdir()
@@ -480,7 +487,7 @@ def test_an_export_that_fails_leaves_the_old_one(lora_run, tmp_path, monkeypatch
   ) == 1
 
 
-# ---------------------------------------------------------------------------------------------------------------- parity
+# ---- parity
 def test_tiny_export_verifies_and_a_wrong_scale_is_caught(lora_run, tmp_path, python):
   out = tmp_path / "export"
   assert (
@@ -521,7 +528,9 @@ def test_an_adapter_that_does_nothing_fails(tokenizer, tmp_path, python, capsys)
 
 
 def test_another_round_starts_from_merged_in_bfloat16(exported, data_dir, tmp_path):
-  """The README's second round, and every accelerator's dtype: on policy at first, finite after, and it loads again."""
+  """The README's second round, and every accelerator's dtype: on policy at first, finite after, and
+  it loads again.
+  """
   conftest.run_well(
     train_grpo,
     model=exported / "merged",

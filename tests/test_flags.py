@@ -15,8 +15,8 @@ STAGES = ("prepare_data", "train_sft", "train_grpo", "evaluate", "export_lora")
 SCRIPTS = [name for name in STAGES if (REPO / f"{name}.py").is_file()]
 # Flags whose default follows from what the stage is for; their help is still the same.
 OWN_DEFAULT = {"out_dir", "temperature", "model"}
-# Flags that mean the same but say more about their stage, or whose sensible value differs: default and
-# help may differ.
+# Flags that mean the same but say more about their stage, or whose sensible value differs: default
+# and help may differ.
 OWN_TEXT = {
   "learning_rate",
   "weight_decay",

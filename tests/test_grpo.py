@@ -16,7 +16,7 @@ import numpy as np
 import optax
 import orbax.checkpoint as ocp
 import pytest
-from conftest import argv_of, one_line_error, run, run_well
+from conftest import LORA, argv_of, one_line_error, run, run_well
 from flax import nnx
 from tunix.rl import algo_core, common
 from tunix.rl.grpo import grpo_learner as tunix_learner
@@ -24,7 +24,6 @@ from tunix.sft import utils as sft_utils
 
 import rewards
 import train_grpo
-import train_sft
 from lib import (
   answer_packing,
   checkpoints,
@@ -100,7 +99,7 @@ SETTINGS = Settings(
 )
 
 
-# ---------------------------------------------------------------------- the objectives, from papers
+# ---- the objectives, from papers
 def textbook(
   xp, logps, old, ref, lengths, counted, advantages, beta, *, algorithm, low, high, limit
 ):
@@ -220,8 +219,9 @@ def answers_of(auxes: list[dict], packed: Packed) -> np.ndarray:
   return answer_packing.gather(values, packed)
 
 
-@pytest.mark.parametrize("lora", [True, False], ids=["lora", "full"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize(
+  "algorithm,lora", [*((name, True) for name in ALGORITHMS), ("grpo", False)]
+)
 def test_loss_and_gradient_equal_the_paper(small, algorithm, lora):
   """Value in float64 NumPy, gradient by autodiff of the formula; on-policy and with old log-probs,
   KL with a weight per row, micro-batches of 1 and 2 prompts, with and without truncated answers."""
@@ -278,10 +278,10 @@ def test_loss_and_gradient_equal_the_paper(small, algorithm, lora):
         **options,
       )
 
-    by_logp = jax.grad(formula)(
-      jnp.asarray(logps, jnp.float32)
-    )  # eager: compiling the unrolled formula takes longer
-    for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(through_model(params, by_logp))):
+    # Eager: compiling the unrolled formula takes longer.
+    by_logp = jax.grad(formula)(jnp.asarray(logps, jnp.float32))
+    wanted = jax.tree.leaves(through_model(params, by_logp))
+    for a, b in zip(jax.tree.leaves(gradient), wanted, strict=True):
       np.testing.assert_allclose(a, b, atol=1e-5)
     assert max(float(jnp.abs(x).max()) for x in jax.tree.leaves(gradient)) > 1e-3
     if on_policy:
@@ -334,7 +334,7 @@ def test_loss_and_gradient_equal_tunix(small, algorithm, aggregation):
     )[0]
   )(params)
   assert got == pytest.approx(float(want), abs=1e-5)
-  for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(theirs)):
+  for a, b in zip(jax.tree.leaves(gradient), jax.tree.leaves(theirs), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -356,9 +356,9 @@ def test_sampled_log_probs_are_the_loss_log_probs(small):
   assert abs(gap.mean()) < 4 * gap.std() / np.sqrt(len(gap))
 
 
-# --------------------------------------------------------------------- advantages, weights, rewards
+# ---- advantages, weights, rewards
 def test_importance_weights_correct_a_sampler_that_rounds_otherwise(small):
-  """Nothing where the two agree; else each token's surrogate, and not its KL, times the cut ratio."""
+  """Nothing where the two agree; else each token's surrogate, not its KL, times the cut ratio."""
   rollout = make_rollout()
   advantages = np.linspace(-1, 1, 8)
   batch, packed = make_batch(rollout, advantages, SETTINGS)
@@ -498,7 +498,7 @@ def test_no_code_runs_where_code_rewards_is_off(monkeypatch):
   assert training_log.check_failures()["failed/ValueError"] == 1 and not failures.failed_rows()
 
 
-# ----------------------------------------------------------------------------- streams and sampling
+# ---- streams and sampling
 def test_noise_is_a_function_of_draw_prompt_and_generation(data_dir):
   """Each of the three alone changes an answer; how many prompts are sampled at once does not."""
   policy = loading.load_policy("tiny", data_dir=data_dir)
@@ -540,6 +540,7 @@ def test_optimizer_is_the_one_that_is_said(monkeypatch, data_dir, tmp_path):
       made.append(inner(*args, **options)) or made[1]
     ),
   )
+  monkeypatch.setattr(grpo_start, "compile_programs", lambda learner: None)
   monkeypatch.setattr(train_grpo, "train", lambda *args, **options: None)
   run(
     train_grpo,
@@ -701,7 +702,7 @@ def test_dynamic_sampling_replaces_zero_std_groups(limit, spreads, kept, resampl
     )
 
 
-# -------------------------------------------------------------------------------- phases and health
+# ---- phases and health
 def test_curriculum_phases_follow_the_step():
   flag = types.SimpleNamespace(
     rewards="curriculum", weights=[], phase_metrics=[], judge_url="", code_rewards="on"
@@ -746,11 +747,8 @@ def flag(data_dir, sft_dir) -> dict:
   return GRPO | dict(data_dir=data_dir, init_from=sft_dir)
 
 
-@pytest.mark.parametrize("bad,code", [((2, 3), 0), ((3, 4, 5), 2)])
-def test_updates_that_are_not_finite(flag, tmp_path, monkeypatch, bad, code):
-  """Skipped and counted; three in a row stop the run with the step's samples saved and the last
-  good checkpoint in place.
-  """
+def not_finite(monkeypatch, *bad: int):
+  """The nth batches' advantages are NaN."""
   inner, made = policy_gradient.make_batch, []
 
   def poisoned(*args):
@@ -759,55 +757,51 @@ def test_updates_that_are_not_finite(flag, tmp_path, monkeypatch, bad, code):
     return batch._replace(advantages=batch.advantages * np.nan) if len(made) in bad else batch
 
   monkeypatch.setattr(policy_gradient, "make_batch", poisoned)
+
+
+def assert_rates(metrics: list[dict], max_steps: int):
+  """A skipped update takes no step of the schedule."""
+  rate = optimization.make_schedule(3e-4, max_steps, final_ratio=0.0)
+  made = 0
+  for row in metrics:
+    assert row["learning_rate"] == pytest.approx(float(rate(made)))
+    made += row["loss"] is not None
+
+
+def test_three_updates_that_are_not_finite(flag, tmp_path, monkeypatch):
+  """They stop the run with the step's samples saved and the last good checkpoint in place."""
+  not_finite(monkeypatch, 3, 4, 5)
   result = run(
     train_grpo, **flag | dict(out_dir=tmp_path, max_steps=6, save_every=2, sample_every=100)
   )
+  one_line_error(result, "step 5: three updates in a row", "lower --learning_rate", "samples.jsonl")
   metrics = jsonl.read_rows(tmp_path / "metrics.jsonl")
-  assert [row["loss"] is not None for row in metrics] == [
-    i + 1 not in bad for i in range(len(metrics))
-  ]
-  assert "NaN" not in (tmp_path / "metrics.jsonl").read_text(), "not JSON"
-  rate = optimization.make_schedule(3e-4, 6, final_ratio=0.0)
-  used = np.cumsum([0] + [row["loss"] is not None for row in metrics])[
-    :-1
-  ]  # a skipped update takes no step of the schedule
-  assert [row["learning_rate"] for row in metrics] == pytest.approx([float(rate(n)) for n in used])
-  assert [row["skipped"] for row in metrics][:4] == ([0, 1, 2, 0] if not code else [0, 0, 1, 2])
-  if code:
-    one_line_error(
-      result, "step 5: three updates in a row", "lower --learning_rate", "samples.jsonl"
-    )
-    assert "2" in os.listdir(tmp_path / "checkpoints") and not (tmp_path / "config.json").exists()
-    assert {row["step"] for row in jsonl.read_rows(tmp_path / "samples.jsonl")} == {1, 5}
-  else:
-    assert result.code == 0 and len(metrics) == 6, result.err
-  saved = restore(tmp_path / ("checkpoints/2/params" if code else "params"))
-  assert all(np.isfinite(x).all() for x in saved.values())
+  assert [row["skipped"] for row in metrics] == [0, 0, 1, 2, 3]
+  assert_rates(metrics, 6)
+  assert {row["step"] for row in jsonl.read_rows(tmp_path / "samples.jsonl")} == {1, 5}
+  assert not (tmp_path / "config.json").exists()
+  assert all(np.isfinite(x).all() for x in restore(tmp_path / "checkpoints/2/params").values())
 
 
 def test_a_skipped_batch_is_left(flag, tmp_path, monkeypatch):
   """With μ = 3 the second batch's first update is not finite: its other two would be no better, the
-  next batch is drawn.
+  next batch is drawn. So with the third; two in a row end nothing.
   """
-  inner, made = policy_gradient.make_batch, []
-
-  def poisoned(*args):
-    made.append(1)
-    batch = inner(*args)
-    return batch._replace(advantages=batch.advantages * np.nan) if len(made) == 2 else batch
-
-  monkeypatch.setattr(policy_gradient, "make_batch", poisoned)
-  run_well(train_grpo, **flag | dict(out_dir=tmp_path, max_steps=7, num_iterations=3))
+  not_finite(monkeypatch, 2, 3)
+  run_well(train_grpo, **flag | dict(out_dir=tmp_path, max_steps=8, num_iterations=3))
   metrics = jsonl.read_rows(tmp_path / "metrics.jsonl")
-  assert [row["iteration"] for row in metrics] == [0, 1, 2, 0, 0, 1, 2]
-  assert [row["skipped"] for row in metrics] == [0, 0, 0, 1, 0, 0, 0]
-  assert [row["draws"] for row in metrics] == [1, 1, 1, 2, 3, 3, 3]
+  assert [row["iteration"] for row in metrics] == [0, 1, 2, 0, 0, 0, 1, 2]
+  assert [row["skipped"] for row in metrics] == [0, 0, 0, 1, 2, 0, 0, 0]
+  assert [row["draws"] for row in metrics] == [1, 1, 1, 2, 3, 4, 4, 4]
+  assert [row["loss"] is None for row in metrics] == [n in (3, 4) for n in range(8)]
+  assert "NaN" not in (tmp_path / "metrics.jsonl").read_text(), "not JSON"
+  assert_rates(metrics, 8)
+  assert all(np.isfinite(x).all() for x in restore(tmp_path / "params").values())
 
 
-@pytest.mark.parametrize("bad,iterations,code", [((1, 2, 4), 4, 0), ((2, 3, 4), 1, 2)])
-def test_reward_function_that_raises_in_a_run(flag, tmp_path, monkeypatch, bad, iterations, code):
-  """Batches are counted, not their updates."""
-  calls = []
+def test_reward_function_that_raises_in_a_run(flag, tmp_path, monkeypatch):
+  """Three batches in a row end the run, of two updates each here; two do not."""
+  bad, calls = (1, 2, 4, 5, 6), []
 
   def fragile(prompts, completions, **columns):
     calls.append(1)
@@ -817,26 +811,18 @@ def test_reward_function_that_raises_in_a_run(flag, tmp_path, monkeypatch, bad, 
 
   preflight = 7  # batches of two prompts over the seven domains of the data, two rows of each
   monkeypatch.setattr(rewards, "make_rewards", lambda *args, **options: [fragile])
-  result = run(
-    train_grpo, **flag | dict(out_dir=tmp_path, max_steps=5 * iterations, num_iterations=iterations)
-  )
-  assert result.out.count("reward fragile failed on this batch (ZeroDivisionError: mine)") == 3
+  result = run(train_grpo, **flag | dict(out_dir=tmp_path, max_steps=14, num_iterations=2))
+  one_line_error(result, "step 11: a reward function failed on three batches in a row")
+  assert result.out.count("reward fragile failed on this batch (ZeroDivisionError: mine)") == 5
   metrics = jsonl.read_rows(tmp_path / "metrics.jsonl")
-  assert [row["reward_failed"] for row in metrics] == [
-    float(i // iterations + 1 in bad) for i in range(len(metrics))
-  ]
-  if code:
-    one_line_error(result, "step 4: a reward function failed on three batches in a row")
-  else:
-    assert result.code == 0 and len(metrics) == 5 * iterations
+  assert [row["reward_failed"] for row in metrics] == [1, 1, 1, 1, 0, 0, 1, 1, 1, 1, 1]
 
 
-# --------------------------------------------------------------------------------------- whole runs
-def test_iterations_ratio_and_exact_end(flag, tmp_path):
-  """μ = 4 does not divide 6 steps: it ends at 6. At T = 0.5 the first iteration's ratio is 1 and
-  its clip fraction 0, exactly;
-  later iterations move. Micro-batches, evaluation, best, samples and curves ride along; a finished
-  run trains nothing."""
+# ---- whole runs
+@pytest.fixture(scope="module")
+def four_iterations(flag, tmp_path_factory):
+  """(flags, folder, what it printed) of a run with much switched on."""
+  folder = tmp_path_factory.mktemp("grpo") / "run"
   flag = flag | dict(
     num_iterations=4,
     temperature=0.5,
@@ -846,11 +832,18 @@ def test_iterations_ratio_and_exact_end(flag, tmp_path):
     eval_rows=6,
     sample_every=1,
     learning_rate=3e-3,
-    out_dir=tmp_path,
     domain_beta="math=0.5,logic=0",
   )
-  out = run_well(train_grpo, **flag)
-  metrics = jsonl.read_rows(tmp_path / "metrics.jsonl")
+  return flag, folder, run_well(train_grpo, **flag, out_dir=folder)
+
+
+def test_iterations_ratio_and_exact_end(four_iterations):
+  """μ = 4 does not divide 6 steps: it ends at 6. At T = 0.5 the first iteration's ratio is 1 and
+  its clip fraction 0, exactly; later iterations move. Micro-batches, evaluation, best, samples and
+  curves ride along; a finished run trains nothing.
+  """
+  flag, folder, out = four_iterations
+  metrics = jsonl.read_rows(folder / "metrics.jsonl")
   assert [(row["step"], row["iteration"]) for row in metrics] == [
     (1, 0),
     (2, 1),
@@ -882,21 +875,21 @@ def test_iterations_ratio_and_exact_end(flag, tmp_path):
   ):
     assert all(name in row for row in metrics), name
   assert [("eval_accuracy" in row) for row in metrics] == [False, False, True, False, False, True]
-  samples = jsonl.read_rows(tmp_path / "samples.jsonl")
+  samples = jsonl.read_rows(folder / "samples.jsonl")
   assert {row["step"] for row in samples} == {1, 5}
   for row in samples:
     assert len(row["generations"]) == 4
     for answer in row["generations"]:
       assert answer["reward"] == pytest.approx(sum(answer["rewards"].values()))
-  config = json.loads((tmp_path / "config.json").read_text())
+  config = json.loads((folder / "config.json").read_text())
   best = max(
     [row["eval_accuracy"], row["eval_reward"]] for row in metrics if "eval_accuracy" in row
   )
   assert config["steps"] == 6 and config["best"] == best
   assert all(
-    (tmp_path / name).exists() for name in ("best", "params", "curves.png", "tokenizer.model")
+    (folder / name).exists() for name in ("best", "params", "curves.png", "tokenizer.model")
   )
-  events = list((tmp_path / "tensorboard").iterdir())
+  events = list((folder / "tensorboard").iterdir())
   assert (
     len(events) == 1 and b"grpo/reward" in events[0].read_bytes() and "wandb" not in sys.modules
   )
@@ -906,9 +899,9 @@ def test_iterations_ratio_and_exact_end(flag, tmp_path):
     and "2 a batch × 4 answers = 8" in out
   )
   assert "packed rows, 4 × " in out
-  before = (tmp_path / "metrics.jsonl").read_bytes()
-  assert "complete, nothing to train" in run_well(train_grpo, **flag)
-  assert (tmp_path / "metrics.jsonl").read_bytes() == before
+  before = (folder / "metrics.jsonl").read_bytes()
+  assert "complete, nothing to train" in run_well(train_grpo, **flag, out_dir=folder)
+  assert (folder / "metrics.jsonl").read_bytes() == before
 
 
 def test_logged_learning_rate_is_the_one_used(flag, sft_dir, tmp_path):
@@ -938,18 +931,16 @@ def test_logged_learning_rate_is_the_one_used(flag, sft_dir, tmp_path):
 
 def test_beta_zero_loads_no_reference(flag, tmp_path, monkeypatch):
   made = []
-  inner = grpo_learner.build_learner
-  monkeypatch.setattr(
-    grpo_learner,
-    "build_learner",
-    lambda policy, reference, *rest: made.append(reference) or inner(policy, reference, *rest),
-  )
-  run_well(train_grpo, **flag | dict(out_dir=tmp_path / "a", max_steps=1, beta=0))
-  assert made == [None]
-  run_well(
-    train_grpo, **flag | dict(out_dir=tmp_path / "b", max_steps=1, beta=0, domain_beta="math=0.1")
-  )
-  assert made[1] is not None
+
+  def see(policy, reference, *rest):
+    made.append(reference)
+    raise InputError("seen")
+
+  monkeypatch.setattr(grpo_learner, "build_learner", see)
+  for name, more in (("none", {}), ("one", dict(domain_beta="math=0.1"))):
+    result = run(train_grpo, **flag | dict(out_dir=tmp_path / name, max_steps=1, beta=0) | more)
+    one_line_error(result, "seen")
+  assert made[0] is None and made[1] is not None
 
 
 def test_the_reference_of_all_parameters_is_in_the_models_own_dtype(data_dir):
@@ -968,34 +959,17 @@ def test_the_reference_of_all_parameters_is_in_the_models_own_dtype(data_dir):
   assert (dtypes(policy.model), dtypes(reference)) == ({"float32"}, {"bfloat16"})
 
 
-def test_lora_goes_on_as_lora_and_the_reference_is_the_start(data_dir, tmp_path):
-  sft = dict(
-    lora_rank=4,
-    lora_alpha=8,
-    learning_rate=1e-2,
-    max_steps=6,
-    batch_size=16,
-    check_rows=0,
-    eval_every=0,
-    save_every=0,
-  )
-  run_well(train_sft, data_dir=data_dir, out_dir=tmp_path / "sft", **sft)
-  flag = GRPO | dict(
-    data_dir=data_dir,
-    init_from=tmp_path / "sft",
-    lora_rank=4,
-    lora_alpha=8,
-    max_steps=2,
-    out_dir=tmp_path / "grpo",
-  )
+def test_lora_goes_on_as_lora_and_the_reference_is_the_start(data_dir, sft_lora_dir, tmp_path):
+  flag = GRPO | LORA | dict(rewards="four_component", algorithm="dr_grpo", beta=0.04)
+  flag |= dict(data_dir=data_dir, init_from=sft_lora_dir, max_steps=2, out_dir=tmp_path / "grpo")
   assert "starts from" in run_well(train_grpo, **flag)
-  start, end = restore(tmp_path / "sft" / "params"), restore(tmp_path / "grpo" / "params")
+  start, end = restore(f"{sft_lora_dir}/params"), restore(tmp_path / "grpo" / "params")
   assert start.keys() == end.keys() and all("_lora_" in name for name in start)
   assert jsonl.read_rows(tmp_path / "grpo" / "metrics.jsonl")[0]["kl"] == 0.0
   assert 0 < max(np.abs(end[name] - start[name]).max() for name in start) < 1e-3
   one_line_error(
-    run(train_grpo, **flag | dict(lora_rank=8, out_dir=tmp_path / "x")),
-    "pass --lora_rank=4 --lora_alpha=8",
+    run(train_grpo, **flag | dict(lora_rank=4, out_dir=tmp_path / "x")),
+    "pass --lora_rank=8 --lora_alpha=16",
   )
   merged = flag | dict(lora_rank=0, out_dir=tmp_path / "full", max_steps=1)
   run_well(train_grpo, **merged)
@@ -1003,7 +977,7 @@ def test_lora_goes_on_as_lora_and_the_reference_is_the_start(data_dir, tmp_path)
   assert not any("_lora_" in name for name in restore(tmp_path / "full" / "params"))
 
 
-# ---------------------------------------------------------------------------------------- preflight
+# ---- preflight
 def test_preflight(flag, tmp_path):
   """A model that has never seen the tags: refused with the cause and the flag to change; --force
   goes on; nothing half-done.
@@ -1014,19 +988,12 @@ def test_preflight(flag, tmp_path):
     result, "preflight refuses to train: all", "equal rewards", "--init_from", "--force"
   )
   assert "are cut by --max_new_tokens=24: raise it" in result.out and "preflight math" in result.out
-  one_line_error(
-    run(train_grpo, **raw | dict(out_dir=tmp_path / "a", preflight_only=True)), "equal rewards"
-  )
   assert "1 steps" in run_well(train_grpo, **raw | dict(out_dir=tmp_path / "a", force=True))
-  ready = flag | dict(force=False, max_steps=10**6, out_dir=tmp_path / "b")
-  one_line_error(
-    run(train_grpo, **ready | dict(max_hours=0.01)),
-    "--max_hours is 0.01: use --max_steps=auto or --max_steps=",
-  )
-  out = run_well(train_grpo, **ready | dict(preflight_only=True))
-  assert (
-    "updates an hour" in out and "peak" in out and not os.path.isdir(tmp_path / "b" / "checkpoints")
-  )
+  ready = flag | dict(force=False, max_steps=10**6, max_hours=0.01, out_dir=tmp_path / "b")
+  result = run(train_grpo, **ready, preflight_only=True)
+  one_line_error(result, "--max_hours is 0.01: use --max_steps=auto or --max_steps=")
+  assert "updates an hour" in result.out and "peak" in result.out
+  assert not os.path.isdir(tmp_path / "b" / "checkpoints")
 
 
 def test_held_out_rows_without_right_answers_have_no_accuracy(flag, data_dir, tmp_path):
@@ -1061,6 +1028,7 @@ def test_preflight_sees_all_that_a_curriculum_will_pay(flag, tmp_path, monkeypat
   def see_training(learner, *_, **__):
     seen["train"] = (pay(learner.reward_fns, 84), pay(learner.reward_fns, 12))
 
+  monkeypatch.setattr(grpo_start, "compile_programs", lambda learner: None)
   monkeypatch.setattr(preflight, "preflight", see_preflight)
   monkeypatch.setattr(train_grpo, "train", see_training)
   for phases in ("", "0.9,0.5"):
@@ -1081,17 +1049,17 @@ def test_preflight_sees_all_that_a_curriculum_will_pay(flag, tmp_path, monkeypat
     assert right > wrong and first_right == first_wrong, phases
 
 
-def test_preflight_of_a_started_run_trains_nothing(flag, tmp_path):
-  flag = flag | dict(out_dir=tmp_path, max_steps=3, save_every=1)
-  run_well(train_grpo, **flag)
-  (tmp_path / "config.json").unlink()
-  shutil.rmtree(tmp_path / "checkpoints" / "3")
-  before = (tmp_path / "metrics.jsonl").read_bytes()
-  assert "preflight" in run_well(train_grpo, **flag | dict(preflight_only=True))
-  assert (tmp_path / "metrics.jsonl").read_bytes() == before
+def test_preflight_of_a_started_run_trains_nothing(four_iterations, tmp_path):
+  flag, done, _ = four_iterations
+  folder = shutil.copytree(done, tmp_path / "run")
+  (folder / "config.json").unlink()
+  before = (folder / "metrics.jsonl").read_bytes()
+  said = run_well(train_grpo, **flag, out_dir=folder, preflight_only=True)
+  assert "preflight: nothing speaks against training" in said
+  assert (folder / "metrics.jsonl").read_bytes() == before
 
 
-# ---------------------------------------------------------------------------------------- bad input
+# ---- bad input
 BAD = [
   (dict(batch_size=6, rollout_batch_size=4), "is not a multiple of --rollout_batch_size=4"),
   (dict(max_steps=0), "expected a positive number"),
@@ -1190,30 +1158,26 @@ def test_rewards_of_the_other_style(dual_data_dir, tmp_path):
   )
 
 
-def test_resume_on_other_rows_or_another_start(flag, data_dir, sft_dir, tmp_path):
+def test_resume_on_other_rows_or_another_start(four_iterations, tmp_path):
   """What the run reads may move, but not change: the same flags would go on to parameters that
   neither run would have had.
   """
-  data, start = (
-    shutil.copytree(data_dir, tmp_path / "data"),
-    shutil.copytree(sft_dir, tmp_path / "sft"),
-  )
-  again = functools.partial(run, train_grpo, **flag | dict(out_dir=tmp_path / "out", max_steps=1))
-  assert again(data_dir=data, init_from=start).code == 0
-  (tmp_path / "out" / "config.json").unlink()
+  flag, done, _ = four_iterations
+  folder = shutil.copytree(done, tmp_path / "out")
+  (folder / "config.json").unlink()
+  data = shutil.copytree(flag["data_dir"], tmp_path / "data")
+  start = shutil.copytree(flag["init_from"], tmp_path / "sft")
+  moved = flag | dict(data_dir=data, init_from=start, out_dir=folder)
   rows = (data / "train.jsonl").read_text()
   (data / "train.jsonl").write_text(rows.replace("?", "!", 1))
-  one_line_error(again(data_dir=data, init_from=start), "began with other content in --data_dir;")
+  one_line_error(run(train_grpo, **moved), "began with other content in --data_dir;")
   (data / "train.jsonl").write_text(rows)
-  other = loading.load_policy("tiny", str(start), str(data))
-  checkpoints.save_params(
-    str(start / "params"),
-    parameters.with_params(
-      other.model, {name: x + 1e-3 for name, x in parameters.flat_params(other.model).items()}
-    ),
-  )
-  one_line_error(again(data_dir=data, init_from=start), "began with other content in --init_from;")
-  assert again().code == 0, "the same content in another place"
+  assert run(train_grpo, **moved).code == 0, "the same content in another place"
+  (folder / "config.json").unlink()
+  policy = loading.load_policy("tiny", str(start), str(data))
+  other = {name: x + 1e-3 for name, x in parameters.flat_params(policy.model).items()}
+  checkpoints.save_params(str(start / "params"), parameters.with_params(policy.model, other))
+  one_line_error(run(train_grpo, **moved), "began with other content in --init_from;")
 
 
 def test_sft_folder_of_another_model_or_prompt(flag, sft_dir, tmp_path):
@@ -1230,7 +1194,7 @@ def test_sft_folder_of_another_model_or_prompt(flag, sft_dir, tmp_path):
   one_line_error(attempt(), "is incomplete")
 
 
-# ------------------------------------------------------------------------------------------- health
+# ---- health
 @pytest.mark.parametrize(
   "row,word",
   [
@@ -1300,7 +1264,7 @@ def test_groups_that_teach_nothing(by, idle):
   assert list(grpo_learner.idle_groups(rollout, scores, settings)) == by_reward
 
 
-# -------------------------------------------------------------------------------------- packed rows
+# ---- packed rows
 @pytest.mark.parametrize(
   "window,width,pieces",
   [

@@ -1,4 +1,6 @@
-"""The house: every file of lib/ has its place on the map, imports run one way, nothing grows too long."""
+"""The house: every file of lib/ has its place on the map, imports run one way, nothing grows too
+long.
+"""
 
 import ast
 import pathlib

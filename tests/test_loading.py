@@ -198,9 +198,9 @@ def test_names_of_every_release_of_the_multimodal_folder(published, tmp_path):
     np.testing.assert_allclose(logits_of(folder), expected, atol=0.01)
 
 
-# --------------------------------------------------------------------------------------------------
-# ---------- config.json What config.json of google/gemma-3-4b-it, 12b and 27b says of the text
-# model; the rest is transformers' defaults.
+# ---- config.json
+# What config.json of google/gemma-3-4b-it, 12b and 27b says of the text model; the rest is
+# transformers' defaults.
 GOOGLES_TEXT = {
   "4b": {
     "hidden_size": 2560,
@@ -333,8 +333,7 @@ def test_what_changes_no_logit_is_taken(tmp_path):
   assert gemma_config.gemma_config(str(tmp_path), jnp.float32) == before
 
 
-# --------------------------------------------------------------------------------------------------
-# -------- weights, files
+# ---- weights, files
 @pytest.fixture(scope="session")
 def small_folder(tmp_path_factory, words) -> pathlib.Path:
   """A text model of random weights, written without torch."""
@@ -527,8 +526,7 @@ def test_weights_of_any_float_are_read(folder, dtype):
   np.testing.assert_array_equal(found, stored[name].astype(np.float32).T)
 
 
-# --------------------------------------------------------------------------------------------------
-# ------- PEFT adapters
+# ---- PEFT adapters
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ADAPTERS = {  # name: (layout, peft's LoraConfig)
   "all": ("1b", {"target_modules": ALL}),
@@ -682,7 +680,7 @@ def test_a_model_given_as_checkpoint_is_sent_to_the_right_flag(small_folder):
   assert "pass it as --model" in refusal(loading.read_checkpoint, str(small_folder))
 
 
-# ------------------------------------------------------------------------------------------------------------ checkpoints
+# ---- checkpoints
 def without_config(run):
   (run / "config.json").unlink()
 

@@ -182,7 +182,6 @@ def test_a_name_of_no_model_lists_what_is_taken(model):
   assert "\n" not in str(error.value)
 
 
-# --------------------------------------------------------------------------------------------------
 # ---- attached on Kaggle
 def put_model(folder, config=None):
   folder.mkdir(parents=True)

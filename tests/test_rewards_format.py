@@ -7,7 +7,8 @@ from lib.errors import InputError
 
 GOOD = "<reasoning>2 + 2 = 4</reasoning>\n<answer>4</answer>"
 DUAL = (
-  "<reasoning>\nPlan: add both.\nReasoning: 2 and 2 make 4.\nEvidence: 2 + 2 = 4.\nSanity_check: 4 is even.\n</reasoning>\n"
+  "<reasoning>\nPlan: add both.\nReasoning: 2 and 2 make 4.\nEvidence: 2 + 2 = 4.\n"
+  "Sanity_check: 4 is even.\n</reasoning>\n"
   "<answer>4</answer>"
 )
 
@@ -78,7 +79,9 @@ def test_malformed(text):
 
 
 def test_dual_stream_format():
-  parse = lambda text: contract.parse_response(text, "dual_stream")
+  def parse(text: str):
+    return contract.parse_response(text, "dual_stream")
+
   assert (
     parse(DUAL).answer == "4"
     and parse(DUAL.replace(">4<", ">4 apples<"))

@@ -3,10 +3,9 @@
 import json
 import math
 import pathlib
-import subprocess
-import sys
 
 import pytest
+from conftest import one_line_error, run, run_well
 
 import rewards
 from lib import checking, own_checks, own_rewards
@@ -157,16 +156,6 @@ def test_an_edited_file_counts_and_may_import_its_neighbour(mine):
   assert before != own_rewards.digests("edited.py:f") and own_rewards.digests("curriculum") == {}
 
 
-def run(folder, *arguments):
-  return subprocess.run(
-    [sys.executable, str(ROOT / "rewards.py"), *arguments],
-    cwd=folder,
-    capture_output=True,
-    text=True,
-    timeout=120,
-  )
-
-
 @pytest.mark.parametrize(
   "value, code, paid, unpaid",
   [
@@ -181,11 +170,11 @@ def run(folder, *arguments):
   ],
 )
 def test_self_test_names_the_cheats_that_are_paid(mine, value, code, paid, unpaid):
-  result = run(mine, "--self_test", f"--rewards={value}", "--code_rewards=off")
-  assert result.returncode == code and "Traceback" not in result.stderr
-  assert f"self-test of {value}" in result.stdout
-  assert len(result.stderr.splitlines()) == (1 if code else 0)
-  named = result.stderr.strip().rpartition(": ")[2].split(", ") if code else []
+  result = run(rewards, self_test=True, rewards=value, code_rewards="off")
+  assert result.code == code and "Traceback" not in result.err
+  assert f"self-test of {value}" in result.out
+  assert len(result.err.splitlines()) == (1 if code else 0)
+  named = result.err.strip().rpartition(": ")[2].split(", ") if code else []
   assert set(paid) <= set(named) and not set(unpaid) & set(named)
 
 
@@ -193,11 +182,10 @@ def test_explain_under_an_own_reward(mine):
   row = {"id": "a-1", "domain": "math", "question": "?", "answer": "9", "metadata": {}}
   path = mine / "responses.jsonl"
   path.write_text(json.dumps(row | {"response": WELL}) + "\n")
-  result = run(mine, f"--explain={path}", "--rewards=my.py:words,multi_domain")
-  assert result.returncode == 0, result.stderr
-  assert "reward 7.000, right" in result.stdout and "words" in result.stdout
-  result = run(mine, f"--explain={path}", "--rewards=my.py:divides", "--weights=format=1")
-  assert result.returncode == 2 and "--weights are four_component's" in result.stderr
+  said = run_well(rewards, explain=path, rewards="my.py:words,multi_domain")
+  assert "reward 7.000, right" in said and "words" in said
+  result = run(rewards, explain=path, rewards="my.py:divides", weights="format=1")
+  one_line_error(result, "--weights are four_component's")
 
 
 CHECKED = [

@@ -14,6 +14,8 @@ import sys
 import pytest
 from conftest import REPO
 
+from lib import command_line
+
 PYTHON = f"""#!/usr/bin/env bash
 [ "$2" != lib.command_line ] || [ ! -e lib ] || exec "{sys.executable}" "$@"
 [ "$1" != -m ] || exit 0
@@ -21,7 +23,10 @@ PYTHON = f"""#!/usr/bin/env bash
 echo "$*" >> calls
 out=""; for word in "$@"; do case $word in --out_dir=*) out=${{word#*=}};; esac; done
 [ -n "$out" ] || exit 0
-[ "${{out##*/}}" != "$(cat stop 2>/dev/null)" ] || {{ sleep "$(cat seconds 2>/dev/null || echo 0)"; exit 75; }}
+if [ "${{out##*/}}" = "$(cat stop 2>/dev/null)" ]; then
+  sleep "$(cat seconds 2>/dev/null || echo 0)"
+  exit 75
+fi
 mkdir -p "$out"; echo {{}} > "$out/config.json"
 case $out in */eval_*) echo {{}} > "$out/results.json";; esac
 """
@@ -225,14 +230,10 @@ def test_paths_are_those_of_the_folder_the_user_is_in(shell, tmp_path):
   [
     (dict(GRPO_FLAGS="--bta=0.1"), "train_grpo.py: Unknown command line flag 'bta'"),
     (dict(EXPORT_FLAGS="--formats"), "export_lora.py: Missing value for flag"),
-    (dict(SFT_FLAGS="--learning_rate=nan"), "train_sft.py: --learning_rate=nan: expected a finite"),
-    (dict(GRPO_FLAGS="--weights=format=1"), "train_grpo.py: --weights are four_component's"),
-    (dict(REWARDS="mine.py:score"), "mine.py"),
     (
       dict(MODEL="gemma-3-27b-it", RECIPE="dual_stream"),
       "GB free, all stages together write up to",
     ),
-    (dict(EVAL_FLAGS="--seed=-1"), "evaluate.py: --seed=-1: expected 0 or more"),
     (dict(RECIPIE="curriculum"), "RECIPIE is no setting of run.sh; did you mean RECIPE?"),
   ],
 )
@@ -243,6 +244,24 @@ def test_all_flags_are_read_before_the_first_stage(shell, tmp_path, change, word
   assert done.returncode == 2 and not calls
   assert words in done.stderr and "Traceback" not in done.stderr
   assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+  "command,words",
+  [
+    ("train_sft.py --learning_rate=nan", "train_sft.py: --learning_rate=nan: expected a finite"),
+    ("train_grpo.py --weights=format=1", "train_grpo.py: --weights are four_component's"),
+    ("train_grpo.py --rewards=mine.py:score", "mine.py"),
+    ("evaluate.py --seed=-1", "evaluate.py: --seed=-1: expected 0 or more"),
+  ],
+)
+def test_flags_are_checked_without_running_the_stage(command, words, monkeypatch, capsys):
+  monkeypatch.chdir(REPO)
+  monkeypatch.setattr(sys, "argv", [])
+  with pytest.raises(SystemExit) as stop:
+    command_line.check_commands([["rewards.py", "--self_test"], command.split()])
+  said = capsys.readouterr()
+  assert stop.value.code == 2 and words in said.err and said.out == ""
 
 
 TABLE = {  # README, "Four recipes"

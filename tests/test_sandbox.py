@@ -1,4 +1,6 @@
-"""The sandbox: hostile programs fail and touch nothing, honest ones pass, and the trainer's process is never at risk."""
+"""The sandbox: hostile programs fail and touch nothing, honest ones pass, and the trainer's process
+is never at risk.
+"""
 
 import errno
 import json
@@ -61,8 +63,9 @@ def box():
     yield shared
 
 
-# ------------------------------------------------------------------------------------------------ must fail
-# name: (answer, tests); the tests are such that only a forged verdict, or a thing that must not be possible, passes them
+# ---- must fail
+# name: (answer, tests); the tests are such that only a forged verdict, or a thing that must not be
+# possible, passes them
 HOSTILE = {
   # the result lies about comparisons
   "equal_to_all": (LYING + "def f(x): return Yes()", SQUARE),
@@ -92,15 +95,18 @@ HOSTILE = {
     ["assert f(1) == 'abc'", "assert f(1) in {'abc'}"],
   ),
   "int_subclass": (
-    "class I(int):\n  __eq__ = lambda s, o: True\n  __int__ = __index__ = lambda s: 4\ndef f(x): return I(0)",
+    "class I(int):\n  __eq__ = lambda s, o: True\n  __int__ = __index__ = lambda s: 4\n"
+    "def f(x): return I(0)",
     SQUARE,
   ),
   "float_subclass": (
-    "class F(float):\n  __eq__ = lambda s, o: True\n  __float__ = lambda s: 4.0\ndef f(x): return F('nan')",
+    "class F(float):\n  __eq__ = lambda s, o: True\n  __float__ = lambda s: 4.0\n"
+    "def f(x): return F('nan')",
     SQUARE,
   ),
   "dict_subclass": (
-    "class D(dict):\n  __eq__ = lambda s, o: True\n  items = lambda s: [(1, 2)]\ndef f(x): return D()",
+    "class D(dict):\n  __eq__ = lambda s, o: True\n  items = lambda s: [(1, 2)]\n"
+    "def f(x): return D()",
     ["assert f(1) == {1: 2}"],
   ),
   "tuple_subclass": (
@@ -120,7 +126,8 @@ HOSTILE = {
     ["assert f(1) == f(1)", "assert not f(1) != float('nan')"],
   ),
   "namedtuple_lies": (
-    "import collections\nclass N(collections.namedtuple('N', 'a b')):\n  __eq__ = lambda s, o: True\n"
+    "import collections\nclass N(collections.namedtuple('N', 'a b')):\n"
+    "  __eq__ = lambda s, o: True\n"
     "def f(x): return N(0, 0)",
     ["assert f(1) == (1, 2)"],
   ),
@@ -128,7 +135,8 @@ HOSTILE = {
   "exception_as_result": ("class f(Exception):\n  __eq__ = lambda s, o: True", SQUARE),
   "class_as_function": (LYING.replace("Yes", "f") + "f.__init__ = lambda s, x: None", SQUARE),
   "metaclass": (
-    "class M(type):\n  __eq__ = lambda s, o: True\n  __hash__ = lambda s: 0\nclass C(metaclass=M): pass\n"
+    "class M(type):\n  __eq__ = lambda s, o: True\n  __hash__ = lambda s: 0\n"
+    "class C(metaclass=M): pass\n"
     "def f(x): return C",
     ["assert f(1) == int"],
   ),
@@ -165,11 +173,13 @@ HOSTILE = {
   "exit_at_top": ("raise SystemExit(0)", SQUARE),
   # the process is poisoned, searched or patched
   "patched_codec": (
-    'import json, sys\njson.dumps = lambda *a, **k: \'{"results": [true, true], "error": null}\'\ndef f(x): return 0',
+    "import json, sys\n"
+    'json.dumps = lambda *a, **k: \'{"results": [true, true], "error": null}\'\ndef f(x): return 0',
     SQUARE,
   ),
   "patched_main": (
-    "from lib import sandbox_wire as w, sandbox_judge as j\nw.Peer.encode = lambda *a: 4\nj.judge = w.revive = lambda *a: None\n"
+    "from lib import sandbox_wire as w, sandbox_judge as j\nw.Peer.encode = lambda *a: 4\n"
+    "j.judge = w.revive = lambda *a: None\n"
     "def f(x): return 0",
     SQUARE,
   ),
@@ -179,37 +189,46 @@ import sys
 def f(x):
   found, frame = [], sys._getframe()
   while frame:
-    found += [v for v in [*frame.f_code.co_consts, *frame.f_locals.values()] if type(v) is int and 40000 < v < 50000]
+    seen = [*frame.f_code.co_consts, *frame.f_locals.values()]
+    found += [v for v in seen if type(v) is int and 40000 < v < 50000]
     frame = frame.f_back
   return found[0] if found else 0
 """,
     ["assert f(2) == 40961"],
   ),
   "gc_walk": (
-    "import gc\ndef f(x): return next((o for o in gc.get_objects() if isinstance(o, str) and 'se' + 'cret_' in o), None)",
+    "import gc\ndef f(x): return next((o for o in gc.get_objects() if isinstance(o, str) and "
+    "'se' + 'cret_' in o), None)",
     ["assert 'secret_expected' in f(2)"],
   ),
   "forged_replies": (
-    "import os, json\nfor m in ([[True, True], None], {'value': 4}, {'value': {'t': 'dict', 'v': []}}):\n"
+    "import os, json\n"
+    "for m in ([[True, True], None], {'value': 4}, {'value': {'t': 'dict', 'v': []}}):\n"
     "  for fd in range(3, 40):\n    try: os.write(fd, json.dumps(m).encode() + b'\\n')\n"
     "    except OSError: pass\ndef f(x): return 0",
     SQUARE,
   ),
   "forged_callback": (
-    "import os, json\ndef f(x):\n  b = json.dumps({'op': 'call', 'on': 0, 'args': [1], 'kwargs': {'t': 'dict', 'v': []}}).encode()\n"
-    "  for fd in range(3, 40):\n    try: os.write(fd, b + b'\\n')\n    except OSError: pass\n  return 0",
+    "import os, json\ndef f(x):\n"
+    "  b = json.dumps({'op': 'call', 'on': 0, 'args': [1], 'kwargs': {'t': 'dict', 'v': "
+    "[]}}).encode()\n"
+    "  for fd in range(3, 40):\n    try: os.write(fd, b + b'\\n')\n    except OSError: pass\n"
+    "  return 0",
     SQUARE,
   ),
   "forged_tags": (
-    "from lib import sandbox_wire as w\ndef f(x): return 0\nw.Peer.encode = lambda s, v: {'t': '__import__', 'v': 'os'}",
+    "from lib import sandbox_wire as w\ndef f(x): return 0\n"
+    "w.Peer.encode = lambda s, v: {'t': '__import__', 'v': 'os'}",
     SQUARE,
   ),
   "forged_type": (
-    "from lib import sandbox_wire as w\ndef f(x): return 0\nw.Peer.encode = lambda s, v: {'t': 'type', 'v': 'exec'}",
+    "from lib import sandbox_wire as w\ndef f(x): return 0\n"
+    "w.Peer.encode = lambda s, v: {'t': 'type', 'v': 'exec'}",
     ["assert f(2) is exec"],
   ),
   "forged_namedtuple": (
-    "from lib import sandbox_wire as w\ndef f(x): return 0\nw.Peer.encode = lambda s, v: {'t': 'record', "
+    "from lib import sandbox_wire as w\ndef f(x): return 0\n"
+    "w.Peer.encode = lambda s, v: {'t': 'record', "
     "'v': ['N', ['a=__import__(\"os\")._exit(0)'], [1]]}",
     SQUARE,
   ),
@@ -230,10 +249,13 @@ def f(x):
     for i, message in enumerate(
       [
         "{'value': [{'t': 'dict', 'v': [['f', 4]]}, {'t': 'dict', 'v': []}]}",
-        "{'value': [{'t': 'dict', 'v': [['f', {'t': 'type', 'v': 'object'}]]}, {'t': 'dict', 'v': []}]}",
+        "{'value': [{'t': 'dict', 'v': [['f', {'t': 'type', 'v': 'object'}]]}, {'t': 'dict', "
+        "'v': []}]}",
         "{'error': {'names': ['BaseExceptionGroup', 'SystemExit'], 'message': '', 'args': ['']}}",
-        "{'value': [{'t': 'dict', 'v': [['f', {'t': 'mine', 'v': -1, 'about': ''}]]}, {'t': 'dict', 'v': []}]}",
-        "{'value': [{'t': 'dict', 'v': [['f', {'t': 'mine', 'v': True, 'about': ''}]]}, {'t': 'dict', 'v': []}]}",
+        "{'value': [{'t': 'dict', 'v': [['f', {'t': 'mine', 'v': -1, 'about': ''}]]}, {'t': "
+        "'dict', 'v': []}]}",
+        "{'value': [{'t': 'dict', 'v': [['f', {'t': 'mine', 'v': True, 'about': ''}]]}, {'t': "
+        "'dict', 'v': []}]}",
         "{'value': {'t': 'mine', 'v': 0, 'about': 'class'}}",
         "{'value': [{'t': 'dict', 'v': [['f', {'t': 'yours', 'v': 0}]]}, {'t': 'dict', 'v': []}]}",
         "{'value': {'t': 'yours', 'v': -1}}",
@@ -251,8 +273,8 @@ def f(x):
     )
   },
   "raw_error": (
-    RAW
-    + "def f(x): raw({'error': {'names': ['StopIteration', 'Gone'], 'message': '\\ud800', 'args': []}})",
+    RAW + "def f(x): raw({'error': {'names': ['StopIteration', 'Gone'], 'message': '\\ud800', "
+    "'args': []}})",
     ["assert all(map(lambda x: f(x) == 5, [1]))"],
   ),
   "raw_bool": (
@@ -260,12 +282,13 @@ def f(x):
     ["assert f(1)"],
   ),
   "raw_iterator": (
-    RAW
-    + "def f(x): raw({'value': {'t': 'mine', 'v': 0, 'about': 'class'}}, {'value': 4}, {'value': [4]})",
+    RAW + "def f(x): raw({'value': {'t': 'mine', 'v': 0, 'about': 'class'}}, {'value': 4}, "
+    "{'value': [4]})",
     ["assert list(f(1)) == [4]"],
   ),
   "own_class_lies": (
-    "class F:\n  __init__ = lambda s, x: None\n  __eq__ = __sub__ = __rsub__ = __abs__ = lambda s, *o: 0\n  __float__ = lambda s: 4.5",
+    "class F:\n  __init__ = lambda s, x: None\n"
+    "  __eq__ = __sub__ = __rsub__ = __abs__ = lambda s, *o: 0\n  __float__ = lambda s: 4.5",
     [
       "assert abs(F(2) - 4.5) < 1e-6",
       "import math\nassert math.isclose(F(2), 4.5)",
@@ -285,9 +308,11 @@ def f(x):
     ],
   ),
   "asks_more_of_the_callback": (
-    RAW
-    + "def f(g):\n  out = []\n  for op in ('getattr', 'setattr', 'str', 'repr', '__getitem__', 'isinstance', '__getattribute__'):\n"
-    "    try: out.append(type(g)._ask(g, op, '__code__'))\n    except Exception: pass\n  return out",
+    RAW + "def f(g):\n  out = []\n"
+    "  for op in ('getattr', 'setattr', 'str', 'repr', '__getitem__', 'isinstance', "
+    "'__getattribute__'):\n"
+    "    try: out.append(type(g)._ask(g, op, '__code__'))\n    except Exception: pass\n"
+    "  return out",
     ["assert f(lambda: 40961)"],
   ),
   "is_eval": ("f = eval", ["expected = 3\nassert f('expected') == 3"]),
@@ -304,7 +329,8 @@ def f(x):
     ["assert f(1) == {}"],
   ),
   "trace": (
-    "import os, sys\nsys.settrace(lambda *a: os._exit(0))\nsys.setprofile(lambda *a: os._exit(0))\ndef f(x): return 0",
+    "import os, sys\nsys.settrace(lambda *a: os._exit(0))\n"
+    "sys.setprofile(lambda *a: os._exit(0))\ndef f(x): return 0",
     SQUARE,
   ),
   "audit_hook": (
@@ -321,7 +347,8 @@ def f(x):
     ["assert f(1) == 0"],
   ),
   "clone3": (
-    "import ctypes\ndef f(x):\n  a = (ctypes.c_uint64 * 11)()\n  a[4] = 17\n  return ctypes.CDLL(None).syscall(435, a, 88)",
+    "import ctypes\ndef f(x):\n  a = (ctypes.c_uint64 * 11)()\n  a[4] = 17\n"
+    "  return ctypes.CDLL(None).syscall(435, a, 88)",
     ["assert f(1) >= 0"],
   ),
   "dumpable": (
@@ -329,13 +356,15 @@ def f(x):
     ["assert f(1) == 0"],
   ),
   "forged_length": (
-    "import os\ndef f(x):\n  for fd in range(3, 40):\n    try: os.write(fd, b'\\xff\\xff\\xff\\xff' * 99)\n"
+    "import os\ndef f(x):\n  for fd in range(3, 40):\n"
+    "    try: os.write(fd, b'\\xff\\xff\\xff\\xff' * 99)\n"
     "    except OSError: pass\n  return 4",
     ["assert f(2) == 5"],
   ),
   "closes_wire": ("import os\ndef f(x):\n  os.closerange(0, 64)\n  return 4", SQUARE),
   "ctypes_small_ints": (
-    "import ctypes\nfor n in (4, 9): ctypes.c_long.from_address(id(n) + 24).value = 0\ndef f(x): return 0",
+    "import ctypes\nfor n in (4, 9): ctypes.c_long.from_address(id(n) + 24).value = 0\n"
+    "def f(x): return 0",
     SQUARE,
   ),
   "ctypes_null": ("import ctypes\ndef f(x): ctypes.memset(0, 0, 8)", SQUARE),
@@ -367,12 +396,14 @@ def f(x):
   "one_c_call": ("def f(x): return 9 ** 9 ** 9 ** 9", SQUARE),
   "regex": ("import re\ndef f(x): return re.match('(a+)+$', 'a' * 64 + 'b')", SQUARE),
   "signals_ignored": (
-    "import signal\nfor s in range(1, 65):\n  try: signal.signal(s, signal.SIG_IGN)\n  except (OSError, ValueError): pass\n"
+    "import signal\nfor s in range(1, 65):\n  try: signal.signal(s, signal.SIG_IGN)\n"
+    "  except (OSError, ValueError): pass\n"
     "signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\ndef f(x):\n  while True: pass",
     SQUARE,
   ),
   "threads_outlive": (
-    "import threading\ndef g():\n  while True: pass\nfor _ in range(4): threading.Thread(target=g).start()\n"
+    "import threading\ndef g():\n  while True: pass\n"
+    "for _ in range(4): threading.Thread(target=g).start()\n"
     "def f(x): return x",
     SQUARE,
   ),
@@ -406,7 +437,8 @@ def f(x):
     ["assert f(1) >= 0"],
   ),
   "int80_open": (
-    "import ctypes\nlibc = ctypes.CDLL(None)\ndef f(x): return libc.syscall(2 | 0x40000000, b'/etc/passwd', 0)",
+    "import ctypes\nlibc = ctypes.CDLL(None)\n"
+    "def f(x): return libc.syscall(2 | 0x40000000, b'/etc/passwd', 0)",
     ["assert f(1) >= 0"],
   ),
   "memfd": ("import os\ndef f(x): return os.memfd_create('x')", ["assert f(1) >= 0"]),
@@ -443,7 +475,8 @@ def f(x):
     ["assert 'SANDBOX_TEST_TOKEN' in f(1)", "assert len(f(1)) > 3"],
   ),
   "descriptors": (
-    "import os\ndef f(x):\n  n = 0\n  for fd in range(3, 4096):\n    try: os.fstat(fd); n += 1\n    except OSError: pass\n  return n",
+    "import os\ndef f(x):\n  n = 0\n  for fd in range(3, 4096):\n"
+    "    try: os.fstat(fd); n += 1\n    except OSError: pass\n  return n",
     ["assert f(1) > 2"],
   ),
   "numpy": ("import numpy\ndef f(x): return x * x", SQUARE),
@@ -453,7 +486,8 @@ def f(x):
 def test_hostile_programs_fail(tmp_path, monkeypatch):
   monkeypatch.setenv("SANDBOX_TEST_TOKEN", "secret")
   (tmp_path / "keep").write_text("untouched")
-  # each test alone, so that none passes unseen behind one that fails; SQUARE is one, a constant may pass half of it
+  # each test alone, so that none passes unseen behind one that fails; SQUARE is one, a constant may
+  # pass half of it
   jobs = [
     (name, {"code": code.replace("@CANARY@", str(tmp_path)), "tests": part})
     for name, (code, tests) in HOSTILE.items()
@@ -461,25 +495,31 @@ def test_hostile_programs_fail(tmp_path, monkeypatch):
   ]
   with sandbox.Sandbox(workers=2, wall_seconds=0.6) as impatient:
     verdicts = impatient.run([job for _, job in jobs])
-  assert [(name, job["tests"]) for (name, job), v in zip(jobs, verdicts) if v.passed] == []
+  assert [
+    (name, job["tests"]) for (name, job), v in zip(jobs, verdicts, strict=True) if v.passed
+  ] == []
   assert [path.name for path in tmp_path.iterdir()] == ["keep"] and (
     tmp_path / "keep"
   ).read_text() == "untouched"
 
 
 def test_no_verdict_by_dying_late(box):
-  """An answer that replies first and dies afterwards must not turn the next call's failure into an expected exception."""
+  """An answer that replies first and dies afterwards must not turn the next call's failure into an
+  expected exception.
+  """
   code = (
-    "import os, threading, time\ndef f(x):\n  threading.Thread(target=lambda: (time.sleep(0.05), os._exit(0))).start()\n"
+    "import os, threading, time\ndef f(x):\n"
+    "  threading.Thread(target=lambda: (time.sleep(0.05), os._exit(0))).start()\n"
     "  return 1"
   )
   tests = [
-    "assert f(1) == 1\nimport time\ntime.sleep(0.2)\ntry:\n  f(-1)\n  ok = False\nexcept Exception:\n  ok = True\nassert ok"
+    "assert f(1) == 1\nimport time\ntime.sleep(0.2)\ntry:\n  f(-1)\n  ok = False\n"
+    "except Exception:\n  ok = True\nassert ok"
   ]
   assert box.run([{"code": code, "tests": tests}])[0].passed is False
 
 
-# ------------------------------------------------------------------------------------------------ must pass
+# ---- must pass
 STACK = """
 class Stack:
   def __init__(self, items=()): self.items = list(items)
@@ -497,21 +537,27 @@ class Empty(LookupError): pass
 """
 HONEST = {
   "plain_types": (
-    "def f(): return ({1: (2, 3)}, {4}, frozenset([5]), b'q', bytearray(b'r'), 1 + 2j, None, True, 1e300, 10 ** 40, range(3))",
+    "def f(): return ({1: (2, 3)}, {4}, frozenset([5]), b'q', bytearray(b'r'), 1 + 2j, None, "
+    "True, 1e300, 10 ** 40, range(3))",
     [
-      "assert f() == ({1: (2, 3)}, {4}, frozenset([5]), b'q', bytearray(b'r'), 1 + 2j, None, True, 1e300, 10 ** 40, range(3))",
+      "assert f() == ({1: (2, 3)}, {4}, frozenset([5]), b'q', bytearray(b'r'), 1 + 2j, None, "
+      "True, 1e300, 10 ** 40, range(3))",
       "assert type(f()[1]) is set and type(f()[7]) is bool and type(f()) is tuple",
     ],
   ),
   "library_types": (
-    "import collections, datetime, decimal, fractions\nP = collections.namedtuple('P', 'x y')\ndef f():\n"
-    "  return [P(1, 2), collections.Counter('aab'), collections.deque([1]), decimal.Decimal('1.5'),\n"
+    "import collections, datetime, decimal, fractions\n"
+    "P = collections.namedtuple('P', 'x y')\ndef f():\n"
+    "  return [P(1, 2), collections.Counter('aab'), collections.deque([1]), "
+    "decimal.Decimal('1.5'),\n"
     "          fractions.Fraction(1, 3), datetime.date(2020, 1, 2), {'a': 1}.keys(), int]",
     [
-      "from collections import Counter, deque\nfrom datetime import date\nfrom decimal import Decimal\n"
+      "from collections import Counter, deque\nfrom datetime import date\n"
+      "from decimal import Decimal\n"
       "from fractions import Fraction\nr = f()\nassert r[0] == (1, 2)\n"
       "assert r[1].most_common(1) == [('a', 2)] and r[2] == deque([1]) and r[3] == Decimal('1.5')\n"
-      "assert r[4] == Fraction(1, 3) and r[5] == date(2020, 1, 2) and list(r[6]) == ['a'] and r[7] is int"
+      "assert r[4] == Fraction(1, 3) and r[5] == date(2020, 1, 2) and list(r[6]) == ['a'] and "
+      "r[7] is int"
     ],
   ),
   "floats": (
@@ -549,7 +595,8 @@ HONEST = {
   "class": (
     STACK,
     [
-      "s = Stack([1])\ns.push(2).push(3)\nassert len(s) == 3 and s.items == [1, 2, 3] and s[0] == 1",
+      "s = Stack([1])\ns.push(2).push(3)\n"
+      "assert len(s) == 3 and s.items == [1, 2, 3] and s[0] == 1",
       "assert s.pop() == 3 and str(s) == 'Stack([1, 2])' and list(s) == [1, 2] and 2 in s",
       "assert isinstance(s, Stack) and not isinstance(3, Stack)",
       "s.items = [7]\nassert s.pop() == 7 and not s",
@@ -557,8 +604,10 @@ HONEST = {
     ],
   ),
   "tree": (
-    "class Node:\n  def __init__(s, v): s.v, s.left, s.right = v, None, None\ndef depth(n): return 0 if n is None else 1 + max(depth(n.left), depth(n.right))\n"
-    "def build(xs):\n  head = None\n  for x in reversed(xs):\n    n = Node(x)\n    n.right = head\n    head = n\n  return head",
+    "class Node:\n  def __init__(s, v): s.v, s.left, s.right = v, None, None\n"
+    "def depth(n): return 0 if n is None else 1 + max(depth(n.left), depth(n.right))\n"
+    "def build(xs):\n  head = None\n  for x in reversed(xs):\n    n = Node(x)\n"
+    "    n.right = head\n    head = n\n  return head",
     [
       "root = Node(1)\nroot.left = Node(2)\nroot.left.right = Node(3)\nassert depth(root) == 3",
       "assert build([1, 2]).right.v == 2 and build([1]).right is None",
@@ -592,11 +641,13 @@ HONEST = {
   "generator_error": (
     "def f():\n  yield 1\n  yield 2\n  raise ValueError",
     [
-      "out = []\ntry:\n  for x in f(): out.append(x)\nexcept ValueError:\n  out.append('end')\nassert out == [1, 2, 'end']"
+      "out = []\ntry:\n  for x in f(): out.append(x)\nexcept ValueError:\n"
+      "  out.append('end')\nassert out == [1, 2, 'end']"
     ],
   ),
   "own_iterator": (
-    "class Count:\n  def __init__(s, n): s.n = n\n  def __iter__(s): return s\n  def __next__(s):\n    if not s.n: raise StopIteration\n"
+    "class Count:\n  def __init__(s, n): s.n = n\n  def __iter__(s): return s\n"
+    "  def __next__(s):\n    if not s.n: raise StopIteration\n"
     "    s.n -= 1\n    return s.n",
     ["assert list(Count(3)) == [2, 1, 0]", "c = Count(2)\nassert next(c) == 1 and next(c) == 0"],
   ),
@@ -622,7 +673,8 @@ HONEST = {
   ),
   "recursion": ("def f(n): return 0 if n == 0 else 1 + f(n - 1)", ["assert f(950) == 950"]),
   "threads": (
-    "import threading\ndef f(x):\n  out = []\n  ts = [threading.Thread(target=out.append, args=(i,)) for i in range(8)]\n"
+    "import threading\ndef f(x):\n  out = []\n"
+    "  ts = [threading.Thread(target=out.append, args=(i,)) for i in range(8)]\n"
     "  for t in ts: t.start()\n  for t in ts: t.join()\n  return sorted(out)",
     ["assert f(0) == list(range(8))"],
   ),
@@ -632,8 +684,10 @@ HONEST = {
     ["assert f(1) == 1"],
   ),
   "imports": (
-    "import heapq, bisect, string, statistics, random, json, copy, cmath, typing, time, hashlib, operator, datetime\n"
-    "from functools import lru_cache, reduce\nfrom typing import List\n@lru_cache(None)\ndef f(n: int): return n if n < 2 else f(n - 1) + f(n - 2)",
+    "import heapq, bisect, string, statistics, random, json, copy, cmath, typing, time, "
+    "hashlib, operator, datetime\n"
+    "from functools import lru_cache, reduce\nfrom typing import List\n@lru_cache(None)\n"
+    "def f(n: int): return n if n < 2 else f(n - 1) + f(n - 2)",
     ["assert f(60) == 1548008755920"],
   ),
   "named_like_builtin": (
@@ -668,7 +722,7 @@ HONEST = {
 
 def test_honest_programs_pass(box):
   verdicts = box.run([{"code": code, "tests": tests} for code, tests in HONEST.values()])
-  assert {name: v for name, v in zip(HONEST, verdicts) if not v.passed} == {}
+  assert {name: v for name, v in zip(HONEST, verdicts, strict=True) if not v.passed} == {}
 
 
 def test_the_reference_tells_what_is_the_answers_to_define(box):
@@ -738,12 +792,14 @@ FENCED = {
 
 def test_code_is_found_in_a_response(box):
   verdicts = box.run([{"code": text, "tests": SQUARE} for text, _ in FENCED.values()])
-  assert {
-    n: v for (n, (_, expect)), v in zip(FENCED.items(), verdicts) if v.passed is not expect
-  } == {}
+  wrong = {}
+  for (name, (_, expect)), verdict in zip(FENCED.items(), verdicts, strict=True):
+    if verdict.passed is not expect:
+      wrong[name] = verdict
+  assert wrong == {}
 
 
-# ------------------------------------------------------------------------------------------------ verdicts and bad input
+# ---- verdicts and bad input
 def test_results_are_per_test_and_errors_name_the_first_failure(box):
   (verdict,) = box.run([{"code": "def f(x): return x + 2", "tests": [*SQUARE, "assert f(1) == 3"]}])
   assert verdict == (False, [True, False, True], "AssertionError:")
@@ -853,7 +909,7 @@ def test_decoding_garbage_gives_plain_data_or_an_exception():
   assert sandbox_trust.AnswerObject in seen and seen <= {*harmless, sandbox_trust.AnswerObject}
 
 
-# ------------------------------------------------------------------------------------------------ workers
+# ---- workers
 SLEEPER = {"code": "import time\ndef f(x): time.sleep(99)", "tests": SQUARE}
 GOOD = {"code": "def f(x): return x * x", "tests": SQUARE}
 
@@ -967,7 +1023,8 @@ def test_the_trainer_never_forks_and_dies_with_its_workers(tmp_path):
       from lib import sandbox
       os.register_at_fork(before=lambda: print("FORKED", flush=True))
       box = sandbox.Sandbox(workers=1)
-      print(box.run([{"code": "f = abs", "tests": ["assert f(-1) == 1"]}])[0].passed, box.workers[0].process.pid, flush=True)
+      verdict = box.run([{"code": "f = abs", "tests": ["assert f(-1) == 1"]}])[0]
+      print(verdict.passed, box.workers[0].process.pid, flush=True)
       os.kill(os.getpid(), 9)
       """,
     tmp_path,
@@ -979,8 +1036,10 @@ def test_the_trainer_never_forks_and_dies_with_its_workers(tmp_path):
 
 NO_SECCOMP = """
     import ctypes, struct, sys
-    # stands for a kernel or container without seccomp: prctl(PR_SET_SECCOMP) and seccomp(2) say EINVAL from here on
-    code = [(0x20, 0, 0, 0), (0x15, 4, 0, 317), (0x15, 0, 2, 157), (0x20, 0, 0, 16), (0x15, 1, 0, 22), (6, 0, 0, 0x7FFF0000), (6, 0, 0, 0x50016)]
+    # Stands for a kernel or container without seccomp: from here on prctl(PR_SET_SECCOMP) and
+    # seccomp(2) say EINVAL.
+    code = [(0x20, 0, 0, 0), (0x15, 4, 0, 317), (0x15, 0, 2, 157), (0x20, 0, 0, 16),
+            (0x15, 1, 0, 22), (6, 0, 0, 0x7FFF0000), (6, 0, 0, 0x50016)]
     body = b"".join(struct.pack("<HBBI", *c) for c in code)
     class Program(ctypes.Structure):
       _fields_ = [("n", ctypes.c_ushort), ("code", ctypes.c_char_p)]
@@ -996,10 +1055,15 @@ REPORT = """
         print(json.dumps([box.layers] + [v.passed for v in box.run([
           {"code": "def f(x): return x * x", "tests": ["assert f(2) == 4"]},
           {"code": "import os\\ndef f(x): return os.listdir('/')", "tests": ["assert f(1)"]},
-          {"code": "import os, time\\ndef f(x):\\n  for _ in range(9):\\n    if os.fork() == 0:\\n      os.setsid()\\n      time.sleep(60)\\n  return 2", "tests": ["assert f(1) == 1"]},
-          {"code": "import socket\\ndef f(x): socket.create_connection(('127.0.0.1', 9), 1)", "tests": ["assert f(1) is None"]},
-          {"code": "import os\\ndef f(x): os.kill(os.getppid(), 9)", "tests": ["assert f(1) is None"]}])]))
-        print(len(open(f"/proc/{box.workers[0].process.pid}/task/{box.workers[0].process.pid}/children").read().split()))
+          {"code": "import os, time\\ndef f(x):\\n  for _ in range(9):\\n    if os.fork() == 0:\\n"
+                   "      os.setsid()\\n      time.sleep(60)\\n  return 2",
+           "tests": ["assert f(1) == 1"]},
+          {"code": "import socket\\ndef f(x): socket.create_connection(('127.0.0.1', 9), 1)",
+           "tests": ["assert f(1) is None"]},
+          {"code": "import os\\ndef f(x): os.kill(os.getppid(), 9)",
+           "tests": ["assert f(1) is None"]}])]))
+        pid = box.workers[0].process.pid
+        print(len(open(f"/proc/{pid}/task/{pid}/children").read().split()))
     except sandbox.SandboxUnavailable as error:
       print("UNAVAILABLE", error)
     """
@@ -1007,7 +1071,9 @@ ANY_USERS_PYTHON = "/usr/bin/python3"  # this one may lie in a folder that nobod
 
 
 def other_user(user):
-  """Arguments of run_python that have a script run as `user`; skips where no Python is that user's to run."""
+  """Arguments of run_python that have a script run as `user`; skips where no Python is that user's
+  to run.
+  """
   if user != "nobody":
     return {}
   is_new = "import sys; sys.exit(sys.version_info < (3, 10))"
@@ -1091,14 +1157,21 @@ def test_layers_are_reported(box):
 
 
 def test_the_attacks_reach_the_wire(box):
-  """Else a renamed variable would make hostile programs fail by their own mistake. A right value is a right value."""
-  swap = "def f(x): return 0\nfrom lib import sandbox_wire as w\nold = w.Peer.encode\nw.Peer.encode = lambda s, v: 4 if v == 0 else old(s, v)"
+  """Else a renamed variable would make hostile programs fail by their own mistake. A right value is
+  a right value.
+  """
+  swap = (
+    "def f(x): return 0\nfrom lib import sandbox_wire as w\nold = w.Peer.encode\n"
+    "w.Peer.encode = lambda s, v: 4 if v == 0 else old(s, v)"
+  )
   for code in (RAW + "def f(x): raw({'value': x * x})", swap):
     assert box.run([{"code": code, "tests": ["assert f(2) == 4"]}])[0].passed
 
 
 def test_both_filters_assemble():
-  """The aarch64 table cannot run here; its program must at least be well formed: every jump lands inside it."""
+  """The aarch64 table cannot run here; its program must at least be well formed: every jump lands
+  inside it.
+  """
   for machine in sandbox_lockdown.SYSCALLS:
     program = sandbox_lockdown.seccomp_filter(machine)
     code = [program[i : i + 8] for i in range(0, len(program), 8)]
@@ -1110,7 +1183,7 @@ def test_both_filters_assemble():
   assert sandbox_lockdown.seccomp_filter("unheard-of") == b""
 
 
-# ------------------------------------------------------------------------------------------------ shared cases, where they are
+# ---- shared cases, where they are
 def shared_rows(name):
   path = SHARED / name
   if not path.exists():
@@ -1129,7 +1202,7 @@ def test_shared_cases(box, tmp_path):
   ]
   wrong = [
     (r["id"], v)
-    for r, v in zip(rows, box.run(jobs))
+    for r, v in zip(rows, box.run(jobs), strict=True)
     if r["expect"] not in ("any", "pass" if v.passed else "fail")
   ]
   assert wrong == [] and not any(tmp_path.iterdir())
@@ -1140,7 +1213,8 @@ def test_real_answers(box):
   verdicts = box.run(
     [{"code": r["completion"], "tests": r["tests"], "setup": r["setup"]} for r in rows]
   )
-  assert [(r["task_id"], v) for r, v in zip(rows, verdicts) if v.passed is not r["own_label"]] == []
+  pairs = zip(rows, verdicts, strict=True)
+  assert [(r["task_id"], v) for r, v in pairs if v.passed is not r["own_label"]] == []
 
 
 @pytest.mark.slow
@@ -1159,7 +1233,7 @@ def test_mbpp_references_pass():
       ]
     )
   assert sum(v.passed for v in verdicts) >= 973, [
-    r["task_id"] for r, v in zip(rows, verdicts) if not v.passed
+    r["task_id"] for r, v in zip(rows, verdicts, strict=True) if not v.passed
   ]
 
 

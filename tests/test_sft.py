@@ -377,9 +377,9 @@ def test_a_model_without_tags_can_be_right(policy, monkeypatch, text, again, for
   assert judged["format"] == format_rate and judged["pass@1"] == judged["maj@4"] == right
 
 
-@pytest.mark.parametrize("bad,code", [((3,), 0), ((3, 4, 6, 7), 0), ((3, 4, 5), 2)])
-def test_updates_that_are_not_finite(data_dir, tmp_path, monkeypatch, bad, code):
+def test_updates_that_are_not_finite(data_dir, tmp_path, monkeypatch):
   """They are skipped and counted; three in a row stop the run, the last good checkpoint stays."""
+  bad = (3, 4, 6, 7, 8)
   inner, seen = train_sft.pack, []
 
   def poisoned(batch, rows, width):
@@ -391,25 +391,18 @@ def test_updates_that_are_not_finite(data_dir, tmp_path, monkeypatch, bad, code)
     return arrays, count
 
   monkeypatch.setattr(train_sft, "pack", poisoned)
-  result = run(
-    train_sft, data_dir=data_dir, out_dir=tmp_path, **SFT | dict(max_steps=8, save_every=2)
-  )
+  flag = SFT | dict(data_dir=data_dir, out_dir=tmp_path, max_steps=10, save_every=2)
+  one_line_error(run(train_sft, **flag), "three updates in a row", "lower --learning_rate")
   metrics = jsonl.read_rows(tmp_path / "metrics.jsonl")
   finite = [row["loss"] is not None for row in metrics]
-  assert finite == [i + 1 not in bad for i in range(len(metrics))]
-  if code:
-    one_line_error(result, "three updates in a row", "lower --learning_rate")
-    assert len(metrics) == 5 and "2" in os.listdir(tmp_path / "checkpoints")
-  else:
-    assert result.code == 0, result.err
-    assert (
-      all(np.isfinite(x).all() for x in restore(tmp_path / "params").values()) and len(metrics) == 8
-    )
-    schedule = optimization.make_schedule(SFT["learning_rate"], 8, final_ratio=0.1)
-    used = [
-      float(schedule(n)) for n in np.cumsum([0, *finite[:-1]])
-    ]  # a skipped update does not advance the schedule
-    np.testing.assert_allclose([row["learning_rate"] for row in metrics], used, rtol=1e-6)
+  assert finite == [step not in bad for step in range(1, 9)]
+  assert [row["skipped"] for row in metrics] == [0, 0, 1, 2, 0, 1, 2, 3]
+  # A skipped update does not advance the schedule.
+  schedule = optimization.make_schedule(SFT["learning_rate"], 10, final_ratio=0.1)
+  used = [float(schedule(n)) for n in np.cumsum([0, *finite[:-1]])]
+  np.testing.assert_allclose([row["learning_rate"] for row in metrics], used, rtol=1e-6)
+  saved = restore(tmp_path / "checkpoints" / "6" / "params")
+  assert all(np.isfinite(x).all() for x in saved.values())
 
 
 def test_dual_stream_targets_are_learned(dual_data_dir, dual_sft_dir):

@@ -7,13 +7,12 @@ import io
 import json
 import os
 import re
-import subprocess
-import sys
 
 import pytest
-from conftest import REPO, one_line_error, process
+from conftest import one_line_error, process, run, run_well
 from rich.console import Console
 
+import evaluate
 from lib import asking, lineage, sweep
 from lib.errors import InputError
 
@@ -60,9 +59,8 @@ def runs(tmp_path) -> list[str]:
 
 
 def test_a_sweep_shows_what_differs_and_pairs_against_the_first(runs):
-  result = process("evaluate.py", table=",".join(runs), table_format="csv")
-  assert result.returncode == 0, result.stderr
-  rows = list(csv.DictReader(io.StringIO(result.stdout)))
+  said = run_well(evaluate, table=",".join(runs), table_format="csv")
+  rows = list(csv.DictReader(io.StringIO(said)))
   assert [row["run"] for row in rows] == runs
   assert [row["learning_rate"] for row in rows] == ["1e-06", "2e-05", "1e-06"]
   assert [row["seed"] for row in rows] == ["0", "0", "1"]
@@ -87,7 +85,7 @@ def test_text_markdown_and_latex_hold_the_same_numbers(runs, capsys):
 
 def test_runs_on_other_rows_are_refused(runs, tmp_path):
   other = write_run(tmp_path / "other", {1}, rows="others")
-  result = process("evaluate.py", table=f"{runs[0]},{other}")
+  result = run(evaluate, table=f"{runs[0]},{other}")
   one_line_error(result, "was evaluated on other rows", "--limit")
   with pytest.raises(InputError, match="does not exist"):
     sweep.read_entries([str(tmp_path / "nowhere")])
@@ -160,20 +158,18 @@ def test_what_is_shown_of_an_unfinished_answer_only_grows():
   assert asking.readable(text).startswith(shown)
 
 
-def test_asking_before_and_after_training(sft_dir, tmp_path):
+def test_asking_before_and_after_training(sft_dir, tmp_path, monkeypatch):
   """The prompt of the command line reaches both models; no data folder is needed."""
-  command = [sys.executable, str(REPO / "evaluate.py"), "--ask=What is 2 + 3?"]
-  command += [f"--checkpoint={sft_dir}", "--max_new_tokens=40", "--model=tiny"]
-  result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
-  assert result.returncode == 0, result.stderr
-  before, after = result.stdout.split("--- After SFT")
+  monkeypatch.chdir(tmp_path)
+  said = run_well(evaluate, ask="What is 2 + 3?", checkpoint=sft_dir, max_new_tokens=40)
+  before, after = said.split("--- After SFT")
   assert before.startswith("--- Before training") and len(before) > 40
   assert "Reasoning" in after and "<reasoning>" not in after and "format: " in after
 
 
 def test_asking_nothing_or_without_a_tokenizer_is_one_line(tmp_path):
-  one_line_error(process("evaluate.py", ask=" "), "--ask is empty")
-  missing = process("evaluate.py", ask="x", data_dir=tmp_path / "none")
+  one_line_error(run(evaluate, ask=" "), "--ask is empty")
+  missing = run(evaluate, ask="x", data_dir=tmp_path / "none")
   one_line_error(missing, "no tokenizer.model", "--checkpoint or --data_dir")
 
 

@@ -11,7 +11,7 @@ from lib.errors import InputError
 
 
 def test_a_tokenizer_json_alone_gives_the_same_ids(tmp_path):
-  """transformers 5 saves no tokenizer.model; a fine-tune that it saved is a --model all the same."""
+  """transformers 5 saves no tokenizer.model; a fine-tune that it saved is a --model too."""
   words = tokenization.train_tokenizer([contract.format_prompt("What is 3 + 4?")], 512)
   fast = tokenizer_files.fast_tokenizer(words)
   (tmp_path / "tokenizer.json").write_text(json.dumps(fast))
