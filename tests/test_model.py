@@ -79,7 +79,7 @@ def plain_logps(model, prompts, completions, temperature: float):
   return jnp.take_along_axis(logps, completions[..., None], -1)[..., 0], entropy
 
 
-# ------------------------------------------------------------------------------------------------------------------ log-probs
+# ---- log-probs
 @pytest.mark.parametrize(
   "generations,length,chunk,remat",
   [
@@ -142,7 +142,7 @@ def test_entropy_and_probabilities_are_of_the_sampled_distribution(policy):
   assert float(entropy[0, 0]) == pytest.approx(-float((jnp.exp(logps) * logps).sum()), abs=1e-4)
 
 
-# --------------------------------------------------------------------------------------------------------------------- sampler
+# ---- sampler
 def keys_of(seed: int, prompts: int, generations: int) -> np.ndarray:
   return np.asarray(
     jax.random.key_data(jax.random.split(jax.random.key(seed), (prompts, generations)))
@@ -169,7 +169,7 @@ def test_greedy_equals_tunix_sampler(policy):
       pad_output=False,
     )
   lengths, stopped = sampling.completion_lengths(ours)
-  for row, n, ended, tokens in zip(ours, lengths, stopped, theirs.tokens):
+  for row, n, ended, tokens in zip(ours, lengths, stopped, theirs.tokens, strict=True):
     assert (
       list(row[: n - ended]) == [int(t) for t in tokens][: n - ended] and len(tokens) >= n - ended
     )
@@ -177,7 +177,9 @@ def test_greedy_equals_tunix_sampler(policy):
 
 def test_greedy_equals_the_forward_pass(policy):
   out = sampling.sample(policy, PROMPTS, width=WIDTH, max_new_tokens=6, temperature=0)
-  seen = [prompt + [int(i) for i in row[:t]] for prompt, row in zip(PROMPTS, out) for t in range(6)]
+  seen = []
+  for prompt, row in zip(PROMPTS, out, strict=True):
+    seen += [prompt + row[:t].tolist() for t in range(6)]
   lengths = np.array([len(ids) for ids in seen])
   tokens = jnp.asarray(tokenization.pad_right(seen, lengths.max()))
   real = jnp.asarray(np.arange(tokens.shape[1]) < lengths[:, None])
@@ -188,17 +190,22 @@ def test_greedy_equals_the_forward_pass(policy):
 
 
 def test_noise_belongs_to_the_row(policy):
-  """It differs by key, prompt and generation, and is the same alone, in a batch, and beside other rows."""
+  """It differs by key, prompt and generation, and is the same alone, in a batch, and beside other
+  rows.
+  """
   keys = keys_of(0, 3, 4)
-  draw = lambda prompts, keys, width=WIDTH: sampling.sample(
-    policy,
-    prompts,
-    width=width,
-    generations=keys.shape[1],
-    max_new_tokens=12,
-    temperature=1.0,
-    keys=keys,
-  )
+
+  def draw(prompts, keys, width=WIDTH):
+    return sampling.sample(
+      policy,
+      prompts,
+      width=width,
+      generations=keys.shape[1],
+      max_new_tokens=12,
+      temperature=1.0,
+      keys=keys,
+    )
+
   together = draw(PROMPTS, keys).reshape(3, 4, 12)
   assert np.array_equal(draw(PROMPTS, keys).reshape(3, 4, 12), together)
   assert len({tuple(row) for row in together.reshape(-1, 12)}) == 12
@@ -211,9 +218,8 @@ def test_noise_belongs_to_the_row(policy):
   assert np.array_equal(draw(PROMPTS[::-1], keys[::-1]).reshape(3, 4, 12)[::-1], together)
   assert np.array_equal(draw(PROMPTS[:1], keys[:1, 2:3])[0], together[0, 2])
   other = draw(PROMPTS, keys_of(1, 3, 4)).reshape(3, 4, 12)
-  assert not any(
-    np.array_equal(a, b) for a, b in zip(other.reshape(-1, 12), together.reshape(-1, 12))
-  )
+  pairs = zip(other.reshape(-1, 12), together.reshape(-1, 12), strict=True)
+  assert not any(np.array_equal(a, b) for a, b in pairs)
 
 
 def test_wider_padding_changes_nothing(policy):
@@ -226,7 +232,9 @@ def test_wider_padding_changes_nothing(policy):
 
 
 def biased(policy, token: int, size: float):
-  """A model whose head prefers `token` whatever the text: its embedding row is a multiple of the mean hidden state."""
+  """A model whose head prefers `token` whatever the text: its embedding row is a multiple of the
+  mean hidden state.
+  """
   view = forward_pass.compute_view(policy.model)
   prompts = tokenization.pad_left(PROMPTS, WIDTH)
   tokens = np.concatenate([prompts, draw_completions(3, 4)], 1)
@@ -256,7 +264,7 @@ def test_stop_token_is_kept_and_padding_follows(policy, stop):
   )
   lengths, stopped = sampling.completion_lengths(out)
   assert stopped.any() and len(set(lengths)) > 2
-  for row, n, ended in zip(out, lengths, stopped):
+  for row, n, ended in zip(out, lengths, stopped, strict=True):
     assert (row[n - 1] in tokenization.STOP_IDS) == ended and not np.isin(
       row[: n - 1], tokenization.STOP_IDS
     ).any()
@@ -264,7 +272,9 @@ def test_stop_token_is_kept_and_padding_follows(policy, stop):
 
 
 def test_a_shared_beginning_changes_nothing(policy):
-  """The beginning that runs once, at two lengths of it, against prompts that run whole; prompts of many lengths."""
+  """The beginning that runs once, at two lengths of it, against prompts that run whole; prompts of
+  many lengths.
+  """
   prompts, keys = (
     [
       [2, 5, 6, 7, 8, *rest] for rest in ([9], [11, 12], [12, 13, 14], [21, 22, 23, 24, 25, 26, 27])
@@ -294,9 +304,12 @@ def test_rows_that_are_done_leave_and_the_others_do_not_notice(policy):
     [[2, i, i + 1] for i in range(100, 140)],
     keys_of(6, 40, 1),
   )
-  draw = lambda rows: sampling.sample(
-    stops, prompts[rows], width=8, max_new_tokens=24, temperature=1.0, keys=keys[rows]
-  )
+
+  def draw(rows: slice) -> np.ndarray:
+    return sampling.sample(
+      stops, prompts[rows], width=8, max_new_tokens=24, temperature=1.0, keys=keys[rows]
+    )
+
   together = draw(slice(None))
   assert len(set(sampling.completion_lengths(together)[0])) > 5
   assert np.array_equal(
@@ -342,7 +355,9 @@ def test_local_layers_keep_their_window_and_draw_the_same(monkeypatch):
 
 
 def test_a_drawn_padding_id_is_a_token_like_any_other(policy):
-  """It does not end the answer, counts in its length, and what follows sees it: sampler and loss agree on its log-prob."""
+  """It does not end the answer, counts in its length, and what follows sees it: sampler and loss
+  agree on its log-prob.
+  """
   keys = keys_of(4, 3, 8)
   for size in (0.3, 0.4, 0.5, 0.6, 0.8, 1.0):  # until the padding id is drawn now and then
     often = biased(policy, tokenization.PAD_ID, size)
@@ -352,7 +367,7 @@ def test_a_drawn_padding_id_is_a_token_like_any_other(policy):
     lengths, stopped = sampling.completion_lengths(out)
     inside = [
       (row[: n - 1] == tokenization.PAD_ID).any() and (row[:n] != tokenization.PAD_ID).any()
-      for row, n in zip(out, lengths)
+      for row, n in zip(out, lengths, strict=True)
     ]
     if any(inside):
       break
@@ -414,7 +429,7 @@ def test_draw_never_rounds_past_the_end(monkeypatch, u):
     assert 100 <= int(sampling.draw(many, jnp.zeros((1, 2), jnp.uint32), 0, 1.0)[0][0]) < 600
 
 
-# -------------------------------------------------------------------------------------------------------------- update, saving
+# ---- update, saving
 def test_schedule_warms_up_and_decays():
   schedule = optimization.make_schedule(1e-3, 100, final_ratio=0.1)
   rates = np.array([float(schedule(i)) for i in range(100)])
@@ -427,7 +442,9 @@ def test_schedule_warms_up_and_decays():
 
 
 def test_optimizer_is_adamw_at_the_given_rate_and_skips_what_is_not_finite():
-  """One parameter, by hand: clip to 0.5, Adam moments, decoupled decay, the rate of that very update."""
+  """One parameter, by hand: clip to 0.5, Adam moments, decoupled decay, the rate of that very
+  update.
+  """
   tx, schedule = (
     optimization.make_optimizer(b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.5),
     optimization.make_schedule(1e-2, 10, final_ratio=0.0),
@@ -462,7 +479,9 @@ def test_lora_saves_loads_and_merges(policy, tmp_path):
 
 
 def test_bfloat16_base_trains_float32_masters(policy):
-  """At the write-ups' rate of 3e-6 a bfloat16 weight does not move: what is trained is float32, arithmetic follows the base."""
+  """At the write-ups' rate of 3e-6 a bfloat16 weight does not move: what is trained is float32,
+  arithmetic follows the base.
+  """
   base = gemma.load_base("tiny", policy.tokenizer, policy.mesh)
   half = parameters.with_params(
     base, {name: x.astype(jnp.bfloat16) for name, x in parameters.flat_params(base).items()}
@@ -494,7 +513,9 @@ def test_text_survives_the_tokenizer(policy):
 
 @pytest.mark.parametrize("words", [1024, 3 * 482, 7])
 def test_blocks_of_words_lose_none(words):
-  """4B's 262,208 words are no multiple of 512: every word can win, the greedy one and the drawn one."""
+  """4B's 262,208 words are no multiple of 512: every word can win, the greedy one and the drawn
+  one.
+  """
   favoured = np.random.default_rng(0).permutation(words)[:200]
   logits = jnp.zeros((words, len(favoured))).at[favoured, jnp.arange(len(favoured))].set(60.0)
   keys = jax.vmap(jax.random.key_data)(jax.random.split(jax.random.key(0), len(favoured)))
@@ -502,92 +523,18 @@ def test_blocks_of_words_lose_none(words):
   assert np.array_equal(sampling.draw(logits, keys, 0, 1.0)[0], favoured)
 
 
-# ---------------------------------------------------------------------------------------------------------------------- meshes
-MESHES = """
-import dataclasses, json, math, os, sys
-sys.path.insert(0, sys.argv[1])
-import jax, jax.numpy as jnp, numpy as np
-import train_sft
-from lib import (answer_packing, checkpoints, contract, devices, forward_pass, gemma, grpo_learner, loading, optimization, parameters,
-                 policy_gradient, sampling, tokenization)
-from lib.errors import InputError
-from lib.answer_packing import RowShape, Rows
-from lib.grpo_settings import Settings
-from tunix.utils import sharding_utils
-assert jax.device_count() == 8
-devices.enable_compilation_cache()
-sharding_utils.shard = lambda x, axes, eager=False: forward_pass.lay_out(x, *axes)  # as on a TPU; Tunix's does nothing on CPUs
-whole = gemma.tiny_config
-gemma.tiny_config = lambda size: dataclasses.replace(whole(size), num_layers=2)  # half the time to compile for eight devices
-data_dir, folder = sys.argv[2:4]
-rng = np.random.default_rng(0)
-prompts = tokenization.pad_left([[2, *rng.integers(110, 500, n)] for n in rng.integers(3, 15, 8)], 16)
-completions = rng.integers(110, 500, (16, 12)).astype(np.int32)
-advantages = rng.normal(size=16).astype(np.float32)
-shape = RowShape(turns=2, rows=8, width=28)  # an answer a row, some rows two
-ids = [row[row > 0] for row in prompts]
-packed = answer_packing.pack_answers(ids, completions, np.full(16, 12), np.ones(16, bool), shape, 512)
-assert answer_packing.turns_of(packed.rows) == 2
-ref = answer_packing.spread(rng.normal(-6, 1, (16, 12)), packed)
-batch = policy_gradient.blank_batch(packed.rows)._replace(
-  weights=answer_packing.spread(np.full(16, 1 / 192), packed), advantages=answer_packing.spread(advantages, packed),
-  beta=answer_packing.spread(np.full(16, 0.1), packed), ref_logps=ref, old_logps=ref)
-tokens = np.concatenate([prompts, completions[::2]], 1)[None]  # (1, 8, 28)
-sft = dict(tokens=tokens, positions=np.broadcast_to(np.arange(28), tokens.shape), weights=(np.arange(28) > 15) / np.float32(96))
-sft["weights"] = np.broadcast_to(sft["weights"], tokens.shape)
-found = {}
-for mesh in ("1x1", "8x1", "4x2", "2x2", "1x4"):
-  policy = loading.load_policy("tiny", data_dir=data_dir, mesh=mesh)
-  laid = [x.sharding for x in parameters.flat_params(policy.model).values()]
-  assert {len(s.device_set) for s in laid} == {policy.mesh.size}, mesh
-  assert mesh == "1x1" or not all(s.is_fully_replicated for s in laid), mesh
-  losses = []
-  for lora in (False, True) if mesh in ("1x1", "8x1", "4x2") else (False,):
-    settings = Settings(
-      algorithm="grpo", beta=0.1, domain_beta={}, epsilon=0.2, epsilon_high=0.2, mask_truncated=False, reference=True,
-      batch_size=8, rollout_batch_size=8, num_generations=2, num_iterations=1, dynamic_sampling=0, replace_by="reward", anneal_domains=False,
-      seed=0, prompt_widths=(16,), max_new_tokens=12, row_shape=shape, sliding_window=512, remat=False, temperature=1.0,
-      style="tags", rewards="multi_domain", overlong_buffer=0)
-    model = parameters.apply_lora(policy.model, policy.mesh, 4, 8.0) if lora else parameters.float32_masters(policy.model)
-    tx, schedule = optimization.make_optimizer(b1=0.9, b2=0.99, weight_decay=0.1, max_grad_norm=0.1), optimization.make_schedule(1e-3, 10, 0.0)
-    none = [lambda prompts, completions: prompts]  # never called
-    learner = grpo_learner.build_learner(policy._replace(model=model), None, tx, none, settings, "vanilla")
-    for row in learner.update(batch, [schedule(0), schedule(1)])[1]:
-      losses += [row["loss"], row["kl"]]
-    checkpoints.save_params(f"{folder}/{mesh}_{lora}", learner.trainer.model)
-    trainer = train_sft.make_trainer(learner.trainer.model, tx, False)
-    losses.append(optimization.make_update(trainer, policy.mesh)(sft, 1e-4)[0])
-    moved = checkpoints.load_params(f"{folder}/1x1_{lora}", trainer.model)
-    with policy.mesh:
-      logps = np.asarray(policy_gradient.reference_logps(moved, learner.updates.place(packed.rows), 2, temperature=1.0))
-    losses.append(float(logps.sum()) / 192)
-  with policy.mesh:  # decoding reads whole layers (under tp its part) and a part of the words: no turn of its loop collects them
-    view = lambda model: forward_pass.whole_layers(forward_pass.compute_view(model))
-    layers, head = forward_pass.jit_reading()(lambda model: (view(model)[1]["layers"], forward_pass.vocabulary_head(view(model))))(policy.model)
-  kept = lambda x: math.prod(x.sharding.shard_shape(x.shape)) / x.size
-  assert all(kept(x) in (1, 1 / policy.mesh.shape["tp"]) for x in jax.tree.leaves(layers)), mesh
-  assert head.sharding.shard_shape(head.shape) == (len(head) // policy.mesh.size, head.shape[1]), mesh
-  keys = np.asarray(jax.random.key_data(jax.random.split(jax.random.key(0), (3, 2))))
-  out = sampling.sample(policy, [[2, 130, 140], [2, 200], [2, 300, 310, 320]], width=16, generations=2, max_new_tokens=8,
-                     temperature=1.0, keys=keys, shared=1)
-  found[mesh] = [losses, out.tolist()]
-for mesh, words in (("3x1", "3 devices on fsdp, which do not divide the model's width, 128"), ("1x8", "8 devices on tp")):
-  try:
-    loading.load_policy("tiny", data_dir=data_dir, mesh=mesh)
-    raise SystemExit(f"--mesh={mesh} was taken")
-  except InputError as error:
-    assert words in str(error), error
-print(json.dumps(found))
-"""
+# ---- meshes
 
 
 def test_meshes_give_the_single_device_losses(data_dir, tmp_path):
-  """Two GRPO updates and one of SFT on five meshes of 8 forced devices, with LoRA on three; parameters move between meshes."""
+  """Two GRPO updates and one of SFT on four meshes of 8 forced devices, with LoRA on two;
+  parameters move between meshes.
+  """
   env = os.environ | {
     "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
   }
   ran = subprocess.run(
-    [sys.executable, "-c", MESHES, str(REPO), data_dir, str(tmp_path)],
+    [sys.executable, str(REPO / "tests" / "meshes.py"), data_dir, str(tmp_path)],
     capture_output=True,
     text=True,
     env=env,
@@ -599,12 +546,11 @@ def test_meshes_give_the_single_device_losses(data_dir, tmp_path):
   assert np.isfinite(one).all() and np.ptp(one) > 1
   for mesh, (losses, samples) in found.items():
     np.testing.assert_allclose(losses, one[: len(losses)], atol=1e-4, rtol=1e-4, err_msg=mesh)
-    assert np.mean(np.array(samples) == np.array(drawn)) > 0.9, (
-      mesh
-    )  # a near-tie may fall the other way
+    # A near-tie may fall the other way.
+    assert np.mean(np.array(samples) == np.array(drawn)) > 0.9, mesh
 
 
-# ------------------------------------------------------------------------------------------------------------------- bad input
+# ---- bad input
 def test_bad_meshes_and_dtypes():
   for spec, words in (
     ("9", "is not FSDPxTP"),
@@ -650,12 +596,15 @@ def test_memory_is_asked_before_it_is_taken(capsys):
 
 
 def test_two_controllers_are_refused(data_dir, tmp_path):
-  """Two real processes that joined through jax.distributed on the loopback address: each would train alone and both would write."""
+  """Two real processes that joined through jax.distributed on the loopback address: each would
+  train alone and both would write.
+  """
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
     address = f"127.0.0.1:{s.getsockname()[1]}"
   code = (
-    "import sys, jax, runpy; address, number = sys.argv[1:3]; jax.distributed.initialize(address, 2, int(number)); "
+    "import sys, jax, runpy; address, number = sys.argv[1:3]; "
+    "jax.distributed.initialize(address, 2, int(number)); "
     "sys.argv = sys.argv[3:]; runpy.run_path(sys.argv[0], run_name='__main__')"
   )
   script = [
@@ -690,7 +639,7 @@ def test_a_missing_folder_is_one_line():
 
 
 def test_the_sampler_sees_the_log_probs_that_the_loss_sees(policy):
-  """What `sample` says of each drawn token is what `token_logps` finds for it, at any temperature."""
+  """What `sample` says of each drawn token is what `token_logps` finds, at any temperature."""
   for temperature in (0.5, 1.0, 1.5):
     out, log_p = sampling.sample(
       policy,
@@ -715,7 +664,7 @@ def test_the_sampler_sees_the_log_probs_that_the_loss_sees(policy):
 
 
 def test_bfloat16_is_nearer_to_float32_than_tunix_alone(policy, monkeypatch):
-  """Norms and attention softmax in float32 under bfloat16 weights; float32 models are left alone."""
+  """Norms and attention softmax in float32 under bfloat16 weights."""
   prompts, completions = tokenization.pad_left(PROMPTS, WIDTH), draw_completions(3, 24)
   exact = np.asarray(logprobs.token_logps(policy.model, prompts, completions)[0])
   weights = parameters.flat_params(policy.model)
