@@ -20,6 +20,7 @@ without a right answer; its key is read from JUDGE_API_KEY.
 import collections
 import concurrent.futures
 import hashlib
+import itertools
 import json
 import pathlib
 import re
@@ -42,9 +43,12 @@ from lib import (
   failures,
   findings,
   folders,
+  hosts,
+  joining,
   jsonl,
   lineage,
   loading,
+  meeting,
   own_checks,
   own_rewards,
   parameters,
@@ -178,6 +182,7 @@ flags.DEFINE_enum(
   flag_values=FLAGS,
 )
 # Misc.
+flags.DEFINE_string("hosts", "none", joining.HELP, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of every random choice.", flag_values=FLAGS)
 flags.DEFINE_string(
   "mesh", "auto", "Devices as FSDPxTP, e.g. 4x2; auto: all devices on fsdp.", flag_values=FLAGS
@@ -324,7 +329,7 @@ def check_trained_prompt(checkpoint: str, data_dir: str, data: dict, allow_misma
   is_peft = (pathlib.Path(checkpoint) / "adapter_config.json").is_file()
   if not checkpoint or is_peft:
     return False
-  trained = loading.read_checkpoint(checkpoint)[0]
+  trained, _ = loading.read_checkpoint_here(checkpoint)
   if trained["prompt_hash"] == data["prompt_hash"]:
     return False
   if not allow_mismatch:
@@ -352,7 +357,7 @@ def weights_digest(policy: loading.Policy, checkpoint: str) -> str:
     # An adapter is small; after a full-parameter run this reads every weight once.
     changed = parameters.flat_params(policy.model, parameters.trainable(policy.model))
     for name, value in sorted(changed.items()):
-      parts.append((name, hashlib.sha256(np.asarray(value)).hexdigest()))
+      parts.append((name, hashlib.sha256(hosts.whole(value)).hexdigest()))
   return digest_json(parts)
 
 
@@ -364,7 +369,7 @@ def open_folder(out_dir: pathlib.Path, identity: dict, overwrite: bool) -> list[
   if overwrite:
     (out_dir / "run.json").unlink(missing_ok=True)
   # run.json says what the responses here were made with.
-  started = runs.begin_run(str(out_dir), "", identity, may_change=(), begun="flags")
+  started = runs.begin_run_here(str(out_dir), "", identity, may_change=(), begun="flags")
   if not started or not path.is_file():
     path.write_bytes(b"")
   for name in ("config.json", "results.json"):  # complete no more, until this run ends
@@ -400,15 +405,30 @@ class Checks(NamedTuple):
 
 
 def check_batch(checks: Checks, part: list[dict], completions: np.ndarray) -> list[dict]:
-  """The scored responses to a batch of rows, on disk at once; completions: ids (B, G, T)."""
+  """The scored responses to this host's share of a batch; completions: ids (B, G, T)."""
+  share = hosts.own_share(len(part))
+  if not part[share]:  # fewer rows than hosts
+    return []
   earlier = collections.Counter(failures.failed_rows())
-  unscored = verdicts.responses_of(checks.policy, part, completions)
+  unscored = verdicts.responses_of(checks.policy, part[share], completions[share])
   scored = verdicts.score(unscored, checks.style, checks.systems, checks.code_rewards)
   if missed := collections.Counter(failures.failed_rows()) - earlier:
     # Of the batch: a run that is continued or judged later must not forget them.
     scored[0]["failures"] = dict(missed)
-  jsonl.append_rows(checks.path, scored)
+  # On disk at once; of several hosts the others' rows are not known yet.
+  if not hosts.several():
+    jsonl.append_rows(checks.path, scored)
   return scored
+
+
+def collect_batch(checks: Checks, checked: concurrent.futures.Future) -> list[dict]:
+  """All scored responses of a batch; the hosts meet here, in the main thread."""
+  scored = checked.result()
+  if not hosts.several():
+    return scored
+  responses = list(itertools.chain.from_iterable(hosts.gather(scored)))
+  jsonl.append_rows(checks.path, responses)
+  return responses
 
 
 def sample_and_score(
@@ -416,28 +436,34 @@ def sample_and_score(
 ) -> tuple[list[dict], dict]:
   """(all responses to `rows` in their order, those in `kept` included; the speed).
 
-  Checking answers (sandbox, symbolic maths) runs beside the sampling of the next batch. drawn:
-  options of `answering.generate`.
+  Checking answers (sandbox, symbolic maths) runs beside the sampling of the next batch; of several
+  hosts each checks some rows of a batch. drawn: options of `answering.generate`.
   """
   responses, todo = split_done(rows, kept, drawn["samples"])
   done = len(rows) - len(todo)
   if done:
     command_line.say(f"{done} of {len(rows)} rows are already in {checks.path}; {len(todo)} to go")
   # Also drops the half of a row that is sampled again.
-  jsonl.write_rows(checks.path, responses)
+  hosts.lead_writes(jsonl.write_rows)(checks.path, responses)
 
   tokens = 0
   start = time.monotonic()
   checked = None  # the batch before, being checked
   between_lines = 0.1 if sys.stderr.isatty() else 30  # seconds of the bar
-  bar = tqdm(total=len(rows), initial=done, unit="row", mininterval=between_lines)
+  bar = tqdm(
+    total=len(rows),
+    initial=done,
+    unit="row",
+    mininterval=between_lines,
+    disable=not hosts.is_lead(),
+  )
   try:
     # One thread: one batch at a time, so that rows reach the file in order.
     with concurrent.futures.ThreadPoolExecutor(1) as checker, bar:
       # The device samples this batch while the CPU checks the one before.
       for part, completions in answering.generate(checks.policy, todo, **drawn) if todo else ():
         if checked:
-          responses += checked.result()
+          responses += collect_batch(checks, checked)
         checked = checker.submit(check_batch, checks, part, completions)
         # What the model wrote, not the padding behind the stop token.
         tokens += int(sampling.completion_lengths(completions)[0].sum())
@@ -445,7 +471,7 @@ def sample_and_score(
         bar.set_postfix_str(f"{per_second:.0f} tokens/s", refresh=False)
         bar.update(len(part))
       if checked:
-        responses += checked.result()
+        responses += collect_batch(checks, checked)
   # The pool has waited for the batch under way, whose rows are on disk, too.
   except KeyboardInterrupt:
     raise Stopped(
@@ -579,14 +605,20 @@ def facts_of(policy: loading.Policy, data: dict, identity: dict, mismatch: bool)
 def evaluate():
   """Rows → responses → verdicts → results.json → report."""
   check_flags()
+  command_line.join_hosts(FLAGS)
   # What can be refused is refused before the model is loaded.
-  rows, data = load_rows(
-    FLAGS.data_dir, FLAGS.split, FLAGS.limit, FLAGS.prompt_variant, FLAGS.allow_prompt_mismatch
+  rows, data = hosts.on_lead(
+    load_rows,
+    FLAGS.data_dir,
+    FLAGS.split,
+    FLAGS.limit,
+    FLAGS.prompt_variant,
+    FLAGS.allow_prompt_mismatch,
   )
   own_checks.check_rows(rows)
-  other, before = read_other(FLAGS.compare)
-  mismatch = check_trained_prompt(
-    FLAGS.checkpoint, FLAGS.data_dir, data, FLAGS.allow_prompt_mismatch
+  other, before = hosts.on_lead(read_other, FLAGS.compare)
+  mismatch = hosts.on_lead(
+    check_trained_prompt, FLAGS.checkpoint, FLAGS.data_dir, data, FLAGS.allow_prompt_mismatch
   )
   devices.enable_compilation_cache()
   policy = loading.load_policy(
@@ -597,7 +629,7 @@ def evaluate():
   out_dir = pathlib.Path(FLAGS.out_dir)
   path = out_dir / "responses.jsonl"
   # From here on the folder is this run's.
-  kept = open_folder(out_dir, identity, FLAGS.overwrite)
+  kept = hosts.on_lead(open_folder, out_dir, identity, FLAGS.overwrite)
   systems = make_systems(FLAGS.rewards, style, FLAGS.code_rewards)
   responses, speed = sample_and_score(
     Checks(policy, style, systems, FLAGS.code_rewards, path),
@@ -609,6 +641,8 @@ def evaluate():
     batch_size=FLAGS.batch_size,
     seed=FLAGS.seed,
   )
+  if not hosts.is_lead():
+    return  # all are scored: what is left is the lead's, and the others end when it does
   judged = None
   if FLAGS.judge_url:
     judged = verdicts.judge_creative(responses, FLAGS.judge_url, FLAGS.judge_model, path)
@@ -648,6 +682,9 @@ def write(results: dict, responses: list[dict], before: list[dict], out_dir, sty
 
 
 def main():
+  # A question and a table need one host, and write nothing.
+  if (FLAGS.ask or FLAGS.table) and meeting.leaves_to_lead(FLAGS.hosts):
+    return
   if FLAGS.ask:
     devices.enable_compilation_cache()
     asking.ask(

@@ -28,8 +28,10 @@ from lib import (
   export_formats,
   folders,
   gguf_format,
+  joining,
   jsonl,
   loading,
+  meeting,
   model_card,
   parity,
   publishing,
@@ -97,11 +99,16 @@ flags.DEFINE_string(
   flag_values=FLAGS,
 )
 
+# Misc.
+flags.DEFINE_string("hosts", "none", joining.HELP, flag_values=FLAGS)
+
 # In a folder to write that holds nothing of anybody's: ours of a run that was killed, a disk's own.
 PASSED_OVER = (".lock", ".partial", "lost+found")
 
 
 def main():
+  if meeting.leaves_to_lead(FLAGS.hosts):
+    return
   # Refusals first, the cheap ones before those that ask a network; nothing is written yet.
   formats = chosen_formats()
   out_dir = os.path.realpath(FLAGS.out_dir)  # a link stays one: what it points to is written
@@ -113,7 +120,6 @@ def main():
   config, params = loading.read_checkpoint(checkpoint)
   check_checkpoint(config, checkpoint, formats)
   formats = formats_of(config, formats)
-  runs.check_one_process()
   converter = ready_converter() if "gguf" in formats else ""
   if target:
     publishing.check_account(target)

@@ -36,7 +36,9 @@ from lib import (
   data_report,
   folders,
   hub_data,
+  joining,
   jsonl,
+  meeting,
   mixing,
   overlap,
   own_checks,
@@ -180,10 +182,13 @@ flags.DEFINE_enum(
   "Drop coding rows whose reference fails its own tests.",
   flag_values=FLAGS,
 )
+flags.DEFINE_string("hosts", "none", joining.HELP, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of every random choice.", flag_values=FLAGS)
 
 
 def main():
+  if meeting.leaves_to_lead(FLAGS.hosts):
+    return
   began = time.time()
   out_dir = pathlib.Path(FLAGS.out_dir).expanduser()
   check_flags()

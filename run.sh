@@ -26,8 +26,10 @@
 #          over the recipe's
 #          MODEL, POOL, REWARDS and OUT are read from the folder you are in.
 #
-# Several hosts: one process drives all of them through a Pathways proxy and alone writes OUT
-# (docs/scale.md, "Several hosts"):
+# HOSTS    several hosts, the same command on each: auto on a TPU slice, under srun or mpirun; else
+#          HOST:PORT,N,I, number I of N, number 0 reached at HOST:PORT (docs/scale.md)
+#
+# Or one process drives all hosts through a Pathways proxy:
 #   MODEL=tiny STAGES=data OUT=artifacts/setup ./run.sh
 #   .venv/bin/pip install pathwaysutils==0.1.13
 #   JAX_PLATFORMS=proxy JAX_BACKEND_TARGET=grpc://PROXY_HOST:29000 MODEL=gemma-3-1b-it ./run.sh
@@ -124,6 +126,24 @@ sys.argv = sys.argv[1:]
 sys.path.insert(0, ".")
 runpy.run_path(sys.argv[0], run_name="__main__")' "$@"
   }
+fi
+
+# --- several hosts: the lead goes through the stages, the others run each that needs them with it
+HOSTS=${HOSTS:-none}
+together=()
+if [ "$HOSTS" != none ]; then
+  place=$(py -m lib.joining "$HOSTS") || exit 2
+  told=$(mktemp)
+  if [ "$place" != 0 ]; then
+    until [ -s "$told" ]; do
+      status=0
+      py -m lib.following "$HOSTS" "$told" || status=$?
+      [ $status -ne 76 ] || exit 75  # the lead is gone; it has been said
+    done
+    exit "$(cat "$told")"
+  fi
+  together=(--hosts="$HOSTS")
+  trap 'py -m lib.following "$HOSTS" "$told" $? || true' EXIT
 fi
 
 if [ "$hardware" = cpu ]; then MODEL=${MODEL:-tiny}; else MODEL=${MODEL:-gemma-3-1b-it}; fi
@@ -385,7 +405,7 @@ stage() {  # stage NAME: makes it unless it is complete
   started=$(date +%s)
   echo "--- $1"
   status=0
-  py "${words[0]}" --out_dir="$OUT/$1" "${words[@]:1}" || status=$?
+  py "${words[0]}" --out_dir="$OUT/$1" "${words[@]:1}" "${together[@]}" || status=$?
   seconds=$(( $(date +%s) - started ))
   if [ $status -eq 75 ] && [ "$1" = grpo ] && time_is_up $seconds; then
     echo "run.sh: the time is up; what GRPO has trained is evaluated and exported"
@@ -422,7 +442,7 @@ for name in $ORDER; do
     case $name in data|sft|grpo) anew=$name ;; esac
   fi
 done
-known=(MODEL RECIPE REWARDS POOL EVAL_POOL OUT SEED MAX_HOURS STAGES SMOKE
+known=(MODEL RECIPE REWARDS POOL EVAL_POOL OUT SEED MAX_HOURS STAGES SMOKE HOSTS
        DATA_FLAGS SFT_FLAGS GRPO_FLAGS EVAL_FLAGS EXPORT_FLAGS)
 .venv/bin/python -m lib.command_line "${known[@]}" < <(printf '%s\0' "${to_check[@]}") || exit 2
 

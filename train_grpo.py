@@ -30,7 +30,6 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from absl import flags
-from tqdm import tqdm
 
 import rewards
 from lib import (
@@ -44,6 +43,8 @@ from lib import (
   grpo_settings,
   grpo_start,
   health,
+  hosts,
+  joining,
   jsonl,
   llm_judge,
   optimization,
@@ -318,6 +319,7 @@ flags.DEFINE_bool(
 )
 flags.DEFINE_bool("wandb", False, "Also log to Weights & Biases.", flag_values=FLAGS)
 # Misc.
+flags.DEFINE_string("hosts", "none", joining.HELP, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of every random choice.", flag_values=FLAGS)
 flags.DEFINE_string(
   "mesh", "auto", "Devices as FSDPxTP, e.g. 4x2; auto: all devices on fsdp.", flag_values=FLAGS
@@ -341,6 +343,7 @@ MAY_CHANGE = (
   "init_from",
   "resume_from",
   "out_dir",
+  "hosts",
   "eval_every",
   "save_every",
   "sample_every",
@@ -418,8 +421,7 @@ def train(
   progress = state["progress"]
   iterations = learner.settings.num_iterations
   places = places_of(flag.out_dir)
-  # disable=None: no bar where there is no terminal, a line a step instead.
-  bar = tqdm(total=state["max_steps"], initial=state["step"], desc="grpo", disable=None)
+  bar = command_line.progress_bar(state["max_steps"], state["step"], "grpo")
   show = training_log.open_report(bar, state, places.metrics, stop, log, steady=3 * iterations)
   curves_drawn = -math.inf
 
@@ -456,7 +458,7 @@ def train(
       # Between batches only, where nothing is half done. 48 → 52 passes 50, and saves at 52.
       if flag.save_every and state["step"] // flag.save_every > before // flag.save_every:
         save(manager, learner, state)
-        if time.monotonic() - curves_drawn > CURVES_EVERY:
+        if hosts.is_lead() and time.monotonic() - curves_drawn > CURVES_EVERY:
           curves.plot_curves(jsonl.read_rows(places.metrics), PANELS, places.curves)
           curves_drawn = time.monotonic()
     # Whatever ended the loop: max_steps, the deadline, or a signal.
@@ -692,8 +694,9 @@ def main():
   out_dir = flag.out_dir
   max_steps = runs.read_max_steps(flag.max_steps, flag.max_hours)
   check_flags()
-  data, rows, held_out = load_rows(
-    flag.data_dir, flag.rewards, flag.allow_prompt_mismatch, flag.eval_rows
+  command_line.join_hosts(flag)
+  data, rows, held_out = hosts.on_lead(
+    load_rows, flag.data_dir, flag.rewards, flag.allow_prompt_mismatch, flag.eval_rows
   )
   own_checks.check_rows(rows + held_out)
   style = data["style"]
@@ -701,8 +704,7 @@ def main():
   _lock = runs.lock_folder(out_dir)  # held until the process ends
   # run.json as an earlier session left it; {} for a new run.
   started = runs.begin_run(out_dir, flag.resume_from, folders.recorded_flags(flag), MAY_CHANGE)
-  # config.json is written last, so where it stands, all else does.
-  if os.path.isfile(os.path.join(out_dir, "config.json")):
+  if hosts.on_lead(folders.is_complete, out_dir):
     command_line.say(
       f"grpo: {out_dir} is complete, nothing to train; choose another --out_dir to train again"
     )

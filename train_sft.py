@@ -35,6 +35,8 @@ from lib import (
   devices,
   folders,
   forward_pass,
+  hosts,
+  joining,
   jsonl,
   loading,
   logprobs,
@@ -172,6 +174,7 @@ flags.DEFINE_bool(
   flag_values=FLAGS,
 )
 # Misc.
+flags.DEFINE_string("hosts", "none", joining.HELP, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of every random choice.", flag_values=FLAGS)
 flags.DEFINE_string(
   "mesh", "auto", "Devices as FSDPxTP, e.g. 4x2; auto: all devices on fsdp.", flag_values=FLAGS
@@ -193,6 +196,7 @@ MAY_CHANGE = (  # flags that a resumed run may be given anew
   "data_dir",
   "resume_from",
   "out_dir",
+  "hosts",
   "eval_every",
   "save_every",
   "max_hours",
@@ -358,7 +362,7 @@ def train(trainer, update, plan: Plan, stop, mesh) -> tuple[int, dict]:
     command_line.say(f"sft: resumed at step {step} of {plan.max_steps}")
   if step < plan.max_steps:
     command_line.say("sft: compiling the update (the first step waits for it) …")
-  bar = tqdm(total=plan.max_steps, initial=step, desc="sft", disable=None)
+  bar = command_line.progress_bar(plan.max_steps, step, "sft")
   marks = collections.deque(maxlen=21)  # (step, time) of the last steps
 
   def save():
@@ -584,7 +588,8 @@ def make_plan(trainer, update, packed: Packed, started: dict, stop) -> Plan:
   max_steps = started.get("max_steps") or runs.read_max_steps(FLAGS.max_steps, FLAGS.max_hours)
   if not max_steps:
     first = [pack(batches[i], packed.rows, packed.width) for i in range(3)]
-    max_steps = fitting_steps(trainer, update, first, stop)
+    # Time is each host's own: the lead's decides.
+    max_steps = hosts.share(fitting_steps(trainer, update, first, stop))
   runs.record_run(FLAGS.out_dir, max_steps=max_steps)
   # LoRA's best rate is about ten times that of full training ("LoRA Without Regret", 2025).
   peak = FLAGS.learning_rate or (2e-4 if FLAGS.lora_rank else 2e-5)
@@ -605,11 +610,12 @@ def make_plan(trainer, update, packed: Packed, started: dict, stop) -> Plan:
 def main():
   flag = FLAGS
   out_dir = flag.out_dir
-  data = load_rows(flag.data_dir, flag.allow_prompt_mismatch)
+  command_line.join_hosts(flag)
+  data = hosts.on_lead(load_rows, flag.data_dir, flag.allow_prompt_mismatch)
   _lock = runs.lock_folder(out_dir)  # held until the process ends; before any file is written
   flag_values = {name: flag[name].value for name in sorted(flag)}
   started = runs.begin_run(out_dir, flag.resume_from, flag_values, MAY_CHANGE)
-  if os.path.isfile(os.path.join(out_dir, "config.json")):
+  if hosts.on_lead(folders.is_complete, out_dir):
     command_line.say(
       f"sft: {out_dir} is complete, nothing to train; choose another --out_dir to train again"
     )
@@ -621,7 +627,8 @@ def main():
   )
   # Not val.jsonl, which may change between sessions: no gradient depends on it.
   train_file = os.path.join(flag.data_dir, "train.jsonl")
-  runs.check_inputs(out_dir, started, data_dir=folders.digest(train_file), model=policy.fingerprint)
+  rows_digest = hosts.on_lead(folders.digest, train_file)
+  runs.check_inputs(out_dir, started, data_dir=rows_digest, model=policy.fingerprint)
   trained = parameters.count_parameters(policy.model, parameters.trainable(policy.model))
   if not started:
     runs.check_run_fits(out_dir, trained)

@@ -3,6 +3,7 @@
 The way of the data, and the files along it in reading order:
 
   every stage   contract, errors, command_line, folders, jsonl, failures, visible
+  several hosts joining, host_lines, hosts, meeting, following
   rows          public_sources, readers, cells, columns, hub_data, unified_rows, splits, overlap,
                 references, mixing, sft_targets, prompt_lengths, data_report,
                 builtin_pool, builtin_questions

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib import tokenization
+from lib import hosts, tokenization
 
 # Tokens that keep a device busy at once. More would leave a larger part of the last turn empty.
 TOKENS_AT_ONCE = 1024
@@ -192,7 +192,7 @@ def turns_of(rows: Rows) -> int:
   """How many of the M micro-batches hold anything, at least 1; first-fit leaves the empty ones at
   the end.
   """
-  return max(1, int((np.asarray(rows.positions) > 0).any((1, 2)).sum()))
+  return max(1, int((hosts.fetch(rows.positions) > 0).any((1, 2)).sum()))
 
 
 def spread(values: np.ndarray, packed: Packed) -> np.ndarray:

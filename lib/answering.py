@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import psutil
 
-from lib import batching, command_line, devices, sampling, tokenization
+from lib import batching, command_line, devices, hosts, sampling, tokenization
+from lib.errors import InputError
 from lib.loading import Policy
 
 # Most responses sampled together. A CPU is bound by arithmetic: beyond 32 rows nothing is gained.
@@ -27,14 +28,17 @@ def free_bytes() -> int:
   # A CPU has no statistics of its own.
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
   if all("bytes_limit" in each for each in stats):
-    return sum(each["bytes_limit"] - each["bytes_in_use"] for each in stats)
+    free = [each["bytes_limit"] - each["bytes_in_use"] for each in stats]
+    return sum(hosts.gather(sum(free)))
   free = psutil.virtual_memory().available
   limit_file = devices.CGROUP_LIMIT
   limit = limit_file.read_text().strip() if limit_file.is_file() else "max"
   if limit.isdigit():
     # What this process holds, not memory.current: the page cache counts there.
     free = min(free, int(limit) - psutil.Process().memory_info().rss)
-  return max(free, 0)
+  # Equal shares of the rows go to all hosts, so the one with the least room decides.
+  rooms = hosts.gather(max(free, 0))
+  return len(rooms) * min(rooms)
 
 
 def fitting_batch(config, width: int, new: int, free: int, most: int) -> int:
@@ -130,6 +134,10 @@ def generate(
       # Out of memory is the one error that fewer rows at a time can mend.
       if "RESOURCE_EXHAUSTED" not in str(error) or prompts == 1:
         raise
+      if hosts.several():  # it may be so on one host alone, and all must go on alike
+        raise InputError(
+          f"out of memory with {prompts} prompts at a time; give a smaller --batch_size"
+        ) from error
       prompts //= 2
       command_line.say(f"out of memory; going on with {prompts} prompts at a time")
       continue

@@ -11,7 +11,16 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from lib import batching, checking, command_line, jsonl, sampling, scoring, tokenization
+from lib import (
+  batching,
+  checking,
+  command_line,
+  hosts,
+  jsonl,
+  sampling,
+  scoring,
+  tokenization,
+)
 from lib.loading import Policy
 
 AT_ONCE = 32  # answers sampled together; 0.3 GB each at 1,536 tokens with 1B
@@ -45,7 +54,7 @@ def answer_rows(policy: Policy, rows: list[dict], check: Check) -> tuple[dict, l
   domains = checking.checked_domains(check.code_rewards)
   checked = [i for i in everything if rows[i]["domain"] in domains]
   if checked:
-    right = scoring.right_answers(
+    right = right_answers(
       [rows[i] for i in checked], [readings[i].lenient for i in checked], check.code_rewards
     )
     judged["pass@1"] = float(right.mean())
@@ -58,13 +67,20 @@ def answer_rows(policy: Policy, rows: list[dict], check: Check) -> tuple[dict, l
     drawn = answer(voting, k, 0.7)
     repeated = [rows[i] for i in voting for _ in range(k)]
     answers = [reading.lenient for reading in scoring.read_texts(drawn, check.style)]
-    votes = list(zip(answers, scoring.right_answers(repeated, answers), strict=True))
+    votes = list(zip(answers, right_answers(repeated, answers, "on"), strict=True))
     # A row is won when the answer that most of its k texts give is right (2203.11171 §2).
     won = [
       checking.majority(rows[i]["domain"], votes[n * k : (n + 1) * k]) for n, i in enumerate(voting)
     ]
     judged[f"maj@{k}"] = float(np.mean(won))
   return judged, texts
+
+
+def right_answers(rows: list[dict], answers: list[str], code_rewards: str) -> np.ndarray:
+  """`scoring.right_answers` (N,); of several hosts each checks some of the rows."""
+  part = hosts.own_share(len(rows))
+  mine = scoring.right_answers(rows[part], answers[part], code_rewards)
+  return np.concatenate(hosts.gather(mine))
 
 
 def make_answerer(policy: Policy, rows: list[dict], check: Check):

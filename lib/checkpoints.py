@@ -3,6 +3,9 @@
 `save_params` and `load_params` write and read what was trained. `open_checkpoints`,
 `save_checkpoint` and `restore_checkpoint` keep the last steps of a run. Saving goes on in the
 background while the next update changes the model, so everything that is handed over is a copy.
+
+Of several hosts all gather the arrays, and the lead alone writes and reads: no shared disk is
+needed, and another number of hosts can go on.
 """
 
 import contextlib
@@ -12,11 +15,12 @@ import shutil
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 from orbax.checkpoint._src.multihost import multihost
 
-from lib import command_line, parameters
+from lib import command_line, hosts, parameters
 from lib.errors import InputError
 
 # Orbax times its own threads by the wall clock and fails a save during which the clock is set
@@ -24,6 +28,27 @@ from lib.errors import InputError
 FOREVER = 10**9  # seconds
 multihost._DEFAULT_BARRIER_TIMEOUT = FOREVER
 NO_TIMEOUT = ocp.AsyncOptions(timeout_secs=FOREVER)
+# Left to itself, Orbax waits for all processes of JAX, and the others never call it.
+LEAD_ONLY = ocp.options.MultiprocessingOptions(
+  primary_host=0, active_processes={0}, barrier_sync_key_prefix="lead"
+)
+
+
+def processes() -> ocp.options.MultiprocessingOptions:
+  """Who takes part in Orbax's reading and writing."""
+  return LEAD_ONLY if hosts.several() else ocp.options.MultiprocessingOptions()
+
+
+def copied(arrays: dict) -> dict:
+  """A copy of {name: array} to save; of several hosts the lead's disk is to have all of each."""
+  return jax.tree.map(hosts.whole if hosts.several() else jnp.copy, arrays)
+
+
+def as_target(x):
+  """What Orbax is to read an array into: slice by slice to its devices, or whole on the lead."""
+  if hosts.several():
+    return np.zeros(x.shape, x.dtype)
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
 
 
 def trained(model: nnx.Module) -> dict[str, jax.Array]:
@@ -41,12 +66,23 @@ def save_params(folder: str, model: nnx.Module):
 
   The folder is whole or is not there.
   """
+  arrays = trained(model)
+  if hosts.several():
+    arrays = copied(arrays)
+  write_params(folder, arrays)
+
+
+@hosts.lead_writes
+def write_params(folder: str, arrays: dict):
   folder = os.path.realpath(folder)  # a link stays one: the folder that it names is replaced
   # Written beside it, then renamed: a kill while it writes leaves the old folder as it was.
   partial = folder + ".partial"
   shutil.rmtree(partial, ignore_errors=True)
-  with ocp.StandardCheckpointer(async_options=NO_TIMEOUT) as saver:  # its end waits for the disk
-    saver.save(partial, trained(model))
+  # The end of `with` waits for the disk.
+  with ocp.StandardCheckpointer(
+    async_options=NO_TIMEOUT, multiprocessing_options=processes()
+  ) as saver:
+    saver.save(partial, arrays)
   shutil.rmtree(folder, ignore_errors=True)
   os.replace(partial, folder)
 
@@ -61,27 +97,41 @@ def load_params(folder: str, model: nnx.Module) -> nnx.Module:
     return jax.ShapeDtypeStruct(x.shape, jnp.float32, sharding=x.sharding)
 
   wanted = jax.tree.map(as_saved, trained(model))
-  with ocp.StandardCheckpointer() as loader:
-    saved = loader.restore(os.path.abspath(folder), wanted)
+  saved = read_params(folder, wanted)
+  if hosts.several():
+    saved = hosts.from_lead(saved, wanted)
   return parameters.with_params(model, saved)
+
+
+def read_params(folder: str, wanted: dict) -> dict:
+  """{name: array} of a parameters folder; of several hosts on the lead alone, else {}."""
+  if not hosts.is_lead():
+    return {}
+  with ocp.StandardCheckpointer(multiprocessing_options=processes()) as loader:
+    return loader.restore(os.path.abspath(folder), jax.tree.map(as_target, wanted))
 
 
 @contextlib.contextmanager
 def open_checkpoints(out_dir: str, keep: int = 2):
   """An Orbax manager of out_dir/checkpoints/STEP; saves are asynchronous and atomic.
 
-  A full disk inside is one clear line.
+  None for a host that does not write. A full disk inside is one clear line.
   """
+  if not hosts.is_lead():
+    yield None
+    return
+  folder = os.path.abspath(os.path.join(out_dir, "checkpoints"))
+  os.makedirs(folder, exist_ok=True)  # Orbax makes none where only some processes take part
   options = ocp.CheckpointManagerOptions(
     # Two, so that a damaged newest one still leaves one to go on from.
     max_to_keep=keep,
-    create=True,
+    create=not hosts.several(),
+    multiprocessing_options=processes(),
     enable_async_checkpointing=True,
     async_options=NO_TIMEOUT,
     # What a killed save left behind.
     cleanup_tmp_directories=True,
   )
-  folder = os.path.abspath(os.path.join(out_dir, "checkpoints"))
   try:
     with ocp.CheckpointManager(folder, options=options) as manager:
       yield manager
@@ -104,11 +154,15 @@ def save_checkpoint(
   happened: `progress` of step 4 under step 3, and the resumed run skipped a batch.)
   """
   # The last step may have been saved already, when save_every divides max_steps.
-  if step in manager.all_steps():
+  if hosts.share(manager is not None and step in manager.all_steps()):
+    return
+  arrays = copied(trained(model))
+  state = copied(moments(optimizer))
+  if manager is None:
     return
   parts = ocp.args.Composite(
-    params=ocp.args.StandardSave(jax.tree.map(jnp.copy, trained(model))),
-    optimizer=ocp.args.StandardSave(jax.tree.map(jnp.copy, moments(optimizer))),
+    params=ocp.args.StandardSave(arrays),
+    optimizer=ocp.args.StandardSave(state),
     progress=ocp.args.JsonSave(copy.deepcopy(progress)),
   )
   manager.save(step, args=parts)
@@ -122,37 +176,51 @@ def steps_of(root: str) -> list[int]:
   return sorted((int(name) for name in os.listdir(root) if name.isdigit()), reverse=True)
 
 
-def read_step(root: str, step: int, model, optimizer: nnx.Optimizer) -> dict:
-  """What `save_checkpoint` saved, on the devices of model and optimizer.
+def read_step(root: str, step: int, wanted: dict) -> dict:
+  """What `save_checkpoint` saved; wanted: {"params", "optimizer"} as they are on the devices.
 
   Raises whatever a damaged file makes Orbax raise.
   """
-
-  def like(x):
-    # Names shape, type and devices only: Orbax reads straight to where each slice belongs.
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-
   parts = ocp.args.Composite(
-    params=ocp.args.StandardRestore(jax.tree.map(like, trained(model))),
-    optimizer=ocp.args.StandardRestore(jax.tree.map(like, moments(optimizer))),
+    params=ocp.args.StandardRestore(jax.tree.map(as_target, wanted["params"])),
+    optimizer=ocp.args.StandardRestore(jax.tree.map(as_target, wanted["optimizer"])),
     progress=ocp.args.JsonRestore(),
   )
-  with ocp.CheckpointManager(root) as manager:
+  options = ocp.CheckpointManagerOptions(create=False, multiprocessing_options=processes())
+  with ocp.CheckpointManager(root, options=options) as manager:
     return manager.restore(step, args=parts)
 
 
 def restore_checkpoint(out_dir: str, model, optimizer: nnx.Optimizer) -> tuple[int, dict]:
   """Puts the newest whole checkpoint of `out_dir` into model and optimizer.
 
-  Returns (step, progress), or (0, {}) without one. A damaged step is named, the one before it is
-  used, and once that is read the damaged folder is set aside as STEP.damaged.
+  Returns (step, progress), or (0, {}) without one.
+  """
+  wanted = {"params": trained(model), "optimizer": moments(optimizer)}
+  step, found = read_newest(out_dir, wanted) if hosts.is_lead() else (0, {})
+  step, progress = hosts.share((step, found["progress"] if step else {}))
+  if not step:
+    return 0, {}
+  if hosts.several():
+    read = found if hosts.is_lead() else dict.fromkeys(wanted, {})
+    found = {part: hosts.from_lead(read[part], like) for part, like in wanted.items()}
+  update_flat(model, found["params"], parameters.trainable(model))
+  update_flat(optimizer, found["optimizer"], nnx.optimizer.OptState)
+  return step, progress
+
+
+def read_newest(out_dir: str, wanted: dict) -> tuple[int, dict]:
+  """(step, what `read_step` gives) of the newest whole checkpoint; (0, {}) without one.
+
+  A damaged step is named, the one before it is used, and once that is read the damaged folder is
+  set aside as STEP.damaged.
   """
   root = os.path.abspath(os.path.join(out_dir, "checkpoints"))
   steps = steps_of(root)
   damaged = []
   for step in steps:
     try:
-      found = read_step(root, step, model, optimizer)
+      found = read_step(root, step, wanted)
     except Exception as error:  # Orbax, TensorStore, JSON and the OS each raise their own
       reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
       command_line.say(f"checkpoint {root}/{step} is damaged ({reason}); using the one before it")
@@ -162,9 +230,7 @@ def restore_checkpoint(out_dir: str, model, optimizer: nnx.Optimizer) -> tuple[i
     for folder in damaged:
       shutil.rmtree(folder + ".damaged", ignore_errors=True)
       os.replace(folder, folder + ".damaged")
-    update_flat(model, found["params"], parameters.trainable(model))
-    update_flat(optimizer, found["optimizer"], nnx.optimizer.OptState)
-    return step, found["progress"]
+    return step, found
   # Never from 0 over a run that exists: a new one in its place would destroy what it left.
   if steps:
     raise InputError(f"no checkpoint under {root} can be read; move the folder away to start again")

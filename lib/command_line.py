@@ -12,11 +12,14 @@ import re
 import runpy
 import signal
 import sys
+import time
+import traceback
 import urllib.parse
 
 from absl import flags
+from tqdm import tqdm
 
-from lib import errors, run_size, visible
+from lib import errors, folders, host_lines, hosts, meeting, run_size, visible
 from lib.errors import InputError, Stopped
 
 CHECK_ONLY = "--check_flags"  # the flags are read and checked, `main` is not called
@@ -115,6 +118,22 @@ def read_flags(flag_values: flags.FlagValues, argv: list[str]):
   check_values(flag_values)
 
 
+def join_hosts(flag_values: flags.FlagValues):
+  """Joins the processes that --hosts names, before the first use of a device."""
+
+  def describe() -> dict:
+    words = [word for word in sys.argv[1:] if not word.lstrip("-").startswith("hosts=")]
+    return {
+      "code": folders.git_commit(),
+      "script": os.path.basename(sys.argv[0]),
+      # --hosts says which host this is; all else must be the same.
+      "flags": {name: flag_values[name].value for name in flag_values if name != "hosts"},
+      "words": words,
+    }
+
+  meeting.join(flag_values.hosts, describe)
+
+
 def launch(main, flag_values: flags.FlagValues, doc: str | None = "", check=None):
   """Runs a script's `main()` with the flags of sys.argv, and exits with a status.
 
@@ -140,14 +159,24 @@ def launch(main, flag_values: flags.FlagValues, doc: str | None = "", check=None
       check()
     if not only_check:
       main()
+    if hosts.several():
+      host_lines.end_together(0, "", agreed=True)
   except tuple(ENDINGS) as error:
+    if hosts.several():
+      end_all_hosts(error)
     # A cell must fail, so that "run all" stops; a run that stopped early has saved its state.
     if notebook and not isinstance(error, Stopped):
       raise
     where = f"{os.path.basename(argv[0])}: " if only_check else ""
+    if not only_check:
+      meeting.end_early(argv[1:], *ending_of(error))
     status = say_ending(error, where)
     if not notebook:
       sys.exit(status)
+  except Exception:
+    if hosts.several():
+      end_after_fault()
+    raise
   finally:
     if notebook:  # a trainer's handlers must not outlive its cell: the kernel has its own interrupt
       for number, handler in handlers.items():
@@ -156,21 +185,53 @@ def launch(main, flag_values: flags.FlagValues, doc: str | None = "", check=None
 
 def say_ending(error: BaseException, where: str) -> int:
   """The one line about what ended a script, on stderr; returns the exit status."""
+  status, line = ending_of(error, where)
+  sys.stderr.write(line)
+  return status
+
+
+def ending_of(error: BaseException, where: str = "") -> tuple[int, str]:
+  """(exit status, line on stderr) of what ended a script."""
   status, line = next(ending for kind, ending in ENDINGS.items() if isinstance(error, kind))
   # One line: logs are searched by lines, and run.sh's last one should say what happened.
   message = where + " ".join(str(error).split("\n"))
-  sys.stderr.write(line.format(visible.visible(message)))
-  return status
+  return status, line.format(visible.visible(message))
+
+
+def end_all_hosts(error: BaseException):
+  """Ends this process and those of all other hosts; the lead alone says why."""
+  status, line = ending_of(error)
+  agreed = isinstance(error, Stopped) and error.agreed
+  host_lines.end_together(status, line, agreed)
+
+
+def end_after_fault():
+  """The same for an error that is no ending: a fault of the program, or a host that was lost."""
+  # A collective fails where another host dies, and that is then all there is to say.
+  time.sleep(host_lines.PATIENCE)
+  traceback.print_exc()
+  host_lines.end_together(1, traceback.format_exc().strip().splitlines()[-1], agreed=False)
 
 
 def say(text: str):
   """Prints a line at once. A lost terminal, a dead pipe or a full disk under it must not end a run:
-  later lines go nowhere."""
+  later lines go nowhere. Of several hosts the lead alone speaks."""
+  if hosts.is_lead():
+    say_here(text)
+
+
+def say_here(text: str):
+  """The same on whichever host this is."""
   # Text of data and models passes here: its control characters must not steer the terminal.
   try:
     print(visible.visible(text), flush=True)
   except OSError:
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
+
+
+def progress_bar(total: int, done: int, name: str) -> tqdm:
+  """A bar on the lead's terminal. Without one it is off, and the trainers print a line a step."""
+  return tqdm(total=total, initial=done, desc=name, disable=None if hosts.is_lead() else True)
 
 
 def check_settings(known: list[str], given):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import psutil
 from absl import logging
 
-from lib import command_line
+from lib import command_line, hosts
 from lib.errors import InputError
 
 GIB = 2**30
@@ -48,6 +48,10 @@ def make_mesh(spec: str = "auto") -> jax.sharding.Mesh:
     raise InputError(
       f"--mesh={spec} needs {fsdp * tp} devices, there are {count}; "
       "use --mesh=auto or a smaller one"
+    )
+  if hosts.several() and fsdp * tp < count:
+    raise InputError(
+      f"--mesh={spec} leaves devices out; on several hosts it must hold all {count}, as auto does"
     )
   try:
     return jax.make_mesh(
@@ -140,7 +144,7 @@ def check_memory(needed: int, what: str):
 
   A device's runtime may put part of it elsewhere, so there the run may try.
   """
-  has = memory_bytes()
+  has = sum(hosts.gather(memory_bytes()))
   figures = f"{what} need {needed / GIB:.1f} GiB of memory"
   if needed > has and jax.default_backend() == "cpu":
     raise InputError(

@@ -1,7 +1,8 @@
 """How a script ends early: what it raises, and the exit status that run.sh and users see."""
 
 EXIT_BAD_INPUT = 2
-EXIT_STOPPED = 75  # a deadline, SIGTERM or Ctrl-C: saved, and the same command goes on
+EXIT_STOPPED = 75  # a deadline, SIGTERM, Ctrl-C, a lost host: the same command goes on
+EXIT_LEAD_LOST = 76  # the same, to lib/following.py alone: no further order will come
 
 
 class InputError(ValueError):
@@ -9,7 +10,14 @@ class InputError(ValueError):
 
 
 class Stopped(Exception):
-  """The run stopped early on purpose, with everything saved; the message says how to continue."""
+  """The run stopped early on purpose, with everything saved; the message says how to continue.
+
+  agreed: of several hosts all stop here, for the same reason.
+  """
+
+  def __init__(self, message: str, agreed: bool = False):
+    super().__init__(message)
+    self.agreed = agreed
 
 
 def check_option(name: str, value, valid):

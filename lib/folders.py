@@ -15,7 +15,7 @@ import sys
 
 from absl import flags
 
-from lib import contract, jsonl, visible
+from lib import contract, hosts, jsonl, visible
 from lib.errors import InputError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent  # of the checkout
@@ -33,6 +33,12 @@ PACKAGES = (
 )
 
 
+def is_complete(folder: str) -> bool:
+  """Whether config.json stands there: it is written last, so all else does, too."""
+  return os.path.isfile(os.path.join(folder, "config.json"))
+
+
+@hosts.lead_writes
 def write_config(out_dir, stage: str, flag_values: flags.FlagValues, style: str, **facts):
   """Marks a folder complete; always the last file a stage writes.
 

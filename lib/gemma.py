@@ -7,6 +7,7 @@ another. The folder's config.json is read in gemma_config.py, its files in weigh
 """
 
 import hashlib
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ import numpy as np
 from flax import nnx
 from tunix.models.gemma3 import model as gemma3
 
-from lib import devices, gemma_config, hugging_face, parameters, tokenization, weight_files
+from lib import devices, gemma_config, hosts, hugging_face, parameters, tokenization, weight_files
 from lib.errors import InputError
 from lib.gemma_config import ModelConfig
 
@@ -122,9 +123,15 @@ def read_weights(folder: str, config: ModelConfig, mesh) -> nnx.Module:
   layout = nnx.to_flat_state(nnx.get_named_sharding(nnx.state(model), mesh))
   # One at a time: few hosts have room for all of 27B beside what the devices hold.
   values = {}
+  sums = {}
   for path, leaf in layout:
     parameter = parameters.dotted(path)
-    values[parameter] = jax.device_put(read(parameter), leaf.get_value())
+    value = read(parameter)
+    values[parameter] = hosts.spread(value, leaf.get_value())
+    if hosts.several():
+      sums[parameter] = zlib.crc32(np.ascontiguousarray(value).view(np.uint8))
+  # Each host reads its own copy of the folder, and gives its devices their parts of it.
+  hosts.same(hashlib.sha256(repr(sums).encode()).hexdigest()[:16], f"the model in {folder}")
   return parameters.with_params(model, values)
 
 
@@ -155,5 +162,5 @@ def fingerprint(model: nnx.Module) -> str:
   # In bfloat16: float32 masters of a base, and the base in either dtype, are the same model.
   digest = hashlib.sha256(repr(shape).encode())
   for x in some:
-    digest.update(np.asarray(x.astype(jnp.bfloat16)).tobytes())
+    digest.update(hosts.whole(x.astype(jnp.bfloat16)).tobytes())
   return digest.hexdigest()[:16]

@@ -10,7 +10,6 @@ import functools
 import time
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -22,6 +21,7 @@ from lib import (
   answer_packing,
   checking,
   checkpoints,
+  hosts,
   optimization,
   parameters,
   policy_gradient,
@@ -218,7 +218,7 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
     From the first update on, that batch holds the sampling policy's log-probs as its old ones. All
     are under way before anything is read: the device does not wait for Python in between.
     """
-    on_policy = bool(np.all(batch.on_policy))
+    on_policy = bool(np.all(hosts.fetch(batch.on_policy)))
     turns = answer_packing.turns_of(batch.rows)
     batch = self.updates.place(batch)
     found = []
@@ -231,7 +231,7 @@ class LeanGRPOLearner(grpo_learner.GRPOLearner):
         # ones.
         if on_policy and len(found) == 1:
           batch = self.updates.place(policy_gradient.later_batch(batch, logps))
-    rows = [update_row(done) for done in jax.device_get(found)]
+    rows = [update_row(done) for done in hosts.fetch(found)]
     for number, row in enumerate(rows):
       # Later, π has moved away from the sampler on purpose; other engines' log-probs are not known.
       if number or not on_policy or not self.samples_here:

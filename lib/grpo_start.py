@@ -17,6 +17,7 @@ from lib import (
   command_line,
   devices,
   folders,
+  hosts,
   loading,
   own_rewards,
   parameters,
@@ -58,11 +59,11 @@ def check_inputs(flag, out_dir: str, started: dict, start: Policy):
   if flag.init_from:
     # A digest of the files, not of the path: a folder may move between two sessions.
     _, params = loading.read_checkpoint(flag.init_from)
-    init_from = folders.digest(params)
+    init_from = hosts.on_lead(folders.digest, params)
   runs.check_inputs(
     out_dir,
     started,
-    data_dir=folders.digest(os.path.join(flag.data_dir, "train.jsonl")),
+    data_dir=hosts.on_lead(folders.digest, os.path.join(flag.data_dir, "train.jsonl")),
     init_from=init_from,
     model=start.fingerprint,
     # A reward file that was edited in between pays for something else.

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 
+from lib import hosts
 from lib.errors import InputError
 
 
@@ -59,6 +60,7 @@ def as_null(name: str) -> None:
   """For a constant such as "NaN"."""
 
 
+@hosts.lead_writes
 def append_rows(path, rows: list[dict]):
   """Appends JSON lines in one write."""
   # One write: a kill cuts at most the last line, which `trim_rows` drops.
@@ -67,6 +69,7 @@ def append_rows(path, rows: list[dict]):
     f.write("".join(line + "\n" for line in lines))
 
 
+@hosts.lead_writes
 def trim_rows(path, last_step: int):
   """Drops rows after `last_step` and a half-written last line: a resumed run writes those again."""
   path = pathlib.Path(path)

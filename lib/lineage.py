@@ -29,7 +29,7 @@ SHOWN = {  # what a reader asks of a training run: flag → words
 }
 # Of two runs these always differ, or say nothing about what was learned.
 NO_SETTING = {"data_dir", "out_dir", "init_from", "resume_from", "eval_every", "save_every"}
-NO_SETTING |= {"sample_every", "max_hours", "mesh", "force", "wandb", "preflight_only"}
+NO_SETTING |= {"sample_every", "max_hours", "mesh", "force", "wandb", "preflight_only", "hosts"}
 
 
 def run_folder(checkpoint: str) -> pathlib.Path:

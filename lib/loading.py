@@ -18,6 +18,7 @@ from lib import (
   devices,
   folders,
   gemma,
+  hosts,
   hugging_face,
   model_names,
   parameters,
@@ -62,7 +63,7 @@ def load_policy(
   mark = gemma.fingerprint(base)
   if not checkpoint:
     return Policy(base, tokenizer, on, folder, mark, lora_rank=0, lora_alpha=0.0)
-  if peft_folder.is_adapter(checkpoint):
+  if hosts.on_lead(peft_folder.is_adapter, checkpoint):
     tuned, rank, alpha = load_peft_adapter(base, checkpoint, on)
     return Policy(tuned, tokenizer, on, folder, mark, rank, alpha)
   config, params = read_checkpoint(checkpoint)
@@ -87,6 +88,11 @@ def read_checkpoint(folder: str) -> tuple[dict, str]:
   run may be unfinished. A PEFT folder gives the same keys, None for what a foreign adapter does not
   tell: style, prompt_hash, model_fingerprint.
   """
+  return hosts.on_lead(read_checkpoint_here, folder)
+
+
+def read_checkpoint_here(folder: str) -> tuple[dict, str]:
+  """`read_checkpoint` on the host that has the folder."""
   folder = os.path.expanduser(folder).rstrip("/")
   if peft_folder.is_adapter(folder):
     return describe_adapter(folder), folder
@@ -130,7 +136,7 @@ def describe_adapter(folder: str) -> dict:
 
 def load_peft_adapter(base: nnx.Module, folder: str, mesh) -> tuple[nnx.Module, int, float]:
   """`base` with a PEFT LoRA adapter (ours or another tool's) as qwix LoRA, its rank and alpha."""
-  adapter = peft_folder.read_peft(folder)
+  adapter = hosts.on_lead(peft_folder.read_peft, folder)
   factors = hugging_face.from_peft(adapter.tensors, base.config)
   images = [name for name in adapter.tensors if hugging_face.PEFT_OF_IMAGES.fullmatch(name)]
   if images:
@@ -152,5 +158,5 @@ def load_peft_adapter(base: nnx.Module, folder: str, mesh) -> tuple[nnx.Module, 
   values = {}
   for name, factor in factors.items():
     # float32 like all adapters here, and on the devices where `apply_lora` put its own.
-    values[name] = jax.device_put(factor.astype(np.float32), places[name].sharding)
+    values[name] = hosts.spread(factor.astype(np.float32), places[name].sharding)
   return parameters.with_params(model, values), rank, alpha

@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 from tunix.sft import peft_trainer
 
-from lib import checkpoints, forward_pass, parameters
+from lib import checkpoints, forward_pass, hosts, parameters
 
 
 def make_schedule(
@@ -214,7 +214,7 @@ class Updates:
 
   def place(self, micro_batches):
     """Micro-batches (M, rows, …) on the devices; those that are there stay as they are."""
-    return jax.device_put(micro_batches, self.by_rows)
+    return hosts.spread(micro_batches, self.by_rows)
 
   @contextlib.contextmanager
   def open(self):
@@ -256,7 +256,7 @@ def make_update(trainer: peft_trainer.PeftTrainer, mesh):
       count = len(jax.tree.leaves(micro_batches)[0])
     with updates.open() as one:
       done = one(updates.place(micro_batches), count, learning_rate)
-    loss, aux, norm = jax.device_get(done)
+    loss, aux, norm = hosts.fetch(done)
     return float(loss), aux, float(norm)
 
   return update

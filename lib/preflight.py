@@ -16,6 +16,7 @@ from lib import (
   batching,
   command_line,
   contract,
+  hosts,
   optimization,
   own_rewards,
   policy_gradient,
@@ -112,7 +113,7 @@ def try_rows(learner: LeanGRPOLearner, reward_fns, rows: list[dict]) -> Tried:
 
 def peak_bytes() -> int:
   """Peak memory of the first device; a CPU keeps no such count, there it is the process's."""
-  device = jax.devices()[0].memory_stats() or {}
+  device = jax.local_devices()[0].memory_stats() or {}
   # Linux counts ru_maxrss in KiB.
   process = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
   return device.get("peak_bytes_in_use", process)
@@ -236,11 +237,12 @@ def before_training(
   seconds = None
   if flag.max_hours or flag.preflight_only:
     seconds = measure_batch(learner, stream)
-  reasons = preflight(learner, reward_fns, rows, seconds, max_steps, flag.max_hours)
+  # Time is each host's own: the lead's decides.
+  reasons = hosts.share(preflight(learner, reward_fns, rows, seconds, max_steps, flag.max_hours))
   for reason in reasons:
     command_line.say(f"preflight: {reason}")
   if reasons and not flag.force:
     raise InputError(f"preflight refuses to train: {reasons[0]}; --force trains all the same")
   if flag.preflight_only:
     command_line.say("preflight: nothing speaks against training")
-  return max_steps or fitting_steps(learner, held_out, seconds, stop, flag)
+  return max_steps or hosts.share(fitting_steps(learner, held_out, seconds, stop, flag))

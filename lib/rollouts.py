@@ -12,7 +12,7 @@ import numpy as np
 from tunix.rl import rl_cluster as rl
 from tunix.rl.rollout import base_rollout
 
-from lib import command_line, logprobs, reward_rows, sampling, scoring, tokenization
+from lib import command_line, hosts, logprobs, reward_rows, sampling, scoring, tokenization
 from lib.grpo_settings import Settings
 from lib.loading import Policy
 
@@ -178,7 +178,7 @@ def run_reward(function, prompts: list[str], texts: list[str], columns: dict) ->
       raise ValueError(f"returned {values.shape} values, finite: {finite}")
     return values
   except Exception as error:  # whatever a user's reward function raises
-    command_line.say(
+    command_line.say_here(
       f"reward {function.__name__} failed on this batch ({type(error).__name__}: {error}); "
       "it pays 0 here"
     )
@@ -197,6 +197,45 @@ def overlong_penalty(lengths: np.ndarray, max_new_tokens: int, buffer: int) -> n
 
 def score_rollout(reward_fns, rollout: Rollout, settings: Settings) -> Scores:
   """Rewards of N answers.
+
+  Of several hosts each scores some of the prompts, whole groups, and all get all scores: code and
+  judge run everywhere, and what one sandbox timed out is the same for everyone.
+  """
+  if not hosts.several():
+    return score_answers(reward_fns, rollout, settings)
+  mine = part_of(rollout, hosts.own_share(len(rollout.rows)), settings.num_generations)
+  # A host without a prompt (fewer prompts than hosts) has nothing to call the functions with.
+  scored = score_answers(reward_fns, mine, settings) if mine.rows else None
+  return join_scores([part for part in hosts.gather(scored) if part])
+
+
+def part_of(rollout: Rollout, prompts: slice, generations: int) -> Rollout:
+  """The prompts of a slice with their answers."""
+  answers = slice(prompts.start * generations, prompts.stop * generations)
+  return Rollout(
+    rows=rollout.rows[prompts],
+    prompts=rollout.prompts[prompts],
+    completions=rollout.completions[answers],
+    lengths=rollout.lengths[answers],
+    stopped=rollout.stopped[answers],
+    texts=rollout.texts[answers],
+  )
+
+
+def join_scores(parts: list[Scores]) -> Scores:
+  """The scores of consecutive parts of a rollout as those of all of it."""
+  names = parts[0].components
+  return Scores(
+    rewards=np.concatenate([part.rewards for part in parts]),
+    components={name: np.concatenate([part.components[name] for part in parts]) for name in names},
+    formatted=np.concatenate([part.formatted for part in parts]),
+    correct=np.concatenate([part.correct for part in parts]),
+    failed=max(part.failed for part in parts),
+  )
+
+
+def score_answers(reward_fns, rollout: Rollout, settings: Settings) -> Scores:
+  """Rewards of N answers, on this host.
 
   A function that raises pays 0 to the whole batch and is counted, it does not end the run.
   """

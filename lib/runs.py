@@ -1,5 +1,5 @@
-"""The life of a training run: one process a folder, a start that notes its flags, a stop that
-saves, a resume.
+"""The life of a training run: one run a folder, a start that notes its flags, a stop that
+saves, a resume. The folder is the lead's: what it finds there the other hosts are told.
 
 In the order of a run: `lock_folder`, `begin_run` and `check_inputs` (is this the run that the
 folder holds?), `check_run_fits`, `StopSignal`, `describe_run`, `save_run`, `check_finished`. The
@@ -16,32 +16,23 @@ import signal
 import threading
 import time
 
-import jax
 from flax import nnx
 
-from lib import checkpoints, command_line, curves, devices, folders, jsonl, run_size
+from lib import checkpoints, command_line, curves, devices, folders, hosts, jsonl, run_size
 from lib.errors import InputError, Stopped
 from lib.loading import Policy
 
 LOCKS = {}  # folder → the open file that holds it
 
 
-def check_one_process():
-  """Refuses to be one of several controllers: each would train alone, and all would write."""
-  if jax.process_count() > 1:
-    raise InputError(
-      f"this is process {jax.process_index()} of {jax.process_count()} under jax.distributed, "
-      "expected one that sees all devices; several hosts run under Pathways, see docs/scale.md"
-    )
-
-
 def lock_folder(out_dir: str):
-  """Makes `out_dir` and holds it for this process; a second run on it is refused.
+  """Makes `out_dir` and holds it for this process, the lead's; a second run on it is refused.
 
   Returns the open lock: keep it. The same process may take it again, because a notebook keeps the
   frame of the cell that failed before, and with it that cell's lock.
   """
-  check_one_process()
+  if not hosts.is_lead():
+    return None
   folder = os.path.realpath(out_dir)
   # flock is held by the open file, not by the process: our own older one would refuse us.
   if held := LOCKS.pop(folder, None):
@@ -64,6 +55,7 @@ def lock_folder(out_dir: str):
   return lock
 
 
+@hosts.lead_writes
 def check_disk(out_dir: str, needed: float):
   """Refuses to start what cannot be saved. needed: bytes."""
   free = shutil.disk_usage(out_dir).free
@@ -120,6 +112,13 @@ def begin_run(
   left as it is. begun: the note that says something was done. Before it the run may start over with
   other flags, because most refusals ask for some.
   """
+  return hosts.on_lead(begin_run_here, out_dir, resume_from, flags, may_change, begun)
+
+
+def begin_run_here(
+  out_dir: str, resume_from: str, flags: dict, may_change: tuple[str, ...], begun: str
+) -> dict:
+  """`begin_run` on the host that has the folder."""
   path = os.path.join(out_dir, "run.json")
   if resume_from and not os.path.isfile(path):
     copy_run(resume_from, out_dir)
@@ -165,7 +164,7 @@ def check_finished(stop, step: int, max_steps: int, out_dir: str, deadline_ends:
   if deadline_ends and stop.reason == DEADLINE:
     command_line.say(f"{where}; what was trained by now is the result (--deadline_ends)")
     return
-  raise Stopped(f"{where}; saved in {out_dir}; run the same command to go on")
+  raise Stopped(f"{where}; saved in {out_dir}; run the same command to go on", agreed=True)
 
 
 def describe_run(policy: Policy, out_dir: str, stage: str, data: dict) -> dict:
@@ -182,19 +181,30 @@ def describe_run(policy: Policy, out_dir: str, stage: str, data: dict) -> dict:
     # Of the data: under --allow_prompt_mismatch it is not this code's.
     "prompt_hash": data.get("prompt_hash"),
   }
-  pathlib.Path(out_dir, "tokenizer.model").write_bytes(policy.tokenizer.serialized_model_proto())
+  write_tokenizer(policy, out_dir)
   record_run(out_dir, made={"stage": stage, "style": data["style"], **facts})
   return facts
+
+
+@hosts.lead_writes
+def write_tokenizer(policy: Policy, out_dir: str):
+  pathlib.Path(out_dir, "tokenizer.model").write_bytes(policy.tokenizer.serialized_model_proto())
 
 
 def save_run(model: nnx.Module, out_dir: str, panels):
   """Parameters and curves of a training run that ends here, for now or for good."""
   checkpoints.save_params(os.path.join(out_dir, "params"), model)
+  draw_curves(out_dir, panels)
+
+
+@hosts.lead_writes
+def draw_curves(out_dir: str, panels):
   metrics = os.path.join(out_dir, "metrics.jsonl")
   if os.path.isfile(metrics):  # not where the time was up before the first update
     curves.plot_curves(jsonl.read_rows(metrics), panels, os.path.join(out_dir, "curves.png"))
 
 
+@hosts.lead_writes
 def record_run(out_dir: str, **facts):
   """Adds facts (the step count of auto, …) to run.json, so that a resume keeps them."""
   # Read anew each time: facts come from several places of a script, none of which holds them all.
@@ -202,6 +212,7 @@ def record_run(out_dir: str, **facts):
   jsonl.write_text(os.path.join(out_dir, "run.json"), json.dumps(notes, indent=1) + "\n")
 
 
+@hosts.lead_writes
 def check_inputs(out_dir: str, started: dict, **inputs: str):
   """Notes in run.json what the run reads; a resume on other content is refused.
 
@@ -225,6 +236,8 @@ DEADLINE = "the deadline"
 class StopSignal:
   """True once SIGTERM or Ctrl-C arrived or the deadline passed; the loop then saves and exits.
 
+  On several hosts true on all once it is on one: to ask is to agree, so all ask once a turn.
+
   The clock is monotonic: a jump of the wall clock neither stops nor prolongs a run. A second Ctrl-C
   stops at once. Under nohup, which ignores SIGHUP, a lost terminal stops nothing.
   """
@@ -232,7 +245,8 @@ class StopSignal:
   def __init__(self, max_hours: float):
     self.start = time.monotonic()
     self.max_seconds = max_hours * 3600 or float("inf")
-    self.reason = ""
+    self.reason = ""  # of this process
+    self.agreed = False  # whether all know of it
     if threading.current_thread() is not threading.main_thread():
       return  # only the main thread may set handlers
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -254,4 +268,9 @@ class StopSignal:
   def __bool__(self) -> bool:
     if not self.reason and self.seconds > self.max_seconds:
       self.reason = DEADLINE
-    return bool(self.reason)
+    # A signal may come between two turns, so `reason` must not decide who gathers.
+    if not self.agreed:
+      reasons = hosts.gather(self.reason)
+      self.reason = next(filter(None, reasons), "")
+      self.agreed = bool(self.reason)
+    return self.agreed

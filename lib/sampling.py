@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from tunix.sft import utils as sft_utils
 
-from lib import batching, forward_pass, sliding_window, tokenization
+from lib import batching, forward_pass, hosts, sliding_window, tokenization
 from lib.errors import InputError
 from lib.loading import Policy
 
@@ -455,7 +455,7 @@ def decode(
   # (128, 32): 128 rows until 32 are left, those until none is.
   for few in (*sizes[1:], 0):
     state = _decode(policy.model, state, keys[rows], few, greedy, temperature=temperature)
-    t, done, *written = jax.device_get([state[name] for name in ("t", "done", "out", "log_p")])
+    t, done, *written = hosts.fetch([state[name] for name in ("t", "done", "out", "log_p")])
     # At the place of the row, whatever has left before it.
     out[rows], log_p[rows] = written
     if done.all() or t == new:

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import sentencepiece as spm
 
-from lib import contract, jsonl, tokenizer_json
+from lib import contract, hosts, jsonl, tokenizer_json
 from lib.errors import InputError
 
 # Gemma's own ids, which the tiny tokenizer takes over.
@@ -95,6 +95,17 @@ def load_tokenizer(
   Data that was prepared without one (any pool, any flags) works with the tiny model too: its
   tokenizer is then trained on train.jsonl, as prepare_data.py would have.
   """
+  if not hosts.several():
+    return find_tokenizer(model, data_dir, checkpoint)
+
+  def found_by_lead() -> bytes:
+    return find_tokenizer(model, data_dir, checkpoint).serialized_model_proto()
+
+  return spm.SentencePieceProcessor(model_proto=hosts.on_lead(found_by_lead))
+
+
+def find_tokenizer(model: str, data_dir: str, checkpoint: str) -> spm.SentencePieceProcessor:
+  """`load_tokenizer` on the host that has the folders."""
   if model != "tiny":
     # Real models bring theirs, and the data folder's would not fit their embedding.
     return load_from([model]) or refuse_model(model)

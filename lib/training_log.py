@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from lib import checking, command_line, failures, jsonl, policy_gradient, runs
+from lib import checking, command_line, failures, hosts, jsonl, policy_gradient, runs
 from lib.errors import InputError
 from lib.grpo_settings import Settings
 from lib.rollouts import Rollout, Scores
@@ -124,7 +124,9 @@ def check_failures() -> dict[str, int]:
   Validation answers count too.
   """
   # {"failed_TimeoutError": 2} → {"failed/TimeoutError": 2}; the counts start again at 0.
-  counts = failures.failed_rows(reset=True)
+  counts = collections.Counter()
+  for of_host in hosts.gather(failures.failed_rows(reset=True)):
+    counts.update(of_host)
   return {f"failed/{name.removeprefix('failed_')}": count for name, count in counts.items()}
 
 
@@ -221,12 +223,18 @@ def start_wandb(out_dir: str):
   return wandb.init(project="gemma-reasoning", name=os.path.basename(os.path.abspath(out_dir)))
 
 
+def log_nothing(row: dict):
+  """Of the hosts that are not the lead."""
+
+
 def open_log(out_dir: str, use_wandb: bool) -> Callable[[dict], None]:
   """log(row): TensorBoard events under out_dir/tensorboard, and Weights & Biases when asked.
 
   Tunix would start the latter unasked. This thread writes the events: TensorBoard's own writer
   thread dies on a full disk, and the run then waits for ever.
   """
+  if not hosts.is_lead():
+    return log_nothing
   # Imported here, since reading lib/ for numbers needs no TensorBoard.
   from tensorboardX.event_file_writer import EventsWriter
   from tensorboardX.proto.event_pb2 import Event

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 import os
-import socket
 import subprocess
 import sys
 import types
@@ -593,42 +592,6 @@ def test_memory_is_asked_before_it_is_taken(capsys):
   assert "the weights in x need" in capsys.readouterr().out
   with pytest.raises(InputError, match=r"the weights in x need .* GiB of memory, this machine has"):
     devices.check_memory(2 * has, "the weights in x")
-
-
-def test_two_controllers_are_refused(data_dir, tmp_path):
-  """Two real processes that joined through jax.distributed on the loopback address: each would
-  train alone and both would write.
-  """
-  with socket.socket() as s:
-    s.bind(("127.0.0.1", 0))
-    address = f"127.0.0.1:{s.getsockname()[1]}"
-  code = (
-    "import sys, jax, runpy; address, number = sys.argv[1:3]; "
-    "jax.distributed.initialize(address, 2, int(number)); "
-    "sys.argv = sys.argv[3:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-  )
-  script = [
-    str(REPO / "train_sft.py"),
-    "--model=tiny",
-    f"--data_dir={data_dir}",
-    f"--out_dir={tmp_path / 'sft'}",
-  ]
-  both = [
-    subprocess.Popen(
-      [sys.executable, "-c", code, address, str(i), *script],
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.PIPE,
-      text=True,
-      env=os.environ | {"PYTHONPATH": str(REPO)},
-    )
-    for i in range(2)
-  ]
-  for i, one in enumerate(both):
-    err = one.communicate(timeout=300)[1]
-    assert (
-      one.returncode == 2 and f"error: this is process {i} of 2 under jax.distributed" in err
-    ), err
-  assert not (tmp_path / "sft").exists()
 
 
 def test_a_missing_folder_is_one_line():

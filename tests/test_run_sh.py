@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -17,7 +18,8 @@ from conftest import REPO
 from lib import command_line
 
 PYTHON = f"""#!/usr/bin/env bash
-[ "$2" != lib.command_line ] || [ ! -e lib ] || exec "{sys.executable}" "$@"
+case $2 in lib.joining|lib.following) exec "{sys.executable}" "$@";; esac
+[ "$2" != lib.command_line ] || [ ! -e prepare_data.py ] || exec "{sys.executable}" "$@"
 [ "$1" != -m ] || exit 0
 [ "$1" != -c ] || exec "{sys.executable}" "$@"
 echo "$*" >> calls
@@ -54,6 +56,49 @@ def shell(tmp_path):
     return done, (tmp_path / "calls").read_text().splitlines()
 
   return go
+
+
+def hosts_run(tmp_path, count: int, **variables) -> list[subprocess.CompletedProcess]:
+  """run.sh on several hosts, each in a folder of its own, with the real lib/ to find each other."""
+  with socket.socket() as found:
+    found.bind(("", 0))
+    address = f"127.0.0.1:{found.getsockname()[1]}"
+  running = []
+  for index in range(count):
+    folder = tmp_path / f"host{index}"
+    shutil.copytree(tmp_path / ".venv", folder / ".venv")
+    for name in ("run.sh", "requirements.txt"):
+      shutil.copy(tmp_path / name, folder)
+    shutil.copytree(REPO / "lib", folder / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    settings = {"MODEL": "tiny", "OUT": "out", "HOSTS": f"{address},{count},{index}"}
+    running.append(
+      subprocess.Popen(
+        [folder / "run.sh"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PATH": os.environ["PATH"], "HOSTS_WAIT": "5"} | settings | variables,
+      )
+    )
+  done = []
+  for process in running:
+    out, err = process.communicate(timeout=120)
+    done.append(subprocess.CompletedProcess([], process.returncode, out, err))
+  return done
+
+
+@pytest.mark.parametrize("status", [0, 75])
+def test_the_lead_of_several_hosts_goes_through_the_stages(shell, tmp_path, status):
+  """The other one waits for what they need it for, and ends as the lead ends."""
+  if status:
+    (tmp_path / ".venv/bin/python").write_text(PYTHON.replace("cat stop", "echo sft"))
+  lead, other = hosts_run(tmp_path, 2, STAGES="data sft")
+  assert (lead.returncode, other.returncode) == (status, status), lead.stderr + other.stderr
+  calls = (tmp_path / "host0/calls").read_text().splitlines()
+  assert stages(calls) == ["data", "sft"]
+  assert all(call.endswith(",2,0") for call in calls if "--out_dir" in call)
+  assert not (tmp_path / "host1/calls").exists() and not (tmp_path / "host1/out").exists()
 
 
 def stages(calls):
