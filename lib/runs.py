@@ -270,7 +270,9 @@ class StopSignal:
       self.reason = DEADLINE
     # A signal may come between two turns, so `reason` must not decide who gathers.
     if not self.agreed:
-      reasons = hosts.gather(self.reason)
-      self.reason = next(filter(None, reasons), "")
-      self.agreed = bool(self.reason)
+      found = next(filter(None, hosts.gather(self.reason)), "")
+      # A signal that came meanwhile stands in `reason`, for the next turn: it must not be lost.
+      if found:
+        self.reason = found
+        self.agreed = True
     return self.agreed
