@@ -307,7 +307,7 @@ def test_a_full_disk_ends_both(data_dir, tmp_path):
   flag = RUN | dict(data_dir=data_dir, out_dir=tmp_path / "run", check_rows=0)
   lead, worker = Pair("train_sft.py", flag, tmp_path).end(limit=90)
   assert (lead.code, worker.code) == (2, 2)
-  assert "No space left on device" in last_line(lead) and not last_line(worker)
+  assert "is full (no space left)" in last_line(lead) and not last_line(worker)
 
 
 @pytest.mark.parametrize("flag", [dict(nonsense=1), dict(samples=2)])
