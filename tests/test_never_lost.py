@@ -59,6 +59,10 @@ GRPO = dict(
   learning_rate=3e-4,
   force=True,
 )
+# Calls of LeanGRPOLearner.update before the first of training: compiling makes one on empty rows,
+# and choosing the number of steps four more.
+COMPILED = 1
+MEASURED = 4
 SECRETS = {name: f"hush-{name}-93b1" for name in ("KAGGLE_KEY", "HF_TOKEN", "JUDGE_API_KEY")}
 
 
@@ -136,7 +140,7 @@ CASES = {
       anneal_domains=True,
       sample_every=1,
     ),
-    [("update", 6, 0.01), ("reward", 3, 0.002), ("finish", 1, 0.0)],
+    [("update", COMPILED + 2, 0.01), ("reward", 3, 0.002), ("finish", 1, 0.0)],
   ),
   "sft_lora": (
     train_sft,
@@ -317,7 +321,7 @@ def stopped(flag, tmp_path_factory) -> str:
   now, ticks = time.time, itertools.count()
   with (
     mock.patch("time.time", lambda: now() + 86400 * (next(ticks) % 2)),
-    at_call(LeanGRPOLearner, "update", 6, lambda: os.kill(os.getpid(), signal.SIGTERM)),
+    at_call(LeanGRPOLearner, "update", COMPILED + 6, lambda: os.kill(os.getpid(), signal.SIGTERM)),
   ):
     result = run(train_grpo, **flag, out_dir=folder)
   assert result.code == errors.EXIT_STOPPED, result.err
@@ -356,13 +360,13 @@ def test_deadline_and_ctrl_c(flag, whole, tmp_path):
     clocks[-1].start -= 7200
 
   with mock.patch.object(runs.StopSignal, "__init__", remember):
-    with at_call(
-      LeanGRPOLearner, "update", 4 + 3, time_passes
-    ):  # four updates measure the speed first
+    with at_call(LeanGRPOLearner, "update", COMPILED + MEASURED + 3, time_passes):
       result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=1.5)
     assert result.code == errors.EXIT_STOPPED and "the deadline after step 3 of 8" in result.err
     assert "run the same command" in result.err
-    with at_call(LeanGRPOLearner, "update", 2, lambda: os.kill(os.getpid(), signal.SIGINT)):
+    with at_call(
+      LeanGRPOLearner, "update", COMPILED + 2, lambda: os.kill(os.getpid(), signal.SIGINT)
+    ):
       result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=2.5)
     assert result.code == errors.EXIT_STOPPED and "SIGINT after step 5 of 8" in result.err
   with pytest.raises(
@@ -419,12 +423,15 @@ def test_sft_stops_and_goes_on(survivors, flags, tmp_path):
 def test_auto_steps_are_kept(flag, tmp_path):
   """--max_steps=auto is resolved once: the schedule of a resumed run must not change."""
   flag = flag | dict(max_steps="auto", phase_metrics="", save_every=50, eval_every=0, eval_rows=0)
-  with at_call(LeanGRPOLearner, "update", 4 + 2, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+  nth = COMPILED + MEASURED + 2
+  with at_call(LeanGRPOLearner, "update", nth, lambda: os.kill(os.getpid(), signal.SIGTERM)):
     result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=0.1)
   assert result.code == errors.EXIT_STOPPED, result.err
   steps = json.loads((tmp_path / "run.json").read_text())["max_steps"]
   assert f"--max_steps=auto is {steps} updates" in result.out and steps > 8
-  with at_call(LeanGRPOLearner, "update", 2, lambda: os.kill(os.getpid(), signal.SIGTERM)):
+  with at_call(
+    LeanGRPOLearner, "update", COMPILED + 2, lambda: os.kill(os.getpid(), signal.SIGTERM)
+  ):
     result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=0.2)
   assert (
     f"of {steps}" in result.err
