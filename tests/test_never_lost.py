@@ -425,14 +425,14 @@ def test_auto_steps_are_kept(flag, tmp_path):
   flag = flag | dict(max_steps="auto", phase_metrics="", save_every=50, eval_every=0, eval_rows=0)
   nth = COMPILED + MEASURED + 2
   with at_call(LeanGRPOLearner, "update", nth, lambda: os.kill(os.getpid(), signal.SIGTERM)):
-    result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=0.1)
+    result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=1)
   assert result.code == errors.EXIT_STOPPED, result.err
   steps = json.loads((tmp_path / "run.json").read_text())["max_steps"]
   assert f"--max_steps=auto is {steps} updates" in result.out and steps > 8
   with at_call(
     LeanGRPOLearner, "update", COMPILED + 2, lambda: os.kill(os.getpid(), signal.SIGTERM)
   ):
-    result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=0.2)
+    result = run(train_grpo, **flag, out_dir=tmp_path, max_hours=2)
   assert (
     f"of {steps}" in result.err
     and json.loads((tmp_path / "run.json").read_text())["max_steps"] == steps
