@@ -110,6 +110,8 @@ def run_argv(stage, *argv: str) -> Result:
   handlers = {number: signal.getsignal(number) for number in SIGNALS}
   for name in stage.FLAGS:
     stage.FLAGS[name].unparse()
+  # The notebooks' tests import it, and a script would take this process for a notebook's kernel.
+  kernel = sys.modules.pop("ipykernel", None)
   try:
     with (
       small_charts(),
@@ -122,6 +124,8 @@ def run_argv(stage, *argv: str) -> Result:
   except SystemExit as stop:
     code = stop.code
   finally:
+    if kernel:
+      sys.modules["ipykernel"] = kernel
     for number, handler in handlers.items():
       signal.signal(number, handler)
   return Result(code, out.getvalue(), err.getvalue())
