@@ -79,8 +79,7 @@ def quotas(shares: dict, total: int, room: dict, what: str) -> dict[str, int]:
   # One round is not enough: the rows that a small domain lacks may be too many for the next one.
   while True:
     left = total - sum(counts.values())
-    rows_a_share = left / sum(free.values())
-    exact = {domain: share * rows_a_share for domain, share in free.items()}
+    exact = {domain: share * (left / sum(free.values())) for domain, share in free.items()}
     # Of 100 rows with shares 0.5, 0.3, 0.2 and room for 20 of the first, 80 are left for
     # the other two: 48 and 32.
     short = [domain for domain in free if exact[domain] > room.get(domain, 0)]

@@ -656,7 +656,7 @@ def test_disk_full(flag, whole, tmp_path, what):
 
 
 def test_too_small_a_disk_is_refused_at_start(flag, tmp_path):
-  with mounted(tmp_path / "disk", "size=8m"):
+  with mounted(tmp_path / "disk", "size=2m"):
     one_line_error(
       run(train_grpo, **flag, out_dir=tmp_path / "disk" / "run"), "GB free", "free some space"
     )
