@@ -78,6 +78,12 @@ def small_charts():
     yield
 
 
+@pytest.fixture(autouse=True)
+def no_kernel():
+  """The notebooks' tests import ipykernel, and a script would take this process for a kernel."""
+  sys.modules.pop("ipykernel", None)
+
+
 def pytest_collection_modifyitems(items):
   """The longest files first, so that no test process is left alone with one of them at the end."""
   first = ["never_lost", "real_weights", "grpo", "model", "export", "notebook", "kaggle_notebook"]
@@ -110,8 +116,6 @@ def run_argv(stage, *argv: str) -> Result:
   handlers = {number: signal.getsignal(number) for number in SIGNALS}
   for name in stage.FLAGS:
     stage.FLAGS[name].unparse()
-  # The notebooks' tests import it, and a script would take this process for a notebook's kernel.
-  kernel = sys.modules.pop("ipykernel", None)
   try:
     with (
       small_charts(),
@@ -124,8 +128,6 @@ def run_argv(stage, *argv: str) -> Result:
   except SystemExit as stop:
     code = stop.code
   finally:
-    if kernel:
-      sys.modules["ipykernel"] = kernel
     for number, handler in handlers.items():
       signal.signal(number, handler)
   return Result(code, out.getvalue(), err.getvalue())

@@ -303,8 +303,6 @@ def test_all_flags_are_read_before_the_first_stage(shell, tmp_path, change, word
 def test_flags_are_checked_without_running_the_stage(command, words, monkeypatch, capsys):
   monkeypatch.chdir(REPO)
   monkeypatch.setattr(sys, "argv", [])
-  # The notebooks' tests import it, and would make this process a notebook's kernel.
-  monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
   with pytest.raises(SystemExit) as stop:
     command_line.check_commands([["rewards.py", "--self_test"], command.split()])
   said = capsys.readouterr()
