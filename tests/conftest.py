@@ -86,7 +86,16 @@ def no_kernel():
 
 def pytest_collection_modifyitems(items):
   """The longest files first, so that no test process is left alone with one of them at the end."""
-  first = ["never_lost", "real_weights", "grpo", "model", "export", "notebook", "kaggle_notebook"]
+  first = [
+    "never_lost",
+    "real_weights",
+    "hosts",
+    "grpo",
+    "model",
+    "export",
+    "notebook",
+    "kaggle_notebook",
+  ]
   first += ["sft", "evaluate", "contributing", "sandbox", "loading", "prepare_data", "run_sh"]
   place = {f"test_{name}.py": number for number, name in enumerate(first)}
   items.sort(key=lambda item: place.get(item.path.name, len(first)))
