@@ -444,7 +444,7 @@ def sample_and_score(
   if done:
     command_line.say(f"{done} of {len(rows)} rows are already in {checks.path}; {len(todo)} to go")
   # Also drops the half of a row that is sampled again.
-  hosts.lead_writes(jsonl.write_rows)(checks.path, responses)
+  jsonl.write_rows(checks.path, responses)
 
   tokens = 0
   start = time.monotonic()

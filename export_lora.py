@@ -206,7 +206,7 @@ def check_out_dir(out_dir: str, overwrite: bool):
     return
   # Then config.json was taken away first: see `put_in_place`.
   ours = os.path.isdir(f"{out_dir}/.partial")  # killed while it moved the files up
-  if os.path.isfile(f"{out_dir}/config.json"):
+  if folders.is_complete(out_dir):
     ours = folders.read_config(out_dir, "export_lora.py").get("stage") == "export"
   if not ours:
     raise InputError(
@@ -362,7 +362,7 @@ def put_in_place(partial: str, out_dir: str):
   config.json goes first and comes last: in between the folder is incomplete, and says so.
   """
   old = []
-  if os.path.isfile(f"{out_dir}/config.json"):
+  if folders.is_complete(out_dir):
     old = folders.read_config(out_dir, "export_lora.py")["files"]
     os.remove(f"{out_dir}/config.json")
   # One may be gone already: the user's own doing, and no reason to stop.

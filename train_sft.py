@@ -114,7 +114,7 @@ flags.DEFINE_float(
 flags.DEFINE_integer(
   "patience",
   0,
-  "Stop after this many evaluations without a lower held-out loss; 0: never.",
+  "Stop after this many evaluations without a lower validation loss; 0: never.",
   lower_bound=0,
   flag_values=FLAGS,
 )
@@ -131,7 +131,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer(
   "check_rows",
   64,
-  "Held-out rows answered before and after, to see what SFT costs; 0: none.",
+  "Validation rows answered before and after, to see what SFT costs; 0: none.",
   lower_bound=0,
   flag_values=FLAGS,
 )
@@ -153,7 +153,7 @@ flags.DEFINE_enum(
 flags.DEFINE_integer(
   "eval_every",
   50,
-  "Updates between held-out evaluations; 0: only at the end.",
+  "Updates between validations; 0: only at the end.",
   lower_bound=0,
   flag_values=FLAGS,
 )
@@ -325,7 +325,7 @@ def summed_loss(model, tokens, positions, weights):
   return loss
 
 
-def held_out_loss(model, pairs: list[Pair], rows: int, width: int, mesh) -> float:
+def validation_loss(model, pairs: list[Pair], rows: int, width: int, mesh) -> float:
   """Mean loss per target token over all of `pairs`."""
   arrays, count = pack(pairs, rows, width)  # as one batch, so the sum below is the mean
   total = 0.0
@@ -420,7 +420,7 @@ def update_once(update, plan: Plan, step: int, progress: dict) -> dict:
 
 def validate(model, plan: Plan, progress: dict, mesh) -> float:
   """The validation loss; best/ holds the parameters of the lowest so far."""
-  loss = held_out_loss(model, plan.validation, plan.rows, plan.width, mesh)
+  loss = validation_loss(model, plan.validation, plan.rows, plan.width, mesh)
   progress["stale"] += 1  # evaluations since the lowest; part of the checkpoint, as --patience is
   if progress["best_loss"] is None or loss < progress["best_loss"]:
     progress["best_loss"] = loss
@@ -437,7 +437,7 @@ def show_step(bar: tqdm, row: dict, max_steps: int, seconds_a_step: float):
     parts.append(f"eta {seconds_a_step * to_do / 60:.1f} min")
   parts.append(f"loss {row['loss']:.4f}")
   if "eval_loss" in row:
-    parts.append(f"held-out {row['eval_loss']:.4f}")
+    parts.append(f"val loss {row['eval_loss']:.4f}")
   speed = row["target_tokens"] / max(row["seconds"], 1e-3)
   parts.append(f"lr {row['learning_rate']:.2e}")
   parts.append(f"grad {row['grad_norm']:.2f}")
@@ -522,7 +522,7 @@ def check_flags():
   """Refuses flags that do not go together, before anything is loaded."""
   if FLAGS.patience and not FLAGS.eval_every:
     raise InputError(
-      f"--patience={FLAGS.patience} counts held-out evaluations: it needs --eval_every above 0"
+      f"--patience={FLAGS.patience} counts validations: it needs --eval_every above 0"
     )
 
 
@@ -542,7 +542,7 @@ def pack_rows(data: Rows, policy: Policy, trained: int) -> Packed:
   validation, val_dropped = tokenize(data.validation, policy.tokenizer, FLAGS.max_length)
   if FLAGS.patience and not validation:
     raise InputError(
-      f"--patience={FLAGS.patience} counts held-out evaluations: it needs rows with a target in "
+      f"--patience={FLAGS.patience} counts validations: it needs rows with a target in "
       f"{FLAGS.data_dir}/val.jsonl"
     )
   fsdp = policy.mesh.shape["fsdp"]
@@ -550,7 +550,7 @@ def pack_rows(data: Rows, policy: Policy, trained: int) -> Packed:
   rows, width = packed_shape(pairs + validation, FLAGS.max_length, FLAGS.micro_batch_size, fsdp)
   command_line.say(
     f"sft: {len(pairs)} rows ({dropped} over {FLAGS.max_length} tokens dropped), "
-    f"{len(validation)} held out ({val_dropped} dropped), {trained / 1e6:.2f}M trainable "
+    f"{len(validation)} for validation ({val_dropped} dropped), {trained / 1e6:.2f}M trainable "
     f"parameters, {FLAGS.batch_size} rows an update, packed into {rows} × {width} tokens at once, "
     f"{devices.device_line(policy.mesh)}"
   )

@@ -7,7 +7,7 @@ Writes  nothing, but with --lengths=real the model that all start from, under --
         table a shape: median s/step, completions/s, tokens/s, CPU seconds, peak memory, ratios.
 
   python benchmarks/bench_grpo.py --model=MODEL --data_dir=DATA --peer_python=peer/bin/python
-  python benchmarks/bench_grpo.py --model=MODEL --data_dir=DATA --peer_python=peer/bin/python
+  python benchmarks/bench_grpo.py --model=MODEL --data_dir=DATA --peer_python=peer/bin/python \\
     --lengths=real --shapes=8x4 --micro_batch_size=2
   python benchmarks/bench_grpo.py --model=MODEL --data_dir=DATA --seed_shape
 
@@ -184,6 +184,13 @@ def race(
             flush=True,
           )
   return found
+
+
+def run_worker(worker: str, contestants: dict):
+  """One of the processes that `race` starts; worker: contestant:job file."""
+  name, _, path = worker.partition(":")
+  job = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+  contestants[name](job, Clock(job["steps_path"]))
 
 
 class Clock:
@@ -542,9 +549,7 @@ def run_shape(flag, job: dict, size: int, groups: int, contestants: list[str], r
 def main():
   flag = FLAGS
   if flag.worker:
-    name, _, path = flag.worker.partition(":")
-    job = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    return CONTESTANTS[name](job, Clock(job["steps_path"]))
+    return run_worker(flag.worker, CONTESTANTS)
   contestants = ["ours"] if flag.seed_shape else choose(flag.only, flag.peer_python)
   print(machine_line(), flush=True)
   job = make_job(flag)

@@ -19,7 +19,6 @@ train_sft.py does, and every row padded apart. It prints both validation losses 
 Processes, turns and CPU seconds as in bench_grpo.py.
 """
 
-import json
 import pathlib
 import sys
 import time
@@ -27,7 +26,7 @@ import time
 from absl import flags
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from bench_grpo import Clock, choose, print_table, race
+from bench_grpo import Clock, choose, print_table, race, run_worker
 from machine import machine_line
 
 from lib import command_line, devices, jsonl, loading, optimization, parameters, tokenization
@@ -297,7 +296,7 @@ def train_and_validate(flag, seed: int, layout) -> tuple[float, float, float]:
     update(micro_batches, float(schedule(step)), count)
     real += sum(len(prompt) + len(target) for prompt, target in batches[step])
     padded += count * micro_batches["tokens"][0].size
-  loss = train_sft.held_out_loss(trainer.model, validation, *shape, policy.mesh)
+  loss = train_sft.validation_loss(trainer.model, validation, *shape, policy.mesh)
   return loss, 1 - real / padded, time.process_time() - start
 
 
@@ -305,9 +304,7 @@ def train_and_validate(flag, seed: int, layout) -> tuple[float, float, float]:
 def main():
   flag = FLAGS
   if flag.worker:
-    name, _, path = flag.worker.partition(":")
-    job = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-    return CONTESTANTS[name](job, Clock(job["steps_path"]))
+    return run_worker(flag.worker, CONTESTANTS)
   print(machine_line(), flush=True)
   if flag.loss_check:
     return loss_check(flag)

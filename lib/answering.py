@@ -25,17 +25,14 @@ def free_bytes() -> int:
   """Memory that sampling may take: of all devices, or of the host (inside its cgroup) where the CPU
   is the device.
   """
-  # A CPU has no statistics of its own.
-  stats = [device.memory_stats() or {} for device in jax.local_devices()]
-  if all("bytes_limit" in each for each in stats):
+  if stats := devices.memory_stats():
     free = [each["bytes_limit"] - each["bytes_in_use"] for each in stats]
     return sum(hosts.gather(sum(free)))
   free = psutil.virtual_memory().available
-  limit_file = devices.CGROUP_LIMIT
-  limit = limit_file.read_text().strip() if limit_file.is_file() else "max"
-  if limit.isdigit():
+  limit = devices.cgroup_limit()
+  if limit is not None:
     # What this process holds, not memory.current: the page cache counts there.
-    free = min(free, int(limit) - psutil.Process().memory_info().rss)
+    free = min(free, limit - psutil.Process().memory_info().rss)
   # Equal shares of the rows go to all hosts, so the one with the least room decides.
   rooms = hosts.gather(max(free, 0))
   return len(rooms) * min(rooms)
@@ -78,6 +75,18 @@ def noise_keys(seed: int, row_ids: list[str], samples: int) -> np.ndarray:
       digest = hashlib.sha256(f"{seed}/{row_id}/{number}".encode()).digest()
       keys.append(digest[:8])
   return np.frombuffer(b"".join(keys), np.uint32).reshape(len(row_ids), samples, 2)
+
+
+def fewer_prompts(prompts: int, error: jax.errors.JaxRuntimeError) -> int:
+  """Half as many prompts at a time, where that mends the error; else raises it."""
+  if "RESOURCE_EXHAUSTED" not in str(error) or prompts == 1:
+    raise error
+  if hosts.several():  # it may be so on one host alone, and all must go on alike
+    raise InputError(
+      f"out of memory with {prompts} prompts at a time; give a smaller --batch_size"
+    ) from error
+  command_line.say(f"out of memory; going on with {prompts // 2} prompts at a time")
+  return prompts // 2
 
 
 def generate(
@@ -131,15 +140,7 @@ def generate(
         keys=noise_keys(seed, [rows[index]["id"] for index in filled], samples),
       )  # (B·G, T)
     except jax.errors.JaxRuntimeError as error:
-      # Out of memory is the one error that fewer rows at a time can mend.
-      if "RESOURCE_EXHAUSTED" not in str(error) or prompts == 1:
-        raise
-      if hosts.several():  # it may be so on one host alone, and all must go on alike
-        raise InputError(
-          f"out of memory with {prompts} prompts at a time; give a smaller --batch_size"
-        ) from error
-      prompts //= 2
-      command_line.say(f"out of memory; going on with {prompts} prompts at a time")
+      prompts = fewer_prompts(prompts, error)
       continue
     start += len(part)
     by_prompt = completions.reshape(prompts, samples, -1)  # (B, G, T)

@@ -133,7 +133,7 @@ def warn_if_damaged(before: dict, after: dict):
     # pass@1 and maj@k; the format is what SFT is meant to change.
     if "@" in name and name in before and after[name] < before[name]:
       command_line.say(
-        f"WARNING: SFT lowered {name} on held-out rows from {before[name]:.3f} to "
+        f"WARNING: SFT lowered {name} on validation rows from {before[name]:.3f} to "
         f"{after[name]:.3f}; train fewer steps, at a lower --learning_rate, or on targets closer "
         "to what the model says itself"
       )
@@ -151,5 +151,5 @@ def compare(policy: Policy, rows: list[dict], check: Check, out_dir: str, step: 
   # Before training, step is 0.
   when = "after" if step else "before"
   numbers = ", ".join(f"{name} {value:.3f}" for name, value in judged.items())
-  command_line.say(f"sft: {when} on {len(rows)} held-out rows: {numbers}")
+  command_line.say(f"sft: {when} on {len(rows)} validation rows: {numbers}")
   return judged

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib import comparison, curves, jsonl, lineage, summary, tables
+from lib import comparison, curves, folders, jsonl, lineage, summary, tables
 from lib.errors import InputError
 
 # isort: split
@@ -251,7 +251,7 @@ def sibling_results(out_dir: pathlib.Path) -> list[dict]:
   here = out_dir.resolve()
   found = []
   for path in sorted(here.parent.glob("*/results.json")):
-    if path.parent == here or not (path.parent / "config.json").is_file():
+    if path.parent == here or not folders.is_complete(path.parent):
       continue
     # A results.json of another program, or one that is being replaced, is no sibling.
     with contextlib.suppress(InputError):

@@ -17,7 +17,6 @@ import traceback
 import urllib.parse
 
 from absl import flags
-from tqdm import tqdm
 
 from lib import errors, folders, host_lines, hosts, meeting, run_size, visible
 from lib.errors import InputError, Stopped
@@ -229,8 +228,10 @@ def say_here(text: str):
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
 
 
-def progress_bar(total: int, done: int, name: str) -> tqdm:
-  """A bar on the lead's terminal. Without one it is off, and the trainers print a line a step."""
+def progress_bar(total: int, done: int, name: str):
+  """tqdm's bar on the lead's terminal. Without one it is off: the trainers print a line a step."""
+  from tqdm import tqdm  # rewards.py and run.sh's first second have no bar
+
   return tqdm(total=total, initial=done, desc=name, disable=None if hosts.is_lead() else True)
 
 

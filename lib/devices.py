@@ -129,14 +129,25 @@ def use_arithmetic(dtype: str, device=None):
     )
 
 
+def memory_stats() -> list[dict]:
+  """What each of this host's devices says of its memory; [] where one says nothing, as a CPU."""
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  return stats if all("bytes_limit" in each for each in stats) else []
+
+
+def cgroup_limit() -> int | None:
+  """Bytes that this process's cgroup allows; None without a limit."""
+  limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else "max"
+  return int(limit) if limit.isdigit() else None
+
+
 def memory_bytes() -> int:
   """Of all devices together; where the CPU is the device, the host's inside its cgroup."""
-  stats = [device.memory_stats() or {} for device in jax.local_devices()]
-  if all("bytes_limit" in each for each in stats):
+  if stats := memory_stats():
     return sum(each["bytes_limit"] for each in stats)
-  limit = CGROUP_LIMIT.read_text().strip() if CGROUP_LIMIT.is_file() else "max"
   total = psutil.virtual_memory().total
-  return min(total, int(limit)) if limit.isdigit() else total
+  limit = cgroup_limit()
+  return total if limit is None else min(total, limit)
 
 
 def check_memory(needed: int, what: str):

@@ -174,7 +174,7 @@ def read_thresholds(flag, validation: list[dict]) -> list[float]:
   if not (rates and evaluated and curriculum):
     raise InputError(
       f"--phase_metrics={','.join(flag.phase_metrics)}: expected two rates in 0 to 1, format and "
-      "accuracy, such as 0.9,0.5, together with --rewards=curriculum, held-out rows (--eval_rows) "
-      "and --eval_every above 0"
+      "accuracy, such as 0.9,0.5, together with --rewards=curriculum, validation rows "
+      "(--eval_rows) and --eval_every above 0"
     )
   return found

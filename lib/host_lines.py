@@ -23,7 +23,7 @@ import threading
 import time
 from typing import NamedTuple
 
-from lib import errors
+from lib import errors, hosts
 from lib.errors import InputError
 from lib.joining import Place
 
@@ -213,10 +213,10 @@ def end_together(status: int, said: str, agreed: bool):
   said: this process's last line, empty for a good end. agreed: all hosts come to this end by
   themselves, so the lead, which may be writing files still, is waited for.
   """
-  lead = len(LINES) != 1 or LINES[0].index != 0
-  if lead:
+  if hosts.is_lead():
     ENDING.acquire()  # for good; where a watching thread has it, that one ends the process
-    speak_last(said)
+    if said:
+      speak(said)
     end_others(status)
   if not agreed:
     # The same error is mostly the lead's too, which then says it and ends this process.
@@ -224,11 +224,6 @@ def end_together(status: int, said: str, agreed: bool):
     send(LINES[0], {"end": status, "said": said})
   # `watch` ends the process when the lead does.
   threading.Event().wait()
-
-
-def speak_last(said: str):
-  if said:
-    speak(said)
 
 
 def start_relay(host: str, port: int) -> int:

@@ -17,11 +17,11 @@ agreement: lib/host_lines.py ends all of them. They have found each other in lib
 import functools
 import pickle
 
-import numpy as np
-
 from lib import joining
 from lib.errors import InputError
 
+# NumPy and JAX are imported where they are used: lib/command_line.py, and with it rewards.py, need
+# neither.
 HERE = {"place": joining.ALONE}  # of this process; lib/meeting.py notes another
 
 
@@ -40,6 +40,7 @@ def gather(value) -> list:
   """Every process's value (anything that pickles), in their order, on every process."""
   if not several():
     return [value]
+  import numpy as np
   from jax.experimental import multihost_utils
 
   # Arrays are all that a collective carries, and of one size on all processes.
@@ -54,6 +55,7 @@ def share(value):
   """The lead's value on every process; the others' does not matter."""
   if not several():
     return value
+  import numpy as np
   from jax.experimental import multihost_utils
 
   data = np.frombuffer(pickle.dumps(value if is_lead() else None), np.uint8)
@@ -120,6 +122,7 @@ def spread(tree, sharding):
   Each process puts its own shards, so nothing goes over the network. What is on the devices stays.
   """
   import jax
+  import numpy as np
 
   if not several():
     return jax.device_put(tree, sharding)
@@ -141,8 +144,10 @@ def fetch(tree):
   return jax.tree.map(whole, tree) if several() else jax.device_get(tree)
 
 
-def whole(x) -> np.ndarray:
+def whole(x):
   """`fetch` of one array."""
+  import numpy as np
+
   # On one process, and where every device holds all of it, nothing has to be collected.
   if not several() or not hasattr(x, "sharding") or x.is_fully_replicated:
     return np.asarray(x)
@@ -153,6 +158,7 @@ def whole(x) -> np.ndarray:
 
 def from_lead(arrays: dict, like: dict) -> dict:
   """{name: array} that only the lead has, on all devices and laid out as `like` is."""
+  import numpy as np
   from jax.experimental import multihost_utils
 
   laid_out = {}

@@ -12,7 +12,6 @@ import glob
 import os
 import re
 import sys
-import urllib.request
 from typing import NamedTuple
 
 from lib.errors import InputError
@@ -163,6 +162,8 @@ def from_tpu(env) -> Place | None:
 
 
 def read_metadata(name: str) -> str:
+  import urllib.request  # on a TPU alone: every script reads this file at its start
+
   request = urllib.request.Request(METADATA + name, headers={"Metadata-Flavor": "Google"})
   with urllib.request.urlopen(request, timeout=METADATA_SECONDS) as answer:
     return answer.read().decode().strip()

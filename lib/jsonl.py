@@ -46,6 +46,7 @@ def write_text(path, text: str):
   os.replace(partial, path)
 
 
+@hosts.lead_writes
 def write_rows(path, rows: list[dict]):
   """A whole JSONL file or nothing, its rows as they are."""
   write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -113,7 +113,7 @@ def read_run_config(folder: str) -> tuple[dict, str]:
     return folders.read_config(folder, MADE_BY), os.path.join(folder, "params")
   run = os.path.dirname(folder)
   # config.json comes last; run.json has the same facts of a run that was broken off.
-  unfinished = not os.path.isfile(os.path.join(run, "config.json"))
+  unfinished = not folders.is_complete(run)
   made = folders.read_run(run).get("made") if unfinished else None
   return made or folders.read_config(run, MADE_BY), folder
 

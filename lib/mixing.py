@@ -8,7 +8,7 @@ import collections
 import hashlib
 import math
 
-from lib import contract, overlap
+from lib import contract, overlap, splits
 from lib.errors import InputError
 
 
@@ -117,16 +117,21 @@ def place_rows(rows: list[dict], keys: list[bytes], official: bool, separate_eva
   --eval_pool and, with `official`, rows that their source marks as evaluation never train; beside
   an --eval_pool the rest never evaluates. row["home"]: the split that it goes to first, from the
   hash of its question (`keys`) alone: a tenth test, a tenth val. A grown pool leaves it where it
-  was. row["rank"]: its place in the draw, by the seed too.
+  was. Where evaluation rows are marked, some val and some test, their mark is their home.
+  row["rank"]: its place in the draw, by the seed too.
   """
   # The remainder makes a negative seed fit eight bytes.
   salt = (seed % 2**64).to_bytes(8, "little")
-  for row, key in zip(rows, keys, strict=True):
+  for row in rows:
     row["side"] = side_of(row, official, separate_eval)
+  marked = marked_homes(rows)
+  for row, key in zip(rows, keys, strict=True):
     test_ends, val_ends = HOMES[row["side"]]
     # Eight bytes of a hash as a number in [0, 1): the same for a question in any pool and order.
     fraction = int.from_bytes(key[:8], "little") / 2**64
-    if fraction < test_ends:
+    if row["index"] in marked:
+      row["home"] = marked[row["index"]]
+    elif fraction < test_ends:
       row["home"] = "test"
     elif fraction < val_ends:
       row["home"] = "val"
@@ -134,6 +139,20 @@ def place_rows(rows: list[dict], keys: list[bytes], official: bool, separate_eva
       row["home"] = "train"
     # With another seed other rows are drawn, but none leaves its home.
     row["rank"] = hashlib.blake2b(key, digest_size=8, key=salt).digest()
+
+
+def marked_homes(rows: list[dict]) -> dict[int, str]:
+  """index of an evaluation row → val or test, as its source marks it.
+
+  Empty unless both are there: GSM8K has a test set alone, and val must come from it too.
+  """
+  homes = {"val": "val", "dev": "val", "test": "test"}
+  marked = {}
+  for row in rows:
+    split = splits.name_split(str(row["metadata"].get("split")))
+    if row["side"] == "eval" and split in homes:
+      marked[row["index"]] = homes[split]
+  return marked if len(set(marked.values())) == 2 else {}
 
 
 def side_of(row: dict, official: bool, separate_eval: bool) -> str | None:

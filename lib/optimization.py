@@ -94,11 +94,11 @@ def make_step(trainer: peft_trainer.PeftTrainer):
   kind = parameters.trainable(trainer.model)
   # nnx.split parts a module into its structure and its arrays; nnx.merge joins them again.
   graph, params_state, frozen_state = nnx.split(trainer.model, kind, ...)
-  optimizer_graph, optimizer_state = nnx.split(trainer.optimizer)
   # Lists are what jax.jit takes fastest: an nnx state is flattened in Python, 12 ms with each call.
   params_tree = jax.tree.structure(params_state)
   frozen_tree = jax.tree.structure(frozen_state)
-  optimizer_tree = jax.tree.structure(optimizer_state)
+  optimizer_graph, state = nnx.split(trainer.optimizer)
+  optimizer_structure = forward_pass.Structure(optimizer_graph, jax.tree.structure(state))
 
   def model_of(params, frozen):
     return nnx.merge(
@@ -121,16 +121,9 @@ def make_step(trainer: peft_trainer.PeftTrainer):
       return gradient_of_loss(params, frozen, micro_batch)
 
     size = jax.tree.leaves(micro_batches)[0].shape[0]
-    # A loop needs an accumulator as large as the parameters; a single micro-batch needs neither.
-    if size == 1:
-      (value, aux), gradient = one(0)
-      # The axis of micro-batches, as the loop has it: (1, …).
-      aux = jax.tree.map(lambda x: x[None], aux)
-    else:
-      value, aux, gradient = sum_micro_batches(one, size, count, params)
-
+    value, aux, gradient = sum_micro_batches(one, size, count, params)
     model = model_of(params, frozen)
-    optimizer = nnx.merge(optimizer_graph, jax.tree.unflatten(optimizer_tree, optimizer_state))
+    optimizer = optimizer_structure.merge(optimizer_state)
     gradients = jax.tree.unflatten(params_tree, gradient)
     optimizer.update(model, gradients, learning_rate=learning_rate)
     return (
@@ -149,6 +142,11 @@ def sum_micro_batches(one, size: int, count, params):
 
   one: the index of a micro-batch → ((loss, aux), gradient), as value_and_grad gives them.
   """
+  # A loop needs an accumulator as large as the parameters; a single micro-batch needs neither.
+  if size == 1:
+    (value, aux), gradient = one(0)
+    # The axis of micro-batches, as the loop has it: (1, …).
+    return value, jax.tree.map(lambda x: x[None], aux), gradient
 
   def add(i, total):
     total_value, rows, total_gradient = total

@@ -164,7 +164,7 @@ def preflight(
   if "curriculum" in own_rewards.system_names(settings.rewards) and formatted >= FORM_KNOWN:
     command_line.say(
       "preflight: the form is there already, and the first phase pays for little else; "
-      "--phase_metrics=0.9,0.5 leaves a phase as soon as held-out rows have passed it"
+      "--phase_metrics=0.9,0.5 leaves a phase as soon as validation rows have passed it"
     )
   reasons = []
   if not differ.any():
@@ -202,11 +202,13 @@ def check_time(
   ]
 
 
-def fitting_steps(learner: LeanGRPOLearner, held_out, batch_seconds: float, stop, flag) -> int:
+def fitting_steps(
+  learner: LeanGRPOLearner, validation_rows, batch_seconds: float, stop, flag
+) -> int:
   """--max_steps=auto: the updates that fit 90% of the time left, validation included."""
   iterations = learner.settings.num_iterations
   if flag.eval_every:
-    a_validation = measure_validation(learner, held_out)
+    a_validation = measure_validation(learner, validation_rows)
     # A validation's seconds, spread over the batches between two of them.
     batch_seconds += a_validation * iterations / flag.eval_every
   left = stop.max_seconds - stop.seconds
@@ -224,7 +226,7 @@ def before_training(
   reward_fns,
   stream,
   rows: list[dict],
-  held_out: list[dict],
+  validation_rows: list[dict],
   max_steps: int | None,
   stop,
   flag,
@@ -245,4 +247,4 @@ def before_training(
     raise InputError(f"preflight refuses to train: {reasons[0]}; --force trains all the same")
   if flag.preflight_only:
     command_line.say("preflight: nothing speaks against training")
-  return max_steps or hosts.share(fitting_steps(learner, held_out, seconds, stop, flag))
+  return max_steps or hosts.share(fitting_steps(learner, validation_rows, seconds, stop, flag))

@@ -84,7 +84,7 @@ def fixed_symbols() -> list[str]:
   headings = [f"{name}:" for name in contract.SECTIONS]
   symbols = [*headers, *tags, "\n", "user\n", "model\n", *headings]
   # Sentencepiece looks for symbols after it has written spaces as U+2581.
-  return [symbol.replace(" ", "\u2581") for symbol in symbols]
+  return [symbol.replace(" ", tokenizer_json.SPACE) for symbol in symbols]
 
 
 def load_tokenizer(

@@ -11,8 +11,8 @@ import sentencepiece as spm
 
 from lib import contract, gemma_config, tokenization, tokenizer_files
 from lib.errors import InputError
+from lib.tokenizer_json import SPACE
 
-SPACE = "\u2581"  # how sentencepiece spells one
 # The first stands behind the vocabulary, in Google's files of every size; text holds none of them.
 IMAGE_TOKENS = ("<image_soft_token>", "<start_of_image>", "<end_of_image>")
 

@@ -13,12 +13,12 @@ import shutil
 from sentencepiece import sentencepiece_model_pb2 as pb
 
 from lib import contract, jsonl, tokenization
+from lib.tokenizer_json import SPACE
 
 # A published base's own files are right as they are; only what it lacks is made here.
 COPIED = ("tokenizer.json", "special_tokens_map.json", "added_tokens.json")
 PROCESSOR = ("preprocessor_config.json", "processor_config.json")  # how images become tokens
 # "a b" is stored as "a▁b", so that a space can be part of a piece.
-SPACE = "\u2581"  # how sentencepiece spells one
 KINDS = pb.ModelProto.SentencePiece
 
 

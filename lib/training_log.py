@@ -166,7 +166,7 @@ def step_line(row: dict, max_steps: int, eta_hours: float, hours_left: float) ->
       parts.append(f"{name.removeprefix('failed/')} {count}")
   # Validation runs with some steps only.
   if "eval_reward" in row:
-    parts.append(f"held-out acc {share(row['eval_accuracy'], 3)} reward {row['eval_reward']:.3f}")
+    parts.append(f"val acc {share(row['eval_accuracy'], 3)} reward {row['eval_reward']:.3f}")
   if row.get("warning"):
     parts.append(f"WARNING: {row['warning']}")
   return " | ".join(parts)

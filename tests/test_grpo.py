@@ -18,6 +18,7 @@ import orbax.checkpoint as ocp
 import pytest
 from conftest import LORA, argv_of, one_line_error, run, run_well
 from flax import nnx
+from small_models import small_config
 from tunix.rl import algo_core, common
 from tunix.rl.grpo import grpo_learner as tunix_learner
 from tunix.sft import utils as sft_utils
@@ -131,20 +132,7 @@ def textbook(
 @pytest.fixture(scope="module")
 def small():
   """One-layer Gemma 3 models that compile fast: {lora: model}."""
-  config = gemma.ModelConfig(
-    num_layers=1,
-    num_embed=512,
-    embed_dim=32,
-    hidden_dim=48,
-    num_heads=2,
-    head_dim=16,
-    num_kv_heads=1,
-    sliding_window_size=128,
-    local_base_frequency=10_000,
-    global_base_frequency=10_000,
-    param_dtype=jnp.float32,
-  )
-  base, mesh = gemma.create_tiny(config), devices.make_mesh("1x1")
+  base, mesh = gemma.create_tiny(small_config()), devices.make_mesh("1x1")
   lora = parameters.apply_lora(base, mesh, 4, 8.0)
   rng = np.random.default_rng(0)
   flat = {
@@ -996,7 +984,7 @@ def test_preflight(flag, tmp_path):
   assert not os.path.isdir(tmp_path / "b" / "checkpoints")
 
 
-def test_held_out_rows_without_right_answers_have_no_accuracy(flag, data_dir, tmp_path):
+def test_validation_rows_without_right_answers_have_no_accuracy(flag, data_dir, tmp_path):
   """A dash and a null, not an accuracy of zero."""
   data = shutil.copytree(data_dir, tmp_path / "data")
   rows = [
@@ -1007,7 +995,7 @@ def test_held_out_rows_without_right_answers_have_no_accuracy(flag, data_dir, tm
     train_grpo,
     **flag | dict(data_dir=data, out_dir=tmp_path / "out", max_steps=1, eval_every=1, eval_rows=4),
   )
-  assert "held-out acc — reward" in out
+  assert "val acc — reward" in out
   assert jsonl.read_rows(tmp_path / "out" / "metrics.jsonl")[0]["eval_accuracy"] is None
   assert (tmp_path / "out" / "best").is_dir()
 

@@ -5,6 +5,8 @@ long.
 import ast
 import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -63,3 +65,12 @@ def test_run_sh_has_no_long_line():
   # ruff sees to the Python files.
   lines = (ROOT / "run.sh").read_text(encoding="utf-8").splitlines()
   assert [line for line in lines if len(line) > 100] == []
+
+
+def test_rewards_are_there_in_no_time():
+  """rewards.py says so: a notebook and data preparation wait for neither NumPy nor JAX."""
+  loaded = "import sys, rewards; print(*sys.modules)"
+  done = subprocess.run(
+    [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
+  )
+  assert not {"numpy", "jax", "tqdm", "sympy"} & set(done.stdout.split())

@@ -15,6 +15,7 @@ import optax
 import pytest
 from conftest import REPO, one_line_error, process
 from flax import nnx
+from small_models import small_config
 from tunix.generate import sampler as tunix_sampler
 from tunix.sft import utils as sft_utils
 
@@ -319,19 +320,7 @@ def test_rows_that_are_done_leave_and_the_others_do_not_notice(policy):
 def test_local_layers_keep_their_window_and_draw_the_same(monkeypatch):
   """Six layers, the last of them global; a window of 16 that ends inside the prompt, inside
   the answer and before either. What is left is the order of a sum."""
-  config = gemma.ModelConfig(
-    num_layers=6,
-    num_embed=512,
-    embed_dim=32,
-    hidden_dim=48,
-    num_heads=2,
-    head_dim=16,
-    num_kv_heads=1,
-    sliding_window_size=16,
-    local_base_frequency=10_000,
-    global_base_frequency=1_000_000,
-    param_dtype=jnp.float32,
-  )
+  config = small_config(num_layers=6, sliding_window_size=16, global_base_frequency=1_000_000)
   model = gemma.create_tiny(config)
   policy = loading.Policy(model, None, devices.make_mesh("1x1"), "tiny", "", 0, 0.0)
   rng = np.random.default_rng(0)

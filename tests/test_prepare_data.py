@@ -318,6 +318,24 @@ def test_eval_pool_and_official_marks(tmp_path):
   assert "own-copy" not in {r["id"] for r in splits["train"]}
 
 
+def test_marks_tell_validation_from_test(tmp_path):
+  """A published test set is tested whole; what its own validation set holds never slips in."""
+  evaluating = pool_rows(dict.fromkeys(POOL, 8), salt=9)
+  for i, row in enumerate(evaluating):
+    row["metadata"]["split"] = "test" if i % 4 else "dev"
+  tests = {f"own-{r['metadata']['id']}" for r in evaluating if r["metadata"]["split"] == "test"}
+  splits = run(
+    tmp_path / "out",
+    pool=write(tmp_path / "pool.jsonl", pool_rows(POOL)),
+    eval_pool=write(tmp_path / "evaluating.jsonl", evaluating),
+    mixing="natural",
+    train_size=200,
+    val_size=len(evaluating) - len(tests),
+    test_size=len(tests),
+  )
+  assert {r["id"] for r in splits["test"]} == tests
+
+
 # ---- cleaning
 def cleaned(questions, answers=None, domain="science"):
   rows = [

@@ -172,9 +172,9 @@ def test_each_target_token_is_learned_from_what_is_before_it(policy, pairs):
     assert float(per_token[at + n]) == pytest.approx(float(row[ids[n]]), abs=2e-5)
 
 
-def test_held_out_loss_is_the_mean_over_tokens(policy, pairs):
+def test_validation_loss_is_the_mean_over_tokens(policy, pairs):
   """Micro-batches of unequal token counts and a last one that is not full."""
-  got = train_sft.held_out_loss(policy.model, pairs[:7], 2, 96, policy.mesh)
+  got = train_sft.validation_loss(policy.model, pairs[:7], 2, 96, policy.mesh)
   total = tokens = 0
   for pair in pairs[:7]:
     arrays = {k: v[0] for k, v in train_sft.pack([pair], 1, 512)[0].items()}
@@ -298,7 +298,7 @@ def test_run_learns_and_shows_it(data_dir, tmp_path):
 
 
 def test_early_stop(data_dir, tmp_path):
-  """A learning rate that ruins the model: the held-out loss never falls again."""
+  """A learning rate that ruins the model: the validation loss never falls again."""
   out = run_well(
     train_sft,
     data_dir=data_dir,
@@ -316,7 +316,7 @@ def test_lost_accuracy_is_said_loudly(capsys):
   )
   said = capsys.readouterr().out
   assert (
-    said.startswith("WARNING: SFT lowered pass@1 on held-out rows from 0.610 to 0.430")
+    said.startswith("WARNING: SFT lowered pass@1 on validation rows from 0.610 to 0.430")
     and said.count("WARNING") == 1
   )
   before_after.warn_if_damaged({"pass@1": 0.4}, {"pass@1": 0.5})
@@ -437,7 +437,7 @@ BAD = [
   (dict(resume_from="nowhere"), "holds no run.json"),
   (
     dict(patience=2, eval_every=0),
-    "--patience=2 counts held-out evaluations: it needs --eval_every above 0",
+    "--patience=2 counts validations: it needs --eval_every above 0",
   ),
 ]
 
@@ -474,8 +474,8 @@ def test_bad_data(data_dir, tmp_path):
   config = json.loads((data / "config.json").read_text())
   jsonl.write_text(data / "config.json", json.dumps(config | {"prompt_hash": "0123456789abcdef"}))
   one_line_error(attempt(), "was made with prompt 0123456789abcdef", "--allow_prompt_mismatch")
-  held_out = jsonl.read_rows(data / "val.jsonl")
-  long = [row | {"target": row["target"] * 99} for row in held_out if "target" in row]
+  validation_rows = jsonl.read_rows(data / "val.jsonl")
+  long = [row | {"target": row["target"] * 99} for row in validation_rows if "target" in row]
   jsonl.write_text(data / "val.jsonl", "".join(json.dumps(row) + "\n" for row in long))
   one_line_error(
     attempt(allow_prompt_mismatch=True, max_length=200),
