@@ -407,7 +407,7 @@ def train(
   learner: LeanGRPOLearner,
   stream,
   schedule,
-  validation_rows: list[dict],
+  val_rows: list[dict],
   state: dict,
   flag,
   thresholds: list[float],
@@ -444,8 +444,8 @@ def train(
       for iteration, row in updates_of(learner, prepared.batch, schedule, state, evaluated):
         row = seen | row
         row |= health.watch(row, progress)
-        if evaluated(state["step"]) and validation_rows:
-          row |= evaluate(learner, validation_rows, progress, thresholds, flag.out_dir)
+        if evaluated(state["step"]) and val_rows:
+          row |= evaluate(learner, val_rows, progress, thresholds, flag.out_dir)
         if thresholds:
           row["phase"] = progress["phase"]
         first = iteration == 0
@@ -535,7 +535,7 @@ def updates_of(
 
 def evaluate(
   learner: LeanGRPOLearner,
-  validation_rows: list[dict],
+  val_rows: list[dict],
   progress: dict,
   thresholds: list[float],
   out_dir: str,
@@ -544,7 +544,7 @@ def evaluate(
 
   best/ holds the parameters of the highest accuracy (then reward) so far, beside the last ones.
   """
-  row = validation.validation_metrics(learner, validation_rows)
+  row = validation.validation_metrics(learner, val_rows)
   # Lists compare from the left: reward decides between equal accuracies.
   score = [row["eval_accuracy"] or 0.0, row["eval_reward"]]
   if progress["best"] is None or score > progress["best"]:
@@ -613,8 +613,8 @@ def load_rows(
       f"{data_dir}/train.jsonl has no row for GRPO (all are marked metadata.use = sft); "
       "prepare more rows"
     )
-  validation_rows = jsonl.read_rows(os.path.join(data_dir, "val.jsonl"))[:eval_rows]
-  return config, rows, validation_rows
+  val_rows = jsonl.read_rows(os.path.join(data_dir, "val.jsonl"))[:eval_rows]
+  return config, rows, val_rows
 
 
 def choose_shape(flag, lengths: list[int], fsdp: int) -> answer_packing.RowShape:
@@ -667,7 +667,7 @@ def check_flags():
 
 
 def make_learner(
-  flag, style: str, rows: list[dict], validation_rows: list[dict], started: dict, state: dict
+  flag, style: str, rows: list[dict], val_rows: list[dict], started: dict, state: dict
 ) -> tuple[Policy, LeanGRPOLearner]:
   """(the policy to train, a learner around it, fresh) of what --model and --init_from name.
 
@@ -676,9 +676,7 @@ def make_learner(
   start = grpo_start.load_start(flag, style)
   grpo_start.check_inputs(flag, flag.out_dir, started, start)
   # Validation rows as well: their prompts are sampled at the same widths.
-  lengths = grpo_start.check_prompts(
-    rows + validation_rows, start.tokenizer, flag.max_prompt_tokens
-  )
+  lengths = grpo_start.check_prompts(rows + val_rows, start.tokenizer, flag.max_prompt_tokens)
   settings = choose_settings(flag, start, lengths, style)
   policy, reference = grpo_start.starting_policy(
     start, flag.lora_rank, flag.lora_alpha, flag.seed, settings.reference
@@ -697,12 +695,12 @@ def main():
   max_steps = runs.read_max_steps(flag.max_steps, flag.max_hours)
   check_flags()
   command_line.join_hosts(flag)
-  data, rows, validation_rows = hosts.on_lead(
+  data, rows, val_rows = hosts.on_lead(
     load_rows, flag.data_dir, flag.rewards, flag.allow_prompt_mismatch, flag.eval_rows
   )
-  own_checks.check_rows(rows + validation_rows)
+  own_checks.check_rows(rows + val_rows)
   style = data["style"]
-  thresholds = grpo_settings.read_thresholds(flag, validation_rows)
+  thresholds = grpo_settings.read_thresholds(flag, val_rows)
   _lock = runs.lock_folder(out_dir)  # held until the process ends
   # run.json as an earlier session left it; {} for a new run.
   started = runs.begin_run(out_dir, flag.resume_from, folders.recorded_flags(flag), MAY_CHANGE)
@@ -720,7 +718,7 @@ def main():
     "max_steps": started.get("max_steps") or max_steps or 1000,
     "progress": preflight.new_progress(),
   }
-  policy, learner = make_learner(flag, style, rows, validation_rows, started, state)
+  policy, learner = make_learner(flag, style, rows, val_rows, started, state)
   stream = streams.make_stream(rows, learner.settings)
   # From here on it counts what is compiled, for the last line of the run.
   compiled = programs.Programs()
@@ -730,7 +728,7 @@ def main():
   if "max_steps" not in started or flag.preflight_only:
     last_phase = reward_functions(flag, style, state, phase=LAST_PHASE)
     state["max_steps"] = preflight.before_training(
-      learner, last_phase, stream, rows, validation_rows, max_steps, stop, flag
+      learner, last_phase, stream, rows, val_rows, max_steps, stop, flag
     )
     if flag.preflight_only:
       return
@@ -739,7 +737,7 @@ def main():
   facts = runs.describe_run(policy, out_dir, "grpo", data)
   schedule = optimization.make_schedule(flag.learning_rate, state["max_steps"], final_ratio=0.0)
   log = training_log.open_log(out_dir, flag.wandb)
-  train(learner, stream, schedule, validation_rows, state, flag, thresholds, stop, log)
+  train(learner, stream, schedule, val_rows, state, flag, thresholds, stop, log)
   runs.save_run(learner.trainer.model, out_dir, PANELS)
   # Raises where the run was stopped early: then it has no config.json, and can go on.
   runs.check_finished(stop, state["step"], state["max_steps"], out_dir)

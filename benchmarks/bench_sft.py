@@ -274,13 +274,13 @@ def train_and_validate(flag, seed: int, layout) -> tuple[float, float, float]:
   """Validation loss, share of padded positions and CPU seconds of `check_steps` updates."""
   import train_sft
 
-  _, rows, validation_rows, _ = train_sft.load_rows(flag.data_dir, False)
+  _, rows, val_rows, _ = train_sft.load_rows(flag.data_dir, False)
   policy = train_sft.build(
     flag.model, flag.data_dir, "auto", flag.dtype, flag.lora_rank, flag.lora_alpha, seed
   )
   limit = int(flag.lengths[0])
   pairs, _ = train_sft.tokenize(rows, policy.tokenizer, limit)
-  validation, _ = train_sft.tokenize(validation_rows, policy.tokenizer, limit)
+  validation, _ = train_sft.tokenize(val_rows, policy.tokenizer, limit)
   shape = train_sft.packed_shape(
     pairs + validation, limit, flag.micro_batch_size, policy.mesh.shape["fsdp"]
   )

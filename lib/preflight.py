@@ -202,13 +202,11 @@ def check_time(
   ]
 
 
-def fitting_steps(
-  learner: LeanGRPOLearner, validation_rows, batch_seconds: float, stop, flag
-) -> int:
+def fitting_steps(learner: LeanGRPOLearner, val_rows, batch_seconds: float, stop, flag) -> int:
   """--max_steps=auto: the updates that fit 90% of the time left, validation included."""
   iterations = learner.settings.num_iterations
   if flag.eval_every:
-    a_validation = measure_validation(learner, validation_rows)
+    a_validation = measure_validation(learner, val_rows)
     # A validation's seconds, spread over the batches between two of them.
     batch_seconds += a_validation * iterations / flag.eval_every
   left = stop.max_seconds - stop.seconds
@@ -226,7 +224,7 @@ def before_training(
   reward_fns,
   stream,
   rows: list[dict],
-  validation_rows: list[dict],
+  val_rows: list[dict],
   max_steps: int | None,
   stop,
   flag,
@@ -247,4 +245,4 @@ def before_training(
     raise InputError(f"preflight refuses to train: {reasons[0]}; --force trains all the same")
   if flag.preflight_only:
     command_line.say("preflight: nothing speaks against training")
-  return max_steps or hosts.share(fitting_steps(learner, validation_rows, seconds, stop, flag))
+  return max_steps or hosts.share(fitting_steps(learner, val_rows, seconds, stop, flag))
