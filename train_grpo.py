@@ -23,7 +23,6 @@ Kill it anywhere and start the same command again: it goes on to the parameters 
 """
 
 import functools
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -423,7 +422,7 @@ def train(
   places = places_of(flag.out_dir)
   bar = command_line.progress_bar(state["max_steps"], state["step"], "grpo")
   show = training_log.open_report(bar, state, places.metrics, stop, log, steady=3 * iterations)
-  curves_drawn = -math.inf
+  curves_drawn = time.monotonic()
 
   with bar, checkpoints.open_checkpoints(flag.out_dir) as manager:
     while state["step"] < state["max_steps"] and not stop:

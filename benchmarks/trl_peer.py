@@ -1,20 +1,22 @@
-"""TRL's GRPOTrainer or SFTTrainer doing the job that bench_grpo.py or bench_sft.py hands it, timed
-step by step.
+"""TRL's trainers doing the job that bench_grpo.py, bench_sft.py or race.py hands them.
 
-Runs in the environment of benchmarks/requirements.txt, started by those two:
+Runs in the environment of benchmarks/requirements.txt, started by those three:
 
   peer/bin/python benchmarks/trl_peer.py job.json
 
 Reads   the job.
-Writes  one line a step to its steps_path, with the fields of bench_grpo.Clock.
+Writes  one line a step to its steps_path, with the fields of bench_grpo.Clock; for the race one
+        line a validation to its points_path.
 """
 
 import json
 import os
+import pathlib
 import resource
 import sys
 import time
 
+STARTED = time.monotonic()
 os.environ |= {
   "HF_HUB_OFFLINE": "1",
   "TRL_EXPERIMENTAL_SILENCE": "1",
@@ -63,7 +65,7 @@ def shared_options(job: dict) -> dict:
   """Arguments of both trainers: CPU, no logging, no saving, activations kept as ours keeps them."""
   return dict(
     output_dir=job["scratch"],
-    max_steps=1 + job["steps"],
+    max_steps=job["max_steps"],
     use_cpu=True,
     bf16=job["dtype"] == "bfloat16",
     gradient_checkpointing=job["remat"],
@@ -126,6 +128,116 @@ def grpo(job: dict, clock: Clock) -> trl.GRPOTrainer:
   )
 
 
+class Validation(transformers.TrainerCallback):
+  """Greedy answers to validation rows every so many updates, read by this project's scorer.
+
+  A line each: step, seconds since the process began without those of validations, accuracy.
+  """
+
+  def __init__(self, job: dict, tokenizer, read):
+    self.job, self.tokenizer, self.read = job, tokenizer, read
+    self.spent = 0.0  # seconds of validations so far
+
+  def on_train_begin(self, args, state, control, **kwargs):
+    self.validate(0, kwargs["model"])
+
+  def on_step_end(self, args, state, control, **kwargs):
+    if state.global_step % self.job["eval_every"] == 0 or state.global_step == args.max_steps:
+      self.validate(state.global_step, kwargs["model"])
+
+  def validate(self, step: int, model):
+    start = time.monotonic()
+    seconds = start - STARTED - self.spent
+    training = model.training
+    model.eval()
+    texts = []
+    rows = self.job["val_rows"]
+    for first in range(0, len(rows), 16):
+      prompts = [row["prompt"] for row in rows[first : first + 16]]
+      texts += self.answer(model, prompts)
+    model.train(training)
+    point = {"step": step, "seconds": seconds, "accuracy": self.read(rows, texts)}
+    with open(self.job["points_path"], "a", encoding="utf-8") as f:
+      f.write(json.dumps(point) + "\n")
+    print(f"trl {point}", flush=True)
+    self.spent += time.monotonic() - start
+
+  @torch.inference_mode()
+  def answer(self, model, prompts: list[str]) -> list[str]:
+    inputs = self.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+    ids = model.generate(
+      **inputs,
+      do_sample=False,
+      top_p=None,
+      top_k=None,
+      max_new_tokens=self.job["max_new_tokens"],
+      eos_token_id=self.tokenizer.eos_token_id,
+    )
+    new = ids[:, inputs["input_ids"].shape[1] :]
+    return self.tokenizer.batch_decode(new, skip_special_tokens=True)
+
+
+def race(job: dict) -> trl.GRPOTrainer:
+  """job: what race.py's flags say, rows and val_rows of prepare_data.py, the learning rates."""
+  # The rewards and the scorer are plain Python and NumPy: the same code as in our own run.
+  sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+  import rewards
+  from lib import scoring
+
+  def read(rows: list[dict], texts: list[str]) -> float:
+    answers = [reading.strict for reading in scoring.read_texts(texts, "tags")]
+    return float(scoring.right_answers(rows, answers).mean())
+
+  class SameSchedule(trl.GRPOTrainer):
+    def create_scheduler(self, num_training_steps, optimizer=None):
+      rates = job["rates"] + job["rates"][-1:]  # asked once more, after the last update
+
+      def share(done: int) -> float:
+        return rates[done] / job["learning_rate"]
+
+      optimizer = optimizer or self.optimizer
+      self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
+      return self.lr_scheduler
+
+  tokenizer = transformers.AutoTokenizer.from_pretrained(job["model"])
+  tokenizer.eos_token = "<end_of_turn>"  # the stop token that SFT taught
+  size, micro = job["batch_size"], job["micro_batch_size"]
+  config = trl.GRPOConfig(
+    **shared_options(job),
+    seed=job["seed"],
+    per_device_train_batch_size=micro * job["num_generations"],
+    gradient_accumulation_steps=size // micro,
+    num_generations=job["num_generations"],
+    max_completion_length=job["max_new_tokens"],
+    generation_kwargs={"eos_token_id": tokenizer.eos_token_id},
+    temperature=job["temperature"],
+    beta=job["beta"],
+    num_iterations=1,
+    loss_type="grpo",
+    learning_rate=job["learning_rate"],
+    weight_decay=job["weight_decay"],
+    max_grad_norm=job["max_grad_norm"],
+    adam_beta2=0.99,  # ours; torch's 0.999 looks back over more updates than the run has
+    shuffle_dataset=False,
+  )
+  columns = ("prompt", "domain", "question", "answer", "metadata")
+  rows = []
+  for i in range(job["max_steps"] * size):
+    row = job["rows"][i % len(job["rows"])]
+    # Metadata as JSON text: a table's column has one type.
+    row = row | {"metadata": json.dumps(row["metadata"])}
+    rows.append({name: row[name] for name in columns})
+  return SameSchedule(
+    job["model"],
+    rewards.make_rewards(job["rewards"]),
+    config,
+    datasets.Dataset.from_list(rows),
+    processing_class=tokenizer,
+    peft_config=lora(job),
+    callbacks=[Validation(job, tokenizer, read)],
+  )
+
+
 def sft(job: dict, clock: Clock) -> trl.SFTTrainer:
   """job: pairs of (prompt, target) texts in the order of the steps, batch_size and micro_batch_size
   in rows, max_length.
@@ -173,6 +285,9 @@ def sft(job: dict, clock: Clock) -> trl.SFTTrainer:
 def main():
   with open(sys.argv[1], encoding="utf-8") as f:
     job = json.load(f)
+  if "race" in job:
+    return race(job).train()
+  job["max_steps"] = 1 + job["steps"]  # the first compiles, or warms up
   (sft if "pairs" in job else grpo)(job, Clock(job["steps_path"])).train()
 
 

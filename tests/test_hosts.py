@@ -188,11 +188,10 @@ def last_line(ended: Ended) -> str:
 RUN = dict(
   lora_rank=0,
   learning_rate=3e-3,
-  max_steps=60,
+  max_steps=40,
   batch_size=8,
   max_new_tokens=8,
-  check_rows=4,
-  check_samples=0,
+  check_rows=0,
   eval_every=20,
   save_every=2,
 )
@@ -252,8 +251,8 @@ def test_a_run_on_two_hosts_survives_all_of_them(data_dir, tmp_path):
   assert f"{newest} is damaged" in done.stdout
 
   one_process("train_sft.py", flag | dict(out_dir=tmp_path / "one"))
-  for name in ("metrics.jsonl", "samples.jsonl"):
-    assert timeless(tmp_path / "run" / name) == timeless(tmp_path / "one" / name), name
+  found = [timeless(tmp_path / name / "metrics.jsonl") for name in ("run", "one")]
+  assert found[0] == found[1]
 
 
 GRPO = dict(
@@ -304,7 +303,7 @@ def test_a_full_disk_ends_both(data_dir, tmp_path):
   """The lead cannot write its first row, while the other waits for the second step."""
   (tmp_path / "run").mkdir()
   (tmp_path / "run" / "metrics.jsonl").symlink_to("/dev/full")
-  flag = RUN | dict(data_dir=data_dir, out_dir=tmp_path / "run", check_rows=0)
+  flag = RUN | dict(data_dir=data_dir, out_dir=tmp_path / "run")
   lead, worker = Pair("train_sft.py", flag, tmp_path).end(limit=240)
   assert (lead.code, worker.code) == (2, 2)
   assert "is full (no space left)" in last_line(lead) and not last_line(worker)
