@@ -181,6 +181,13 @@ flags.DEFINE_enum(
   "Run answers' code in the sandbox; off: it is not checked.",
   flag_values=FLAGS,
 )
+flags.DEFINE_string(
+  "by",
+  "",
+  "Metadata field whose values have a table of their own, such as source, level or type; empty: "
+  "none.",
+  flag_values=FLAGS,
+)
 # Misc.
 flags.DEFINE_string("hosts", "none", joining.HELP, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Seed of every random choice.", flag_values=FLAGS)
@@ -282,6 +289,15 @@ def problem_of(row, seen: set[str]) -> str:
   except UnicodeEncodeError:
     return "holds half of a surrogate pair, which is no text"
   return ""
+
+
+def check_field(rows: list[dict], field: str):
+  """Refuses a --by that no row has."""
+  known = sorted({name for row in rows for name in row.get("metadata") or {}})
+  if field and field not in known:
+    raise InputError(
+      f"--by={field}: no row has it in its metadata; expected one of {', '.join(known) or 'none'}"
+    )
 
 
 def spoil(rows: list[dict], variant: str, path) -> list[dict]:
@@ -506,13 +522,14 @@ def collect(responses: list[dict], facts: dict, before: list[dict], other: str) 
     "overall": overall,
     "domains": domains,
     **facts,
+    "groups": summary.by_metadata(responses, facts["by"], recipe, seed),
     "unscored_rows": len(unscored),
     "versions": folders.versions(),
     "git_commit": folders.git_commit(),
     "rewards": overall["rewards"],
   }
   if other:
-    change = comparison.compare_responses(before, responses, recipe, seed)
+    change = comparison.compare_responses(before, responses, recipe, seed, facts["by"])
     # `before` holds the other model's responses: only they can be paired row by row.
     results["compare"] = {"other": other, **change}
   return results
@@ -595,6 +612,7 @@ def facts_of(policy: loading.Policy, data: dict, identity: dict, mismatch: bool)
     "prompt_hash": data["prompt_hash"],
     "prompt_mismatch": mismatch,
     "recipe": FLAGS.rewards,
+    "by": FLAGS.by,
     "devices": devices.device_line(policy.mesh),
     "contamination": overlap_of(FLAGS.data_dir),
     "trained_elsewhere": trained_elsewhere(FLAGS.checkpoint, FLAGS.data_dir),
@@ -616,6 +634,7 @@ def evaluate():
     FLAGS.allow_prompt_mismatch,
   )
   own_checks.check_rows(rows)
+  check_field(rows, FLAGS.by)
   other, before = hosts.on_lead(read_other, FLAGS.compare)
   mismatch = hosts.on_lead(
     check_trained_prompt, FLAGS.checkpoint, FLAGS.data_dir, data, FLAGS.allow_prompt_mismatch
@@ -677,7 +696,8 @@ def write(results: dict, responses: list[dict], before: list[dict], out_dir, sty
   # The same sentences as in the report, so that a terminal is enough.
   table = tables.grid(*tables.domain_table(results, brief=True))
   said = tables.bullets([*findings.minute(results), *findings.doubts(results)])
-  tables.print_markdown(f"{table}\n\n{said}")
+  parts = [table, report.by_section(results), said]
+  tables.print_markdown("\n\n".join(part for part in parts if part))
   command_line.say(f"report: {FLAGS.out_dir}/report.html")
 
 

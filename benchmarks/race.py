@@ -51,7 +51,7 @@ flags.DEFINE_string(
 flags.DEFINE_string("work_dir", "artifacts/race", "Folder to write.", flag_values=FLAGS)
 # Size.
 flags.DEFINE_list("seeds", ["0", "1"], "Random seeds, a run of each a trainer.", flag_values=FLAGS)
-flags.DEFINE_integer("max_steps", 40, "Optimizer updates.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("steps", 40, "Optimizer updates.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("batch_size", 4, "Prompts per update.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer(
   "micro_batch_size",
@@ -95,7 +95,6 @@ SHARED = (
   "micro_batch_size",
   "num_generations",
   "max_new_tokens",
-  "max_steps",
   "lora_rank",
   "lora_alpha",
   "learning_rate",
@@ -117,6 +116,7 @@ def run_ours(flag, seed: int, out_dir: pathlib.Path) -> list[dict]:
     "data_dir": flag.data_dir,
     "out_dir": out_dir / "grpo",
     "seed": seed,
+    "max_steps": flag.steps,
     "save_every": 0,
     "dtype": "float32",
   }
@@ -151,16 +151,17 @@ def step_seconds(row: dict) -> float:
 
 def run_trl(flag, seed: int, out_dir: pathlib.Path) -> list[dict]:
   """TRL's GRPOTrainer in its own environment; its points of the race."""
-  schedule = optimization.make_schedule(flag.learning_rate, flag.max_steps, final_ratio=0.0)
+  schedule = optimization.make_schedule(flag.learning_rate, flag.steps, final_ratio=0.0)
   _, rows, val_rows = train_grpo.load_rows(flag.data_dir, flag.rewards, False, flag.eval_rows)
   points = out_dir / "points.jsonl"
   job = {name: flag[name].value for name in SHARED}
   job |= {
     "race": True,
+    "max_steps": flag.steps,
     "model": flag.model,
     "rows": rows,
     "val_rows": val_rows,
-    "rates": [float(schedule(step)) for step in range(flag.max_steps)],
+    "rates": [float(schedule(step)) for step in range(flag.steps)],
     "seed": seed,
     "points_path": str(points),
     "scratch": str(out_dir),

@@ -42,12 +42,16 @@ def pair_rows(before: list[dict], after: list[dict]) -> list[Pair]:
   return pairs
 
 
-def compare_responses(before: list[dict], after: list[dict], recipe: str, seed: int = 0) -> dict:
+def compare_responses(
+  before: list[dict], after: list[dict], recipe: str, seed: int = 0, by: str = ""
+) -> dict:
   """What results.json holds under "compare"; the change of accuracy is split exactly in two.
 
   correct = correct_lenient − (correct_lenient − correct). The change of the first term is *answers
   improved*: a right answer appears, whatever its tags. The fall of the second is *format learned*:
   a right answer is no longer lost to its tags.
+
+  by: metadata field whose values are compared apart as well; "" for none.
   """
   pairs = pair_rows(before, after)
   # Accuracy may rise for two reasons, and only one of them is reasoning.
@@ -58,6 +62,9 @@ def compare_responses(before: list[dict], after: list[dict], recipe: str, seed: 
 
   # In the order of the reports' other tables.
   domains = sorted({pair.domain for pair in pairs}, key=summary.domain_order)
+  groups = {}
+  for pair in pairs if by else ():
+    groups.setdefault(summary.field_of(pair.after[0], by), []).append(pair)
   # With several samples a row is gained when a larger share of them is right.
   gained = [pair.row_id for pair in pairs if share_right(pair.after) > share_right(pair.before)]
   lost = [pair.row_id for pair in pairs if share_right(pair.after) < share_right(pair.before)]
@@ -65,6 +72,7 @@ def compare_responses(before: list[dict], after: list[dict], recipe: str, seed: 
     "n": len(pairs),
     "overall": changes(pairs),
     "domains": {d: changes([pair for pair in pairs if pair.domain == d]) for d in domains},
+    "groups": {value: changes(part) for value, part in sorted(groups.items())},
     "flipped": {"gained": gained, "lost": lost},
   }
 

@@ -52,6 +52,7 @@ def sections(
     Section("In one minute", tables.bullets(findings.minute(results))),
     Section("From stage to stage", stage_table(results, stages)),
     Section("Change, paired by row", change_section(results, captions)),
+    Section(f"By {tables.named(results['by'])}", by_section(results)),
     Section("Reasons for doubt", tables.bullets(findings.doubts(results))),
     Section("What was trained", trained_section(results)),
     Section("Samples", sample_sections(results, responses, before)),
@@ -246,6 +247,26 @@ def change_section(results: dict, captions: dict) -> str:
       tables.grid(header, rows),
     ]
   )
+
+
+def by_section(results: dict) -> str:
+  """The values of --by: their numbers, and their paired change; "" without it."""
+  if not results["groups"]:
+    return ""
+  # Three numbers, no more: a phone is 390 pixels wide.
+  header = [tables.named(results["by"]), "questions", "accuracy"]
+  changes = {}
+  if "compare" in results:
+    header.append("paired change")
+    changes = results["compare"]["groups"] | {"overall": results["compare"]["overall"]}
+  rows = []
+  for value, numbers in {**results["groups"], "overall": results["overall"]}.items():
+    shown = tables.show(numbers["accuracy"], numbers["accuracy_ci"])
+    row = [tables.named(value), tables.count_text(numbers), shown]
+    if changes:
+      row.append(change_text(changes.get(value, {}).get("accuracy"), is_rate=True))
+    rows.append(row)
+  return tables.grid(header, rows)
 
 
 # ---- how it was made

@@ -35,6 +35,20 @@ def grouped(responses: list[dict], key: str) -> dict[str, list[dict]]:
   return groups
 
 
+def field_of(response: dict, field: str) -> str:
+  """The value of a metadata field as text; "none" where a row lacks it."""
+  value = response["metadata"].get(field)
+  return "none" if value is None else str(value)
+
+
+def by_metadata(responses: list[dict], field: str, recipe: str, seed: int = 0) -> dict[str, dict]:
+  """{value of a metadata field: its numbers}, by name; {} without a field."""
+  groups = {}
+  for response in responses if field else ():
+    groups.setdefault(field_of(response, field), []).append(response)
+  return {value: summarize(groups[value], recipe, seed) for value in sorted(groups)}
+
+
 def domain_order(domain: str) -> tuple[int, str]:
   """Sorts domains as the project lists them, those of a user after them by name."""
   known = contract.DOMAINS

@@ -112,5 +112,6 @@ FACTS = {
   "samples": 1,
   "seed": 0,
   "recipe": "multi_domain",
+  "by": "",
   "max_new_tokens": 64,
 }

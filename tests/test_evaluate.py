@@ -457,6 +457,13 @@ def test_checkpoints(policy, data, finished, tmp_path):
   )
 
 
+def test_a_field_that_no_row_has_is_refused():
+  rows = [{"metadata": {"source": "own", "level": 3}}, {"metadata": None}]
+  evaluate.check_field(rows, "level")
+  with pytest.raises(InputError, match="--by=kind: no row has it .* one of level, source"):
+    evaluate.check_field(rows, "kind")
+
+
 def test_prompt_variant_is_charted_beside_the_trained_prompt(finished, data):
   out = data.parent / "eval_base_indented"
   run_main(

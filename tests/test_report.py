@@ -31,7 +31,8 @@ def report_dir(tmp_path_factory):
   out = tmp_path_factory.mktemp("report") / "eval_grpo"
   out.mkdir()
   rows, rng = make_rows(24), random.Random(0)
-  for r in rows:
+  for number, r in enumerate(rows):
+    r["metadata"] = r.get("metadata", {}) | ({"level": f"level_{number % 2}"} if number else {})
     r["question"] += NASTY if r["id"].endswith("-3") else ""
 
   def answers(p_format, p_right):
@@ -80,6 +81,7 @@ def report_dir(tmp_path_factory):
     "prompt_hash": "h",
     "prompt_mismatch": False,
     "recipe": "multi_domain",
+    "by": "level",
     "devices": "1 cpu",
     "dtype": "float32",
     "seconds": 12.0,
@@ -187,6 +189,17 @@ def test_the_report_leads_with_proof(report_dir):
   order = ["In one minute", "From stage to stage", "Change, paired by row", "Reasons for doubt"]
   places = [text.index(f"\n## {title}\n") for title in order]
   assert places == sorted(places) and places[-1] < text.index("\n## Results\n")
+
+
+def test_values_of_a_metadata_field_have_their_own_table(report_dir):
+  table = (report_dir / "report.md").read_text().split("## By level")[1].split("## ")[0]
+  assert re.search(r"\| level +\| +questions +\| +accuracy +\| +paired change", table)
+  counts = {}
+  for name, count in re.findall(r"\| ([a-z0-9 ]+?) +\| +(\d+) ", table):
+    counts[name] = int(count)
+  # The first row lacks the field.
+  assert list(counts) == ["level 0", "level 1", "none", "overall"] and counts["none"] == 1
+  assert sum(counts.values()) == 2 * counts["overall"]
 
 
 def test_details_are_folded_and_names_are_words(report_dir):
