@@ -12,7 +12,7 @@ The way of the data, and the files along it in reading order:
                 parameters, loading, devices, sliding_window, forward_pass
   rollouts      streams, batching, sampling, answering, rollouts
   rewards       scoring, checking, math_checking, statements, remarks, sums, quantities,
-                number_words, equivalence, science_checking, logic_checking, own_checks,
+                measures, number_words, equivalence, science_checking, logic_checking, own_checks,
                 reward_rows, prose, own_rewards, cheats, llm_judge
   code          code_checking, sandbox, sandbox_worker, sandbox_lockdown, sandbox_wire,
                 sandbox_data, sandbox_remote, sandbox_solver, sandbox_judge, sandbox_names,

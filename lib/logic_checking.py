@@ -8,7 +8,7 @@ these. A text whose sentences state both states nothing.
 
 import re
 
-from lib import contract
+from lib import contract, quantities, remarks
 
 VERDICTS = {"yes": True, "true": True, "no": False, "false": False}
 # As people say them; "correct", "y" and "of course" alone may answer something else.
@@ -17,15 +17,15 @@ VERDICT = rf"(?P<verdict>{'|'.join(VERDICTS)})"
 
 # What may come before the word: "So, ", "The final answer is: ", "I would say ", "It is "
 LEAD = r"""
-  (?:(?:(?:based\ on|given|considering|according\ to|after)\b[^.,;:!?]{1,80}|in\ fact|actually|well)
-    ,\s+)?
+  (?:(?:(?:based\ on|given|considering|according\ to|after)\b[^.,;:!?]{1,80}|in\ fact|actually|well
+      |hmm+|surely|unfortunately|sadly|without\ (?:a\ |any\ )?doubt|there\ is\ no\ doubt)[,:]\s+)?
   (?:(?:so|thus|therefore|hence|then|overall|in\ (?:short|conclusion))\b\W*)?
   (?:
       (?:(?:the|my|our)\s+)?(?:(?:final|correct|right|short)\s+)?answer
       (?:\s+to\s+(?:the|this)\s+question)?\s*(?:\b(?:is|would\s+be|must\s+be|should\s+be)\b|[:=])\s*:?\s*
     | (?:it|this|that|the\s+(?:statement|claim|sentence|conclusion))\s*(?:is|['’]s|must\s+be)\s+
-      (?=true|false)
-    | i(?:\s+would|['’]d)?\s+(?:say|think|believe|conclude)\s*:?\s+(?:that\s+)?
+      (?:(?:definitely|certainly|clearly|indeed)\s+)?(?=true|false)
+    | i(?:\s+would|['’]d)?\s+(?:say|answer|think|believe|conclude)\s*:?\s+(?:that\s+)?
       (?:(?:the\s+answer|it)\s+is\s+)?
     | (?:(?:my|final)\ )?(?:answer|a|verdict|conclusion)\s*:\s*
   )?
@@ -38,7 +38,9 @@ BEHIND = r"""(?:
   | \s+(?P<again>(?:they|it|he|she|you|we|this|that|there|one)\s+(?:is|are|was|were|do|does|did|can|
       could|would|will|has|have|had|should)(?:n['’]t|\s?not)?)\s*[.!]?$
   )"""
-STATED = re.compile(rf"\W*{LEAD}[\"'(\[]*{VERDICT}\b[*_\"'`)}}\]$]*{BEHIND}", re.I | re.X | re.S)
+STATED = re.compile(
+  rf"\W*{LEAD}[\"'(\[]*{VERDICT}\b(?!-\w)[*_\"'`)}}\]$]*{BEHIND}", re.I | re.X | re.S
+)
 # Said behind the verdict, these must agree with it: "Yes, they did not" states neither.
 SAID_AGAIN = re.compile(
   r"\s*(?:they|it|he|she|you|we|this|that|there|one)\s+(?P<never>never\s+)?"
@@ -74,16 +76,22 @@ OF_SOMETHING_ELSE = re.compile(
 )
 TRUE_OR_FALSE = re.compile(r"\b(?:true|false)\b", re.I)
 UNDECIDED = re.compile(
-  r"\b(?:yes|no),?\s+(?:(?:if|unless|but\s+only|sometimes|partly|partially|theoretically|presumably"
-  r"|apparently|under|supposedly)\b|in\s+(?:part|theory)\b|to\s+(?:some|a\s+certain)\b"
-  r"|i\s+suppose\b|wait\b)"
-  r"|^\W*no\.?\s?\d+\W*$"  # "No. 5"
+  r"^\W*no\.?\s?\d+\W*$"  # "No. 5"
   r"|\b(?:maybe|perhaps|possibly|unclear|unsure|uncertain|unknown|depends|guess(?:ing)?)\b"
   r"|\bhard to say\b"
-  r"|\b(?:no idea|not sure|not certain|no way to (?:know|tell|say)|unknowable)\b"
+  r"|\b(?:no idea|no way to (?:know|tell|say)|unknowable)\b"
   r"|\b(?:no one|nobody)\s+(?:can |could )?(?:knows?|tell|say)\b"
   r"|\b(?:i|we|one)\s+(?:do not|don['’]t|cannot|can['’]t|could not|couldn['’]t)\s+(?:\w+\s+)?"
-  r"(?:know|tell|say|decide|determine)\b|\bor\s+(?:maybe\s+)?(?:yes|no|true|false)\b",
+  r"(?:know|tell|say|decide|determine)\b|\bor\s+(?:maybe\s+)?(?:yes|no|true|false)\b"
+  rf"|\b(?:{remarks.SECOND_THOUGHTS})\b|\bwait\W*$",
+  re.I,
+)
+# Right behind a verdict, these make half of it: "Yes, if it rains", "No, in theory"
+QUALIFIED = re.compile(
+  rf"\W*(?:(?:but\s+)?(?:only|{quantities.DOUBTS}|mostly|partly|partially|theoretically|unless"
+  r"|provided|likely|under|wait|not\W*$|as\s+if|said|i\s+suppose)\b|most\s+likely\b|on\s+condition\b"
+  r"|(?:up\s+)?to\s+(?:some|a)\b|in\s+(?:part|theory|principle|some|certain|most|many)\b"
+  r"|with\s+(?:\w+\s+)?(?:exceptions?|caveats?|reservations?)\b|n/a)",
   re.I,
 )
 MARKUP = re.compile(r"\\?(?:boxed|fbox|text(?:bf|it|rm)?|mathrm)\s*(?=\{)|[*_`$\\{}]|</?\w+>")
@@ -99,9 +107,10 @@ def logic_correct(answer: str, truth: str) -> bool:
 def stated_verdict(text: str) -> bool | None:
   """The yes or no that a text states; None for neither, for both and for doubt."""
   # Every truth, and most answers, are the word alone.
-  word = VERDICTS.get(text.strip(" .!").lower())
+  word = VERDICTS.get(text.strip().rstrip(" .!").lower())
   if word is not None:
     return word
+  denied = remarks.DENIAL_MARK.search(text)
   text = MARKUP.sub("", text).strip()
   # Doubt anywhere outweighs a yes: "Yes, or maybe no".
   if UNDECIDED.search(text):
@@ -115,6 +124,10 @@ def stated_verdict(text: str) -> bool | None:
   if len(stated) != 1 or ends == [None, None]:  # the verdict comes first or last
     return None
   verdict = stated.pop()
+  if denied and verdict:
+    return None  # "❌ Yes"; "❌ No" underlines its no
+  if not all(agrees(sentence, verdict) for sentence in sentences[1:]):
+    return None  # "Yes. That is wrong."
   return verdict if verdicts_within(text) <= {verdict} else None
 
 
@@ -131,7 +144,8 @@ def sentence_verdict(sentence: str) -> bool | None:
   verdict = VERDICTS[match["verdict"].lower()]
   if match["again"] and bool(DENIED.search(match["again"])) == verdict:
     return None  # "Yes they did not"
-  return verdict if agrees(match["rest"] or "", verdict) else None
+  rest = match["rest"] or match["reason"] or ""
+  return verdict if agrees(rest, verdict) and not QUALIFIED.match(rest) else None
 
 
 def agrees(rest: str, verdict: bool) -> bool:

@@ -10,7 +10,7 @@ import functools
 import re
 from fractions import Fraction
 
-from lib import contract, equivalence, number_words, quantities, remarks, statements
+from lib import contract, equivalence, measures, quantities, remarks, statements
 from lib.statements import MAX_VALUE, stated_answer
 
 __all__ = ["final_truth", "math_correct", "same_number", "same_value", "stated_answer"]
@@ -22,19 +22,41 @@ DECIMAL_TOLERANCE = Fraction(1, 10**6)
 EXPRESSION = re.compile(r"\\[a-zA-Z]+|[\^√*/+(){}<>=|!]|\d\s*[a-z]\b|\b[a-z]\s*[-+]|^[a-z]$|\bi\b")
 FUNCTION_OF_DEGREES = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)\b")
 UNIT_BEHIND = re.compile(r"(?<=[\d})\s])(?:\s+[a-zA-Z]{2,}\.?)+$")
-# "4210_{7}", "1011_2", "4210_{five}"
-BASED = re.compile(r"(?P<digits>[0-9A-Fa-f]+)\s*_\s*(?:\{\s*(?P<braced>\w+)\s*\}|(?P<bare>\d+))")
+# "4210_{7}", "1011_2"
+BASED = re.compile(r"\(?(?P<digits>[0-9A-Fa-f]+)\)?\s*_\s*\{?\s*(?P<base>\d+)\s*\}?")
 INTERVAL_END = re.compile(r"[\[\]]")
 ASSIGNED = re.compile(
   r"(?P<name>\\?[a-zA-Z]\w{0,3}(?:_\{?\w\}?)?|[a-zA-Z]\([a-zA-Z]\))\s*=\s*(?P<value>[^=]+)"
 )
-# "x \in [2, 3]", "(x, y) = (3, 4)"
-MEMBER = re.compile(r"\s*[a-zA-Z]\s*\\in\b\s*|\([a-z](?:,\s*[a-z])+\)\s*=\s*")
-# "On Monday", "at 3:45", "in the year 2020", "the point (3, 4)"
+# "x \in [2, 3]", "x in [2, 3]", "(x, y) = (3, 4)"
+MEMBER = re.compile(r"\s*[a-zA-Z]\s*\\?\bin\b\s*|\([a-z](?:,\s*[a-z])+\)\s*=\s*")
+# "On Monday", "at 3:45", "in the year 2020", "the point (3, 4)", "The train leaves at 3:45",
+# "It was a Monday", "There is no solution"
 PLACED = re.compile(
-  r"(?:on|at|in(?:\s+the\s+year)?|the\s+(?:year|point|(?:ordered\s+)?pair|set|interval|ratio))\s+",
+  r"(?:(?:[a-z'’-]+\s+){1,8}?(?=(?:is|was|are|were|be|at|on|in)\s))?"
+  r"(?:(?:(?:on|at|is|was|are|were|be|in(?:\s+the\s+year)?)\s+(?:an?\s+)?)+"
+  r"|the\s+(?:year|point|(?:ordered\s+)?pair|set|interval|ratio)\s+)",
   re.I,
 )
+TIME = re.compile(
+  r"(?P<hour>[012]?\d)(?:[:.](?P<minute>[0-5]\d))?(?:\s*(?P<half>[ap])\.?\s?m)?", re.I
+)
+# "2 hours and 30 minutes", "5 ft 6 in"
+PART = re.compile(r"(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\.?")
+PARTS = re.compile(rf"{PART.pattern}(?:(?:\s*,)?(?:\s+and)?\s+{PART.pattern})+")
+# One thing under several names, without their spaces
+ALIKE = {
+  r"\varnothing": r"\emptyset",
+  r"\{\}": r"\emptyset",
+  "theemptyset": r"\emptyset",
+  "emptyset": r"\emptyset",
+  "nosolution": r"\emptyset",
+  "nosolutions": r"\emptyset",
+  "allrealnumbers": r"\mathbbR",
+  "allreals": r"\mathbbR",
+  r"(-\infty,\infty)": r"\mathbbR",
+  "infinitelymanysolutions": "infinitelymany",
+}
 MONTH = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 MONTH_AND_DAY = re.compile(
   rf"(?P<month>{MONTH})[a-z]*\.?\s+(?P<day>\d\d?)(?:st|nd|rd|th)?(?:,?\s+(?P<year>\d{{4}}))?", re.I
@@ -44,7 +66,6 @@ DAY_AND_MONTH = re.compile(
   r"(?:,?\s+(?P<year>\d{4}))?",
   re.I,
 )
-HALF_OF_DAY = re.compile(r"\b([ap])\.?\s?m\b", re.I)  # "a.m.", "PM"
 OPERATOR_LEFT = re.compile(r"[-+*/^=]\s*$|^\s*[*/^]")
 
 
@@ -59,14 +80,12 @@ def math_correct(answer: str, truth: str) -> bool:
   if not contract.says_something(answer) or not contract.says_something(truth):
     return False
   # A truth may itself be words ("even") or a sentence, which states no number.
-  if is_short(answer, truth) and (same_text(answer, truth) or same_place_in_time(answer, truth)):
+  if is_short(answer, truth) and same_wording(answer, truth):
     return True
   statement = statements.final_statement(answer)
   if not statements.holds(statement):
     return False
-  if is_short(statement.text, truth) and (
-    same_text(statement.text, truth) or same_place_in_time(statement.text, truth)
-  ):
+  if is_short(statement.text, truth) and same_wording(statement.text, truth):
     return True
   stated = statements.value_of(statement)
   if stated is None or len(stated) > MAX_VALUE or not contract.says_something(stated):
@@ -96,7 +115,8 @@ def plain_text(text: str) -> str:
   if re.fullmatch(r"[a-zA-Z ]{2,}", text):
     text = text.lower()
   text = re.sub(r"(?<!\d)\s+|\s+(?!\d)", "", text)
-  return re.sub(r"\{(\w)\}", r"\1", text)
+  text = re.sub(r"\{(\w)\}", r"\1", text)
+  return ALIKE.get(text, text)
 
 
 def same_text(answer: str, truth: str) -> bool:
@@ -107,16 +127,23 @@ def same_text(answer: str, truth: str) -> bool:
   return same and remarks.goes_on(answer) == remarks.goes_on(truth)
 
 
-def same_place_in_time(answer: str, truth: str) -> bool:
-  """Is a truth that is no plain number, but for a year, said as in "on July 4th" or "in 2020"?"""
+def same_wording(answer: str, truth: str) -> bool:
+  """Is a short answer the truth but for how it is put: "on July 4th", "It is Monday"?"""
+  if same_text(answer, truth):
+    return True
+  # A number has a reading of its own; but a year may be said as in "in 2020".
   if quantities.PLAIN_NUMERAL.fullmatch(truth) and not re.fullmatch(r"[12]\d{3}", truth):
     return False
   placed = PLACED.match(answer)
-  answer = answer[placed.end() :] if placed else answer
-  date = read_date(answer)
-  if date:
-    return date == read_date(truth)
-  return bool(placed) and same_text(answer, truth)
+  if placed and not statements.TURNED.search(placed.group()):
+    answer = answer[placed.end() :]
+    if same_text(answer, truth):
+      return True
+  for read in (read_date, read_time, read_parts):
+    said, wanted = read(answer), read(truth)
+    if said and wanted:
+      return same_time(said, wanted) if read is read_time else said == wanted
+  return False
 
 
 def read_date(text: str) -> tuple[str, int, str | None] | None:
@@ -126,6 +153,30 @@ def read_date(text: str) -> tuple[str, int, str | None] | None:
   return (found["month"].lower(), int(found["day"]), found["year"]) if found else None
 
 
+def read_time(text: str) -> tuple[int, int, str | None] | None:
+  """(hour below 12, minute, "a" or "p" or None) of "3:45 p.m.", "15:45", "3 PM"."""
+  found = TIME.fullmatch(quantities.simplify(text).strip(" ."))
+  if not found or not (found["minute"] or found["half"]):
+    return None
+  if "." in text and ":" not in text and not found["half"]:
+    return None  # "3.45" is a number
+  hour, half = int(found["hour"]), (found["half"] or "").lower()
+  return hour % 12, int(found["minute"] or 0), half or ("p" if hour > 12 else None)
+
+
+def same_time(said: tuple, wanted: tuple) -> bool:
+  """The same hour and minute, and the same half of the day where both name it."""
+  return said[:2] == wanted[:2] and (None in (said[2], wanted[2]) or said[2] == wanted[2])
+
+
+def read_parts(text: str) -> list[tuple[str, str]] | None:
+  """[("2", "h"), ("30", "min")] of "2 hours and 30 minutes"; None for less than two parts."""
+  text = quantities.simplify(text).strip(" .")
+  if not PARTS.fullmatch(text):
+    return None
+  return [(number, measures.measure(unit) or unit) for number, unit in PART.findall(text)]
+
+
 @functools.lru_cache(maxsize=65536)
 def same_value(stated: str, truth: str) -> bool:
   """Is the value `stated` the true one? Both as written, units and all."""
@@ -133,12 +184,18 @@ def same_value(stated: str, truth: str) -> bool:
     return stated == truth
   if same_text(stated, truth):
     return True
+  said, time = read_time(stated), read_time(truth)
+  if said and time:
+    return same_time(said, time)
   left, right = quantities.read_number(stated), quantities.read_number(truth)
   if left and right:
     if left.cents and "$" in truth:  # "106 cents" for "$1.06"
       left = left._replace(value=left.value / 100, exact=False)
     elif right.cents and "$" in stated:
       right = right._replace(value=right.value / 100, exact=False)
+    # "5 m" for "5 cm"; and a bare 25, but not "25 seconds", answers a truth of 25%.
+    elif left.other_measure(right) or (right.percent and not left.percent and left.unit):
+      return False
     return same_number(left, right)
   plain, wanted = plain_value(stated), plain_value(truth)
   # "11_2" must not be read as the number 11, nor as an expression with an index.
@@ -147,8 +204,10 @@ def same_value(stated: str, truth: str) -> bool:
     return based
   member = MEMBER.match(plain)
   # "x \in [2, 3]" says the interval [2, 3].
-  if member and brackets(wanted):
+  if member and (brackets(wanted) or is_list(wanted)):
     return same_value(plain[member.end() :], wanted)
+  if " or " in plain and r"\cup" in wanted:  # "x < 2 or x > 5"
+    return same_set(re.split(r"\s+or\s+", plain), re.split(r"\s*\\cup\s*", wanted))
   if brackets(wanted) and statements.RELATION.search(plain):  # "-2 < x < 7" for "(-2, 7)"
     return not right and equivalence.WORKER.ask(plain, wanted)
   # A number such as "1,234" holds a comma too, but is no list.
@@ -197,12 +256,8 @@ def same_in_base(plain: str, wanted: str) -> bool | None:
   if not answer:
     # "4210" for "4210_{5}"
     return plain == truth["digits"]
-  return answer["digits"].lower() == truth["digits"].lower() and base(answer) == base(truth)
-
-
-def base(numeral: re.Match) -> str:
-  written = numeral["braced"] or numeral["bare"]
-  return str(number_words.SPELLED_NUMBERS.get(written.lower(), written))
+  same_digits = answer["digits"].lower() == truth["digits"].lower()
+  return same_digits and answer["base"] == truth["base"]
 
 
 # ---- lists, tuples, sets, ratios, intervals ----
@@ -267,11 +322,6 @@ def same_items(plain: str, wanted: str) -> bool:
   """
   # A ratio: "3:4", also as "3/4"
   if ":" in wanted:
-    halves = {half.lower() for half in HALF_OF_DAY.findall(plain + " " + wanted)}
-    if len(halves) > 1:
-      return False  # "3:45 am" for "3:45 pm"
-    plain = HALF_OF_DAY.sub("", plain).strip(" .")
-    wanted = HALF_OF_DAY.sub("", wanted).strip(" .")
     return same_sequence(re.split(r"[:/]", plain), wanted.split(":"))
   # A pair of brackets counts only where it encloses all: "(1, 2), (3, 4)" has none.
   kind = brackets(wanted) if closes_at_end(wanted.replace("\\", "")) else ""
@@ -286,7 +336,7 @@ def same_items(plain: str, wanted: str) -> bool:
   named = len(set(names)) == len(names) and None not in names  # "x = 3, y = 4"
   # Sets, and bare lists of solutions.
   if kind in ("", "{}"):
-    if said not in ("", "{}"):
+    if said not in ("", "{}") and not (said == "[]" and len(left) > 2):  # "[1, 2, 3]" in Python
       return False
     if named and sorted(names) == sorted(map(str, wanted_names)):
       # "y = 4, x = 3" for "x = 3, y = 4"
@@ -298,7 +348,15 @@ def same_items(plain: str, wanted: str) -> bool:
   # "x = 3, y = 4" names the places of (3, 4), so it needs no brackets.
   if said != kind and not (kind == "()" and said == "" and named):
     return False
+  if named and are_neighbours(names):
+    left = [left[names.index(name)] for name in sorted(names)]  # "y = 4, x = 3" for (3, 4)
   return same_sequence(left, right)
+
+
+def are_neighbours(names: list[str]) -> bool:
+  """Do letters stand side by side in the alphabet, as x, y, z and a, b do? They have an order."""
+  codes = sorted(ord(name) if len(name) == 1 else 0 for name in names)
+  return codes[0] > 0 and codes[-1] - codes[0] == len(codes) - 1
 
 
 def assigned_names(items: list[str]) -> list[str | None]:
@@ -352,7 +410,7 @@ def same_expression(plain: str, wanted: str) -> bool:
     return False  # "3 * 4" for 12
   if statements.RELATION.search(plain) and not statements.RELATION.search(wanted):
     return False  # "> 72" for 72
-  if quantities.read_number(plain) and not re.search(r"[\\^(√=]|[*/+-]\s*\d", wanted):
+  if quantities.read_number(plain) and not re.search(r"[\\^(√=!]|[*/+-]\s*\d", wanted):
     return False  # a number for what is none
   if OPERATOR_LEFT.search(plain) or not EXPRESSION.search(plain + " " + wanted):
     return False
@@ -375,6 +433,9 @@ def for_math_verify(text: str) -> str:
   if FUNCTION_OF_DEGREES.search(text):
     # "\sin 20 degrees" → "\sin (\frac{20\pi}{180})"
     text = re.sub(r"(\d+(?:\.\d+)?)\s?degrees", r"(\\frac{\1\\pi}{180})", text)
+  text = re.sub(r"(?<![\w.^)}])(\d+) (\d+)/(\d+)(?=\s+[\\a-zA-Z(])", r"(\1+\\frac{\2}{\3}) ", text)
+  # "\frac{1}{2}\sqrt{3}" was simplified to "1/2 \sqrt{3}", and that is no 1/(2\sqrt{3}).
+  text = re.sub(r"(\d+(?:\.\d+)?)/(\d+(?:\.\d+)?)(?=\s+[\\a-zA-Z(])", r"\\frac{\1}{\2}", text)
   # Elsewhere the sign is a unit like others: "75 degrees" → "75".
   text = re.sub(r"(\d|\})\s?degrees", r"\1", text)
   return UNIT_BEHIND.sub("", text)

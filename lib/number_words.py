@@ -61,7 +61,9 @@ TOP = rf"(?P<top>an?|{'|'.join(ONES)}|\d+)"
 MIXED = re.compile(rf"(?P<whole>\d+|{WORD}(?:-{WORD})?)[\s-]+and[\s-]+{TOP}[\s-]{PART}", re.I)
 # "two thirds", "a half", "2 fifths", "half"; a bare "third" is a place, "3 quarters" may be coins
 FRACTION = re.compile(
-  rf"(?:{TOP}[\s-](?:(?<!\d.)|(?!quarter)){PART}|(?=half\b){PART.replace('part', 'half')})", re.I
+  rf"(?:{TOP}[\s-](?:(?<!\d.)|(?!quarter)(?:(?<=\b1.)|(?=\w+s\b))){PART}"  # "72 third graders"
+  rf"|(?=half\b){PART.replace('part', 'half')})",
+  re.I,
 )
 
 
@@ -103,6 +105,9 @@ def in_digits(text: str) -> str | None:
 
   None for words that are no one number, such as "two seventy".
   """
+  if text.startswith("-"):
+    written = in_digits(text[1:])
+    return written and f"-{written}"
   mixed = MIXED.match(text)
   if mixed:
     whole, top = small_number(mixed["whole"]), small_number(mixed["top"])

@@ -10,7 +10,9 @@ from lib import number_words, quantities, sums
 
 # A note in brackets that must come out at the value before it: "72 (8 times 9)", "72 (= 8 * 9)"
 NOTE = re.compile(
-  r"(?P<said>.*\d.*?|[a-z -]+)\s+[(\[]\s*=?(?P<note>[^()\[\]]{1,80})[)\]]", re.I | re.S
+  r"(?P<said>.*\d.*?|[a-z -]+?)(?:\s+[(\[]|,\s+(?=i\.?e\b|or\b))"
+  r"\s*(?:=|or\s+|i\.?e\.?,?\s+)?(?P<note>[^()\[\]]{1,80})[)\]]?",
+  re.I | re.S,
 )
 # What may follow a value and leave it as it is: ", of course", ", as required", ", tax included".
 # Anything else may go on: ", and then she eats 2".
@@ -19,12 +21,13 @@ CLOSING = re.compile(
       ,?\s+(?:of\s+course|obviously|clearly|indeed|exactly|precisely|to\s+be\s+(?:exact|precise))
     | ,?\s+as\s+(?:required|desired|needed|asked|requested|wanted|shown|calculated)(?:\s+above)?
     | ,?\s+(?:and\s+)?that(?:\s+is|['’]s)\s+(?:all|it|the\s+answer)
-    | ,?\s+(?:tax\s+included|including\s+(?:the\s+)?tax)
+    | ,?\s+(?:tax\s+included|including\s+(?:the\s+)?[a-z]+)
+    | ,?\s+no\s+more(?:,?\s+and|,)\s+no\s+less
     | ,?\s+with\s+(?:none|nothing|no\s+\w+)\s+(?:left(?:\s+over)?|remaining|to\s+spare)
     | ,?\s+with(?:out\s+(?:a|any)|\s+no)\s+(?:remainder|rest)
     | ,\s+(?:just\s+)?like\s+\w+
     | ,\s+(?:which\s+is\s+)?more\s+than\s+enough
-    | \s*\((?:rounded|approx\.?|approximately|exact(?:ly)?)\)
+    | \s*\((?:rounded|approx\.?|approximately|exact(?:ly)?|(?:final\s+)?answer|ans)\)
     | \s*[✓✔✅👍🎉🙂]\ufe0f?
   )[\s.!]*$""",
   re.I | re.X,
@@ -42,13 +45,23 @@ CHANGES = re.compile(
   re.I,
 )
 # In front of a value, these say nothing: "=> 72", "∴ 72", "✅ 72"
-OPENING = re.compile(r"\s*(?:=>|[→⇒∴✓✔✅]\ufe0f?|\\(?:therefore|implies|Rightarrow)\b|->)+\s*")
+OPENING = re.compile(r"\s*(?:=>|[•→⇒∴✓✔✅]\ufe0f?|\\(?:therefore|implies|Rightarrow)\b|->)+\s*")
 # "5!" is 120. Behind words the mark only exclaims: "The answer is 72!"
 FACTORIAL = re.compile(r"[\d)}\]]\s*!+[\s$.]*$")
 GOES_ON_AND_ON = re.compile(
   r",\s*(?:and\s+)?(?:\.\.\.|…|\\[lc]?dots|(?:etc|so\s+on)\b\.?)[\s.$}]*$", re.I
 )
-DENIAL_MARK = re.compile(r"[✗✘❌❎🚫👎]|^\W*!\s*=?\s*\d")
+# Marked as wrong, negated or struck out: "❌ 72", "!72", "~~72~~", "<s>72</s>", "\cancel{72}"
+DENIAL_MARK = re.compile(
+  r"[✗✘❌❎🚫👎¬]|^\W*!\s*=?\s*\w|~~|</?(?:s|del|strike)>|\\(?:[xb]?cancel|sout|not)\b", re.I
+)
+# Said after an answer in any domain, these take it back or leave it open.
+SECOND_THOUGHTS = (
+  r"scratch\s+that|never\s?mind|just\s+kidding|who\s+knows"
+  r"|(?:not|n['’]t)\s+(?:so\s+|really\s+|entirely\s+)?(?:sure|certain)"
+  r"|(?:could|may|might)\s+(?:well\s+)?be\s+(?:wrong|mistaken)"
+  r"|i\s+(?:do\s+not|don['’]t)\s+know|i\s+(?:doubt|guess)"
+)
 
 
 def without_remarks(text: str) -> str:
@@ -73,12 +86,12 @@ def without_note(text: str) -> str:
     return text
   numbers = re.findall(rf"(?<![\w.])-?(?:{quantities.DIGITS})", noted["said"])
   value = numbers[-1] if numbers else number_words.in_digits(noted["said"])
-  terms = sums.spoken_sum(noted["note"])
-  if terms and numbers:
-    return noted["said"] if sums.comes_out(terms, value) else text
-  said = quantities.read_number(value or "")
+  said = quantities.read_number(noted["said"]) or quantities.read_number(value or "")
   again = quantities.read_number(noted["note"])
-  return noted["said"] if said and again and said == again else text
+  if said and again and said.amount() == again.amount():
+    return noted["said"]
+  terms = sums.spoken_sum(noted["note"])
+  return noted["said"] if terms and numbers and sums.comes_out(terms, value) else text
 
 
 def is_factorial(text: str) -> bool:

@@ -10,7 +10,7 @@ import itertools
 import re
 import unicodedata
 
-from lib import contract, math_checking, quantities
+from lib import contract, math_checking, measures, quantities, remarks
 
 ARTICLES = {"a", "an", "the"}
 SPACE_AND_MARKUP = " \n*_\"'`.!$"  # around a bare answer
@@ -19,28 +19,42 @@ TEXT_COMMAND = re.compile(r"\\?\b(?:boxed|fbox|text(?:bf|it|rm)?|mathrm|mathbf)\
 RAISED = re.compile(r"[⁺⁻⁰¹²³⁴-⁹]+")
 POWER_OF_TEN = re.compile(r"[x×*·]\s*10\s*\^?\{?\s*[-−⁻]?[\d⁰¹²³⁴-⁹]+\}?")
 
+SURELY = (
+  r"clearly|definitely|certainly|obviously|undoubtedly|surely|absolutely|for\s+sure|of\s+course"
+  r"|without\s+(?:a\s+|any\s+)?doubt|there\s+is\s+no\s+doubt"
+)
+# "the answer is" in the languages that models slip into; a denial between its words is no match
+FOREIGN = (
+  r"la\s+respuesta(?:\s+correcta)?\s+es|die\s+(?:richtige\s+)?antwort\s+ist"
+  r"|la\s+(?:bonne\s+)?réponse\s+est|(?:正确)?答案是"
+)
 KIND = r"(?:answer|option|choice|letter|pick)(?:\s+here|\s+to\s+(?:the|this)\s+question)?"
-IS = r"(?:is|would\s+be|should\s+be|must\s+be|has\s+to\s+be|seems\s+to\s+be)"
-AMONG = r"(?:out\s+)?of\s+(?:these|the\s+four),\s+|only\s+"
+IS = r"(?:is(?:\s+undoubtedly)?|would\s+be|should\s+be|must\s+be|has\s+to\s+be|seems\s+to\s+be)"
+AMONG = (
+  r"(?:(?:out\s+)?of|among)\s+(?:these|the\s+(?:four|options|choices)),\s+|only\s+"
+  rf"|(?:{SURELY})[,:]?\s+"
+)
 # "The final answer is: ", "So the correct option is ", "It's ", "I choose ", "Antwort: "
 LEAD_IN = re.compile(
   rf"""\A\W{{0,3}}(?:(?:so|thus|therefore|hence)\W+|{AMONG})?
   (?:
-      (?:(?:the|my|our)\s+)?(?:(?:final|correct|right|best|most\s+likely)\s+)?
-      {KIND}(?:\s+{IS})?\s*[:=–-]?\s+(?=\S)
+      (?:(?:the|my|our)\s+)?(?:only\s+)?(?:(?:final|correct|right|best|most\s+likely)\s+)?
+      {KIND}(?:\s+{IS})?(?:\s*[:=–-]?\s+|\s*[=:])(?=\S)
+    | (?:{FOREIGN})\s*
     | (?:(?:my|final)\s+)?(?:answer|pick|ans|antwort|respuesta|réponse|risposta|resposta|lösung
       |solution|答案)\s*[:：]\s*
     | (?:so|thus|therefore|hence)\W+(?=\S)
     | it(?:\s+is|['’]s|\s+must\s+be|\s+has\s+to\s+be)\s+
-    | i(?:['’]d|\s+would)?\s+(?:choose|pick|go\s+with|(?:think|believe)\s+it(?:\s+is|['’]s))\s+
-    | i\s+am\s+(?:sure|confident|certain)\s+(?:that\s+)?(?:the\s+answer|it)\s+is\s+
+    | (?:(?:i|we)(?:['’]d|\s+would)?\s+)?(?:choose|pick|select|go\s+with)\s+
+    | i(?:['’]d|\s+would)?\s+(?:(?:think|believe)\s+it(?:\s+is|['’]s))\s+
+    | i(?:\s+am|['’]m)\s+(?:sure|confident|certain)\s+(?:that\s+)?(?:the\s+answer|it)\s+is\s+
     | (?<=\s)(?=\S)  # only those words of the first line
   )""",
   re.I | re.X,
 )
 # An announcement at the start of a line, a sentence or a clause; the last one counts.
 ANNOUNCED = re.compile(
-  r"""(?:\A|(?<=[.,;:!?\n])|(?=\b(?:so|thus|therefore|hence)\b))\s*\W{0,3}
+  r"""(?:\A|(?<=[.,;:!?\n])|(?=\b(?:so|thus|therefore|hence)\b))\s*\W{0,5}
   (?:(?:so|thus|therefore|hence|and|but)\W+)?
   (?P<said>
       (?:(?:the|my|our)\s+)?(?:(?:final|correct|right|best)\s+)?(?:answer|option|choice)
@@ -52,11 +66,14 @@ ANNOUNCED = re.compile(
 )
 LETTER = r"(?:option\s+|choice\s+)?[(\[]?\s*(?P<letter>[A-Za-z]|[1-9])\s*[)\]]?"
 # "B", "(B) Jupiter", "B: Jupiter", "Option B - Jupiter"
-LETTER_AND_TEXT = re.compile(rf"{LETTER}[.:,]*(?:\s*[-–—:.)]\s*|\s+|$)(?P<text>.*)", re.I | re.S)
-# "D, not B", "D (not B)", "D rather than B"
+LETTER_AND_TEXT = re.compile(
+  rf"{LETTER}[.:,]*(?:\s*(?:->|[-–—:.)=→])\s*|\s+|$)(?P<text>.*)", re.I | re.S
+)
+# "D, not B", "D (not B)", "D rather than B", "Venus, not Mars"
 NOT_ANOTHER = re.compile(
   rf"(?P<said>.+?)(?:,\s*|\s+\(?)(?:and\s+)?(?:not|rather than|instead of)\s+"
-  rf"{LETTER}(?:(?:\s*,|\s*,?\s*(?:or|and|nor))\s*[(\[]?[A-Za-z1-9][)\]]?)*\W*",
+  rf"(?:{LETTER}(?:(?:\s*,|\s*,?\s*(?:or|and|nor))\s*[(\[]?[A-Za-z1-9][)\]]?)*\W*"
+  r"|(?P<text>.+))",
   re.I | re.S,
 )
 # "Not A, so", "It is not A,", "A is wrong, so" before an announcement
@@ -64,20 +81,24 @@ OTHER_DENIED = re.compile(
   r"(?:\bnot\s+(?:option\s+)?\S+|\b[A-Z]\s+(?:is|was)\s+(?:not\s+)?\w+)(?:,?\s+so)?\s*$", re.I
 )
 TEXT_AND_LETTER = re.compile(r"(?P<text>.+?)\s*[(\[](?P<letter>[A-Za-z1-9])[)\]]", re.S)
-REASON = re.compile(r"[,;]?\s+(?:because|since)\b", re.I)
+REASON = re.compile(r"[,;]?\s+(?:because|since|as\s+(?:it|they|the|this))\b|,\s+which\b", re.I)
 IS_RIGHT = re.compile(
-  r"\s+is\s+(?:(?:the\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?|true"
-  r"|the\s+answer)\W*\Z|\s+it\s+is\W*\Z|,\s+of\s+course\W*\Z",
+  r"\s+is\s+(?:(?:the\s+)?(?:only\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?|true"
+  rf"|the\s+answer)\W*\Z|\s+(?:it\s+is|only|alone)\W*\Z|,?\s+(?:{SURELY})\W*\Z",
   re.I,
 )
 SENTENCE_END = re.compile(r"(?<=[.!])\s+(?=[A-Z(])|\n+")
-# Struck out or marked as wrong: "B ❌", "!B", "~~B~~"
-DENIAL_MARK = re.compile(r"[✗✘❌❎🚫👎]|^\W*!|~~")
+# "Not A but B", "The answer is not A, it is B": B is what is said
+NOT_BUT = re.compile(
+  rf"\bnot\s+{LETTER.replace('letter', 'other')}[,;.]?\s+(?:but|rather|it(?:\s+is|['’]s))\s+", re.I
+)
 SO = re.compile(r"[\s,;:]*(?:\b(?:so|thus|therefore|hence|and|but)\b)?[\s,;:]*\Z", re.I)
 HTML = re.compile(r"</?[a-z]{1,6}>", re.I)
 DENIED = re.compile(rf"\b(?:{quantities.DENIALS}|{quantities.DOUBTS})\b", re.I)
 TAKEN_BACK = re.compile(
-  r"\b(?:wait|actually|sorry|or|maybe|perhaps|also|instead|rather)\b|\bno,", re.I
+  r"\b(?:wait|hmm+|actually|sorry|or|maybe|perhaps|also|instead|rather)\b|\bno,"
+  rf"|\b(?:{remarks.SECOND_THOUGHTS})\b|\A\W*(?:no|not|wrong|incorrect|false)\b\W*\Z",
+  re.I,
 )
 
 
@@ -98,7 +119,7 @@ def same_text_or_quantity(answer: str, truth: str) -> bool:
   """The same words, or the same number with the same unit; a reason behind them changes nothing."""
   # "The Mitochondria." and "mitochondria" are one text.
   wanted = normalize(truth)
-  if not wanted:
+  if not wanted or remarks.DENIAL_MARK.search(answer):
     return False
   if answer == truth:
     return True
@@ -117,7 +138,8 @@ def same_text_or_quantity(answer: str, truth: str) -> bool:
 def unit_of(text: str) -> str:
   """What is left without the number: "9.8 m/s²" → "m s2"."""
   plain = POWER_OF_TEN.sub(" ", re.sub(r"\\[,;:! ]|~", " ", unwrap(text)))
-  return normalize(re.sub(r"(?<![a-zA-Z^²³])[-+]?[\d.,/]*\d", " ", plain))
+  unit = re.sub(r"(?<![a-zA-Z^²³])[-+]?[\d.,/]*\d", " ", plain).replace("percent", "%")
+  return measures.measure(quantities.simplify(unit).strip(" .")) or normalize(unit)
 
 
 @functools.lru_cache(maxsize=16384)  # a row's options and truth come back with every response
@@ -130,6 +152,7 @@ def normalize(text: str) -> str:
   text = re.sub(r"\s+(?=\^)", "", RAISED.sub(r"^\g<0>", text))
   text = unicodedata.normalize("NFKC", text).replace("−", "-").casefold()
   text = re.sub(r"(?<=[^\W\d])\^\{?([\d+-]+)\}?", r"\1", text)  # "s^2" → "s2", but "10^5" → "10 5"
+  text = re.sub(r"(?<=[^\W\d_])_\{?(\d+)\}?", r"\1", text)  # "CO_{2}" → "CO2"
   text = re.sub(r"(?<=\w)['’](?=\w)", "", text)
   words = re.findall(r"\w+|[+%=<>≤≥]|-(?=\d)|(?<=\w)-(?!\w)", text)
   return " ".join([word for word in words if word not in ARTICLES] or words)
@@ -175,14 +198,14 @@ def read_choices(metadata: dict) -> dict[str, str]:
 
 def stated_option(answer: str, choices: dict[str, str]) -> str | None:
   """The text of the one option that an answer states; None for none, two, and a denied one."""
-  if DENIAL_MARK.search(answer):
+  if remarks.DENIAL_MARK.search(answer) or "≠" in answer:
     return None
   lines = [" ".join(line.split()) for line in answer.splitlines()]
   answer = unwrap("\n".join(line for line in lines if line))  # no runs of space to search through
   whole = chosen_option(answer, choices)
   if whole is not None:  # an option's own text may hold anything: "None of these", "Mars and Venus"
     return whole
-  answer = HTML.sub("", answer)
+  answer = NOT_BUT.sub("", re.sub(r"\bisn['’]t\b", "is not", HTML.sub("", answer)))
   before = ""
   announcements = list(ANNOUNCED.finditer(answer))
   if announcements:
@@ -230,7 +253,9 @@ def option_of_sentence(said: str, choices: dict[str, str]) -> str | None:
   if not against:
     return None
   chosen = chosen_option(against["said"], choices)
-  other = chosen_option(against["letter"], choices)
+  other = chosen_option(against["letter"] or against["text"], choices)
+  if against["text"] and other is None:
+    return None  # "D, not entirely"
   return chosen if chosen != other else None
 
 

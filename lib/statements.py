@@ -43,7 +43,10 @@ ANSWER_IS = r"""
     answer
     (?:\s+(?:here|then|to\s+(?:the|this|your)\s+(?:question|problem|task)|in\s+\w+
       |would|should|must|will)){0,3}
-    \s*(?:\b(?:is|was|be|seems\ to\ be)\b | [=:])\s*:?   # "The final answer is:", "Answer: "
+    \s*(?:
+      \b(?:is|was|be|seems\ to\ be|equals|(?:comes|works|turns)\ (?:out\ )?to(?:\ be)?)\b
+      | [=:]
+    )\s*:?   # "The final answer is:", "Answer: "
   )"""
 ANNOUNCEMENT = re.compile(
   rf"""(?P<box>\\?(?:boxed|fbox)\s*\{{)   # \boxed{{72}}
@@ -57,9 +60,12 @@ LABEL_OF_ANSWER = re.compile(r"^\s*A(?:ns)?\b\s*[.:=]", re.I | re.M)
 MAX_LEAD = 100  # characters of an announcement before its "answer"
 # The answer of someone else, or one that was left: "The student's answer is", "Previous answer:"
 OTHERS_ANSWER = re.compile(
-  r"\b(?:previous|earlier|old|other|another|alternative|initial|sample|student|friend)(?:['’]s)?\s*$",
+  r"\b(?:previous|earlier|old|other|another|alternative|initial|sample|one|(?!what)\w+['’]s)\s*$",
   re.I,
 )
+UNDOUBTED = re.compile(r"\bno\s+doubt\s+(?:that\s*)?$", re.I)
+# "Twice the answer is 72", "the square of the answer is 72"
+MADE_OF_ANSWER = re.compile(r"\b(?:of|twice|thrice|half|double|triple|times)\s*$", re.I)
 BOX = r"\\?(?:boxed|fbox)\s*\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\}"
 # "\boxed{k = 45} \quad \text{and} \quad \boxed{n = 2}": several boxes are one list
 BETWEEN_BOXES = r"(?:[\s$,.;()\[\]]|\\(?:quad|qquad|text\s*\{|[,;()\[\]])|\}|\b(?:and|or)\b)*"
@@ -73,8 +79,8 @@ CLAUSE_START = re.compile(r"[.,;:!?\n](?:\s|$)")
 SHOWS_VALUE = re.compile(r"\d|\\(?:sqrt|frac|pi)")
 # Two letters or more that are neither a LaTeX command nor the name of a function.
 PROSE = re.compile(
-  r"(?<![\\a-zA-Z])(?!(?:sin|cos|tan|cot|sec|csc|log|ln|exp|mod|gcd|lcm|det|max|min|degrees)\b)"
-  r"[a-zA-Z]{2,}"
+  r"(?<![\\a-zA-Z])(?!(?:sin|cos|tan|cot|sec|csc|log|ln|exp|mod|gcd|lcm|det|max|min|degrees|in(?=\s*[(\[]))\b)"
+  r"(?:[a-zA-Z]{2,}|[^\W\d_a-zA-Zα-ωΑ-Ω]+)"
 )
 LAYOUT = re.compile(r"\\begin\{(?:\w?matrix|cases|array)")  # values on lines of their own
 LIST_WORD = re.compile(r"\b(?:and|or)\b")
@@ -103,7 +109,8 @@ DOUBT = re.compile(rf"\b(?:{quantities.DOUBTS})\b", re.I)
 RELATIVE_DENIAL = re.compile(
   r"\b(?:that|who|which)\s+(?:is|are|was|were|do|does|did|have|has|had|will|would)\s+not\s+\w+"
   r"|\b(?:that|who|which)\s+(?:did|do|does|had|have|has|was|were|are|is)n['’]t\s+[a-z]+"
-  r"|\bnot\s+\w+(?:ing|ed)\b",
+  r"|\bnot\s+\w+(?:ing|ed)\b"
+  rf"|\bunknown(?=\s+\w+\s+(?:is|was|equals)\b)|(?<=\d\s){quantities.ATTRIBUTE}",
   re.I,
 )
 # Another number that is set against the stated one: ", not 72", "rather than 72 apples".
@@ -111,7 +118,9 @@ OTHER_NUMBER = rf"[-+]?(?:{quantities.DIGITS})(?:/\d+)?%?(?:\s[a-z]+){{0,2}}"
 AGAINST = re.compile(
   rf",?\s+(?:and\s+)?(?:not|rather\s+than|instead\s+of)\s+(?P<other>{OTHER_NUMBER})\s*$", re.I
 )
-NOT_BUT = re.compile(rf"\bnot\s+{OTHER_NUMBER},?\s+but\s+(?:rather\s+)?(?=[-+]?\d)", re.I)
+NOT_BUT = re.compile(
+  rf"\bnot\s+{OTHER_NUMBER}[,;.]?\s+(?:but(?:\s+rather)?|rather|it\s+is)\s+(?=[-+]?\d)", re.I
+)
 # "44 times the weight of the cat, or 44 * 5 = 220 pounds": what is said in words, then in numbers.
 IN_NUMBERS = re.compile(
   r"\b(?:times|%\s*of|percent\s+of|half(?:\s+of)?|twice)\s+(?:the|his|her|its|their)\b"
@@ -186,13 +195,15 @@ VERB = re.compile(
 )
 # What may stand between the verb and the value and change neither.
 FILLER = re.compile(
-  r"(?:(?:exactly|just|only|about|around|approximately|approx\.?|roughly|precisely|simply|equal\s+to|now|then|"
+  r"(?:(?:exactly|definitely|certainly|surely|clearly|obviously|both|just|only|about|around|approximately|approx\.?|roughly|precisely|simply|equal\s+to|now|then|"
   r"therefore|thus|also|still|each|all|currently|already|together|a\s+(?:grand\s+)?total\s+(?:of|is)|"
   r"an?\s+(?:additional|extra)|another|me|him|her|us|them|you|out|up|in\s+total|:)\s+)*",
   re.I,
 )
 ONLY = re.compile(
-  r"(?:(?:(?:in\s+(?:all|total)|altogether),?|only|exactly|just|all|a\s+total\s+of)\s+)?", re.I
+  r"(?:(?:(?:in\s+(?:all|total)|altogether),?|only|exactly|definitely|certainly|surely|clearly|just"
+  r"|all|a\s+total\s+of)\s+)?",
+  re.I,
 )  # "Only 72 remain"
 # A number inside a sentence: no part of an expression, a time or a name.
 NUMBER_IN_TEXT = re.compile(
@@ -209,15 +220,16 @@ EXPRESSION_IN_TEXT = re.compile(
 HALF_OF_DAY = re.compile(r"\s?[ap]\.?\s?m\b\.?", re.I)
 # The tail begins with a word of place, time, measure or reason: "at the party", "each", "tall".
 TAIL_START = (
-  r"in|inside|at(?!\s+(?:least|most|best|worst)\b)|of|on|for|from|between|among|"
-  r"to(?!\s*[-\d])|by(?!\s*[-\d])|with|after|before|per|"
+  r"in|inside|at(?!\s+(?:the\s+)?(?:very\s+)?(?:least|most|best|worst|outside)\b)|of|on|for"
+  r"|from(?!\s+which)|between|among(?!\s+others)|to(?!\s*[-\d]|\s+the\s+(?:\w+\s+)?power)|"
+  rf"by(?!\s*[-\d])|with(?!\s+(?:a\s+)?remainder)|after|before(?!\s+{quantities.CHARGE})|per(?!\s+mille)|"
   r"during|each|every|altogether|together|total|overall|apiece|left|over(?!\s*\d)|remaining|long|"
   r"tall|wide|high|deep|old|away|back|ago|later|today|now|that|so|when|a|an|up\s+to"
 )
 MORE_THAN = r"more|less|fewer|further|\w+(?<!ev)(?<!ov)(?<!numb)er"
 TAIL = re.compile(
   rf"(?:\s+(?:{MORE_THAN}))?"
-  rf"(?:\s+(?:{TAIL_START})\b[^,;()=]*|\s+than\b(?!\s+the\s+answer)[^,;()=\d]*"
+  rf"(?:\s+(?:{TAIL_START})\b[^,;()=<>\\]*|\s+than\b(?!\s+the\s+answer)[^,;()=\d]*"
   r"|\s+as\s+(?:many|much|fast|long|tall|old|big|large|heavy|far|high)\b[^,;()=\d]*)?"
   r"(?:,?\s+(?:altogether|in\s+(?:total|all|dollars)|respectively|overall|on\s+average))?"
   r"(?:\s*\([^()\d]*\))?\s*",
@@ -238,8 +250,12 @@ LABEL = re.compile(
   r"(?!\W*(?:(?:previous|other|another|alternative|ignore)\b[^:]*|min|max|minimum|maximum|"
   r"over|under|above|below|between|upto|up\s+to|approx\w*|around|"
   r"about|estimate\w*|hint|example|given|question|check|ignore\w*)\W*:)"
-  r"[^\d=:]{1,60}:\s+(?=\S)",
+  r"(?!.{0,60}\bestimate)[^\d=:]{1,60}:\s+(?=\S)",
   re.I,
+)
+# "x = 3 and y = 4" at the end of a sentence
+NAMED_VALUES = re.compile(
+  r"(?<=\s)[a-z]\s*=\s*[^\s=]+(?:(?:,|,?\s+and)\s+[a-z]\s*=\s*[^\s=]+)+$", re.I
 )
 IS_THE_ANSWER = re.compile(
   r"\s+(?:is|was)\s+(?:the|my|our)\s+(?:final\s+|correct\s+)?answer\s*", re.I
@@ -248,6 +264,9 @@ ASSUMED = re.compile(r"(?:let|say|set|put|take)\b", re.I)
 # An equation that is still to be solved: "2x", "x + 1", "3x - 4" on its left.
 STEP = re.compile(r"-?\d+\s*\*?\s*[a-z]|-?(?:\d+\s*\*?\s*)?[a-z]\s*[-+]\s*\d+|\d+\s*[-+]\s*[a-z]")
 # Arithmetic left to the reader: "3 * 4" is not the 12 that was asked for.
+RATIO = re.compile(
+  r"(?:(?:the|a)\s+)?(?:ratio\s+(?:is|of)\s+)?(?P<first>\d+)\s+to\s+(?P<second>\d+)", re.I
+)
 UNEVALUATED = re.compile(r"[\s\d.,()]*[\d)]\s*[-+*/^][-+*/^\s\d.,(){}]*")
 
 
@@ -273,6 +292,7 @@ def final_statement(text: str) -> Statement:
   """The last announcement with something in it, else the last sentence that shows a value."""
   # GSM8K's calculator notes repeat the sum: "<<6*7=42>>42" → "42".
   text = re.sub(r"<<[^<>\n]*>>", "", text[-contract.MAX_READ :])
+  text = re.sub(r"\b(is|was)n['’]t\b", r"\1 not", text, flags=re.I)
   end = len(text)
   for mark in reversed(list(ANNOUNCEMENT.finditer(text, first_announcement(text)))):
     statement = boxed(text, mark) if mark["box"] else announced(text, mark, end)
@@ -305,8 +325,8 @@ def announced(text: str, mark: re.Match, end: int) -> Statement:
   context = ""
   if mark["phrase"]:
     before = text[: mark.start()]
-    context = before_clause(before)
-    if OTHERS_ANSWER.search(before):
+    context = UNDOUBTED.sub("", before_clause(before))
+    if OTHERS_ANSWER.search(before) or MADE_OF_ANSWER.search(before):
       context += " or"  # "Another answer: 72"
     if JOINED.search(before) and ANNOUNCEMENT.search(re.split(r"[.!?\n]", before)[-1]):
       context += " or"  # "The answer is 71 and the answer is 72"
@@ -320,12 +340,18 @@ def boxed(text: str, mark: re.Match) -> Statement:
   for several in SEVERAL_BOXES.finditer(text):
     if several.start() <= mark.start() < several.end():
       # "\boxed{3} and \boxed{4}" → "\text{3} and \text{4}", read as the list "3 and 4".
-      inside = BOX_START.sub(r"\\text", several.group())
+      inside = side_by_side(several.group(), inside)
       start, end = several.span()
   after = text[end:]
   # "\boxed{72} is wrong": what follows in the clause counts as well as what precedes.
-  same_clause = re.split(r"[.;!?\n]", after, maxsplit=1)[0]
+  same_clause = re.match(r"[^.;!?\n]*\??", after).group()
   return Statement(inside, before_clause(text[:start]) + " " + same_clause, after)
+
+
+def side_by_side(boxes: str, last: str) -> str:
+  """The list that several boxes are, but one value where all of them hold the same."""
+  held = {braced(boxes[start.end() + 1 :]) for start in BOX_START.finditer(boxes)}
+  return BOX_START.sub(r"\\text", boxes) if len(held) > 1 else last
 
 
 def before_clause(text: str) -> str:
@@ -375,7 +401,7 @@ def value_of(statement: Statement) -> str | None:
 
 def value_in(statement: str) -> str | None:
   """The value of a statement in one of the shapes of the file's docstring; None in others."""
-  if len(statement) > MAX_SENTENCE:
+  if len(statement) > MAX_SENTENCE or remarks.DENIAL_MARK.search(statement):
     return None
   if LAYOUT.search(statement):
     return statement if len(statement) <= MAX_VALUE else None
@@ -386,12 +412,15 @@ def value_in(statement: str) -> str | None:
   plain = re.sub(
     r"\b(it|that|this|there|he|she)['’]s\b", r"\1 is", quantities.simplify(statement), flags=re.I
   )
-  if plain.endswith("?") or remarks.DENIAL_MARK.search(plain):
+  if plain.endswith("?"):
     return None
   # "* **72**." → "72"
   plain = plain.lstrip(" .,;:*\"'`").rstrip(" .,;:!\\*\"'`")
   plain = remarks.without_remarks(plain)
   clause = conclusion(plain)
+  ratio = RATIO.fullmatch(clause)
+  if ratio:
+    return f"{ratio['first']}:{ratio['second']}"
   # "(1, 2)" and "x = 3 or x = 4" go to the comparison as they are.
   if is_mathematics(clause):
     return clause
@@ -487,6 +516,9 @@ def equation_value(clause: str) -> str | None:
   sides = [side.strip() for side in EQUALS.split(clause)]
   if len(sides) < 2 or RELATION.search(clause) or not assigns(sides):
     return None
+  named = NAMED_VALUES.search(clause)  # "The solution is x = 3 and y = 4"
+  if named:
+    return named.group()
   if re.search(r"\b(?:bound|limit|at (?:least|most))\W*$", sides[0], re.I):
     return None
   # "70 + 2 = 72 apples" has its value last, "7 = 4 + 3" first.
@@ -512,6 +544,8 @@ def assigns(sides: list[str]) -> bool:
 def subject_verb_value(clause: str) -> str | None:
   """The value behind a verb: "Jimmy needs 20 apples to equal the weight of 28 oranges" → "20"."""
   clause = without_reasons(clause)
+  if re.search(r"\banswer\b", clause, re.I):
+    return None  # "The answer has 72 digits"
   # From the last verb on: "She had 80, sold 8 and has 72" states 72.
   for verb in reversed(list(VERB.finditer(clause))):
     subject = clause[: verb.start()]
@@ -566,6 +600,8 @@ def spelled_value(text: str) -> str | None:
 def with_magnitude(number: str, rest: str) -> str | None:
   """Of 2 "dozen eggs in total" → "2 dozen", which is 24; None for "2 hundred five"."""
   magnitude, *others = rest.strip(" -").lower().split() or [""]
+  if quantities.FRACTION_WORD.fullmatch(magnitude):
+    return None
   if magnitude not in quantities.MAGNITUDES:
     return number
   if others and (others[0] == "and" or number_words.changes_number(others[0])):

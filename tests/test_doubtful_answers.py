@@ -236,6 +236,139 @@ MATH = {
       ("<= 5", "5"),
     ],
   ),
+  # A factor behind a fraction multiplies it; letters right behind a number are a product.
+  "fractions and their factors": (
+    [
+      (r"\frac{1}{2}\sqrt{3}", r"\frac{\sqrt{3}}{2}"),
+      (r"\frac{2}{3}\pi", r"\frac{2\pi}{3}"),
+      (r"\frac{1}{2}(x+1)", r"\frac{x+1}{2}"),
+      (r"2\frac{1}{2}\pi", r"\frac{5\pi}{2}"),
+      (r"0.1\overline{6}", r"\frac16"),
+      ("75% (= 3/4)", "3/4"),
+      ("3/4, i.e. 75%", "0.75"),
+      ("120", "5!"),
+      ("10", r"\binom52"),
+      ("10³", "1000"),
+      ("10¹²", "10^{12}"),
+      ("x**2 + 1", "x^2+1"),
+    ],
+    [
+      (r"\frac{1}{2}\sqrt{3}", r"\frac{1}{2\sqrt{3}}"),
+      (r"\frac{1}{3}\pi", r"\frac{1}{3\pi}"),
+      (r"\frac{1}{2}ab", r"\frac12"),
+      ("3ab", "3"),
+      ("5", "5!"),
+      ("10^{12}", "10^1"),
+    ],
+  ),
+  # Nothing is converted; a charge that is still to come makes another sum; scales are no units.
+  "other units and other scales": (
+    [
+      ("5 ft", r"5\text{ feet}"),
+      ("5 sq. ft.", r"5\text{ square feet}"),
+      ("60 deg", r"60^\circ"),
+      ("5 dozens", "60"),
+      ("25¢", "$0.25"),
+      ("72 per cent", "72%"),
+      ("72 K", "72"),
+      ("72 T-shirts", "72"),
+      ("72 third graders", "72"),
+      ("She gave 72 wrong answers.", "72"),
+      ("2 hours, 30 minutes", "2 hours and 30 minutes"),
+    ],
+    [
+      ("5 m", r"5\text{ cm}"),
+      ("5 inches", r"5\text{ square inches}"),
+      ("60 radians", r"60^\circ"),
+      ("25 seconds", "25%"),
+      ("72¢", "$72"),
+      ("72 percent of 50", "72"),
+      ("72 lakhs", "72"),
+      ("72 cr", "72"),
+      ("$72 K", "72"),
+      ("72 third graders", "24"),
+      ("72 fifteenths", "72"),
+      ("$72 before tax", "72"),
+      ("$72 less the discount", "72"),
+      ("72 with a remainder of 3", "72"),
+      ("72 doubled", "72"),
+    ],
+  ),
+  # A base may be written in words, below the line or with a prefix.
+  "numerals of a base": (
+    [
+      ("1011 in base 2", "1011_2"),
+      ("1011 (binary)", "1011_2"),
+      (r"1011_{\text{two}}", "1011_2"),
+      ("1011₂", "1011_{2}"),
+      ("(1011)_2", "1011_2"),
+      ("0b1011", "1011_2"),
+    ],
+    [
+      ("1011 in base 3", "1011_2"),
+      ("72 in base 9", "72"),
+      ("72 (octal)", "72"),
+      ("1011₃", "1011_2"),
+    ],
+  ),
+  # Struck out, an exception, twice the answer, somebody's answer
+  "values that are mentioned": (
+    [
+      ("There is no doubt that the answer is 72.", "72"),
+      ("The answer turns out to be 72.", "72"),
+      ("The answer isn't 71, it's 72.", "72"),
+      ("The answer is not 71; it is 72.", "72"),
+      (r"\boxed{72}\boxed{72}", "72"),
+      ("The unknown number is 72.", "72"),
+    ],
+    [
+      ("<s>72</s>", "72"),
+      (r"\cancel{72}", "72"),
+      (r"\boxed{72}?", "72"),
+      ("everything save 72", "72"),
+      ("72 can be ruled out", "72"),
+      ("72 in theory", "72"),
+      ("You would think it is 72", "72"),
+      ("Twice the answer is 72", "72"),
+      ("The square of the answer is 72", "72"),
+      ("The answer plus 1 is 72", "72"),
+      ("The answer has 72 digits", "72"),
+      ("Ann's answer is 72", "72"),
+      ("Falsche Antwort: 72", "72"),
+      ("The solution is x = 3 and y = 72.", "72"),
+    ],
+  ),
+  # The names of a tuple's values give their places; sets and times have several spellings.
+  "names, sets and times": (
+    [
+      ("y = 4, x = 3", "(3,4)"),
+      ("The solution is x = 3 and y = 4.", "(3,4)"),
+      ("3 to 4", "3:4"),
+      ("x < 2 or x > 5", r"(-\infty,2)\cup(5,\infty)"),
+      ("(-inf, 2) U (5, inf)", r"(-\infty,2)\cup(5,\infty)"),
+      (r"x \in \{1, 2\}", "1,2"),
+      ("[1, 2, 3]", "1,2,3"),
+      ("all real numbers", r"(-\infty,\infty)"),
+      ("There are no solutions.", r"\text{no solution}"),
+      ("The train leaves at 3:45 PM.", r"3:45\text{ p.m.}"),
+      ("15:45", "3:45 PM"),
+      ("3 PM", "3:00 p.m."),
+      ("It was a Monday.", "Monday"),
+    ],
+    [
+      ("y = 3, x = 4", "(3,4)"),
+      ("c = 1, b = 2, a = 3", "(1,2,3)"),
+      ("4 to 3", "3:4"),
+      ("3 to 4", "3"),
+      ("x < 2 and x > 5", r"(-\infty,2)\cup(5,\infty)"),
+      ("[1, 2]", "1,2"),
+      ("all real numbers except 0", r"(-\infty,\infty)"),
+      ("There is a solution.", r"\text{no solution}"),
+      ("3 AM", "3 PM"),
+      ("The train does not leave at 3:45 PM.", r"3:45\text{ p.m.}"),
+      ("It was not a Monday.", "Monday"),
+    ],
+  ),
 }
 CHOICES = {"choices": ["Mars rock", "Jupiter gas", "Venus heat", "Saturn ring"]}
 CHOOSES_B = [
@@ -251,6 +384,15 @@ CHOOSES_B = [
   "B. The answer is B.",
   "Not C, so the answer is B",
   "A. Mars rock\nB. Jupiter gas\nC. Venus heat\nD. Saturn ring\nThe answer is B.",
+  "Not A but B",
+  "The answer is not A, it is B.",
+  "Without a doubt, B.",
+  "B, definitely",
+  "Select B",
+  "B → Jupiter gas",
+  "La respuesta es B",
+  "B. A is wrong because Mars is small.",
+  "Jupiter gas, not Mars rock",
 ]
 # two options, or one that is marked as wrong or doubtful
 CHOOSES_NOTHING = [
@@ -265,6 +407,15 @@ CHOOSES_NOTHING = [
   "B ❌",
   "!B",
   "~~B~~",
+  "B. I'm not sure though.",
+  "B. But I could be wrong.",
+  "B. Never mind.",
+  "B. Wrong.",
+  "<s>B</s>",
+  "\\cancel{B}",
+  "≠ B",
+  "B -> Mars rock",
+  "La respuesta no es B",
 ]
 SAYS_YES = [
   "Yes, because it was not true of whales.",
@@ -276,6 +427,9 @@ SAYS_YES = [
   "Based on the facts, the answer is yes.",
   "Yes, that's right",
   "Yes, although it is not true of all",
+  "There is no doubt: yes",
+  "It is certainly true.",
+  "Yes, most birds fly.",
 ]
 SAYS_NO = [
   "No, because it is true only of birds",
@@ -285,6 +439,9 @@ SAYS_NO = [
   "No. It is true that birds fly, but penguins do not.",
   "No, that's wrong",
   "No, it never was.",
+  "Unfortunately, no.",
+  "I would answer no",
+  "❌ No",
 ]
 # the verdict and what is said of it disagree, or it is half of one
 SAYS_NEITHER = [
@@ -303,6 +460,20 @@ SAYS_NEITHER = [
   "Yes, wait",
   "No. 5",
   "Yes, presumably",
+  "Yes, probably",
+  "Yes, in some cases",
+  "Yes, up to a point",
+  "Yes, with some exceptions",
+  "Yes, assuming it rains",
+  "Yes. This is wrong.",
+  "Yes, just kidding",
+  "No. Who knows?",
+  "Yes, NOT",
+  "yes-man",
+  "false-ish",
+  "<s>yes</s>",
+  "❌ Yes",
+  "!yes",
 ]
 
 
