@@ -111,8 +111,15 @@ def make_step(trainer: peft_trainer.PeftTrainer):
 
   gradient_of_loss = jax.value_and_grad(loss, has_aux=True)
 
+  # They lie as they came, so that the second call is the same program: XLA would choose otherwise
+  # for some on several devices.
+  as_they_came = [[x.sharding for x in jax.tree.leaves(tree)] for tree in (params_state, state)]
+
   @functools.partial(
-    jax.jit, donate_argnums=(0, 1), compiler_options=compiler_options(trainer.model)
+    jax.jit,
+    donate_argnums=(0, 1),
+    out_shardings=(*as_they_came, None, None, None),
+    compiler_options=compiler_options(trainer.model),
   )
   def step(params, optimizer_state, frozen, micro_batches, count, learning_rate):
     # ((loss, aux), gradient) of micro-batch i, (rows, …).
@@ -195,8 +202,7 @@ class Updates:
     self.mesh = mesh
     self.everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
     self.by_rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "fsdp"))
-    # The optimizer's scalars must lie as the step returns them: else its second call compiles
-    # again.
+    # Scalars that lie on one device of several could not meet the other arrays in one program.
     state = nnx.state(trainer.optimizer)
     nnx.update(trainer.optimizer, jax.tree.map(self.lay_scalar, state))
     _, params, frozen = nnx.split(trainer.model, kind, ...)

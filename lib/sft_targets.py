@@ -30,6 +30,8 @@ CALCULATION_START = re.compile(
 UNIT_AFTER_NUMBER = re.compile(
   r"(?<=[\d)%])\s*[A-Za-z][A-Za-z'’]*(?:[ /-][A-Za-z'’]+){0,3}\s*(?=[-+*/×÷]|\s[xX]\s|$)"
 )
+# The comma in "3 + 4 = 7, 7 * 2 = 14" ends a calculation; that in "1,200" groups thousands.
+COMMA_BETWEEN = re.compile(r",(?!\d{3}(?!\d))")
 ENDS_IN_OPERATOR = ("+", "-", "*", "/", "×", "÷")
 
 
@@ -100,7 +102,7 @@ def equations(text: str) -> list[Calculation] | None:
   None where one is wrong, or is algebra or prose that cannot be checked.
   """
   found = []
-  for line in text.split("\n"):
+  for line in COMMA_BETWEEN.sub(";", text).split("\n"):
     # "2*3 = 6 = 12/2" holds two equations, each "=" between its neighbours.
     for before, after in itertools.pairwise(line.split("=")):
       left = checked_left_side(before, after)

@@ -693,6 +693,10 @@ SOLVED = [  # solution, answer, may it become a target
   ),
   ("Each gets 7/2 = <<7/2=3.5>>3.5 cakes.", "3.5", True),
   ("Half of 9 is 9/2 = 4.5, so 4.5*2 = 9.", "9", True),
+  ("55-30=25, 25-9=16", "16", True),
+  ("9+3=12,12+9=21", "21", True),
+  ("1,200 / 4 = 300, 300 + 1,000 = 1,300", "1300", True),
+  ("3 + 4 = 8, 8 * 2 = 16", "16", False),
   ("5 hours * 3 km = <<5*3=15>>15 km", "15", True),
   ("It takes 10/3 = <<10/3=3.33>>3.33 days", "3.33", False),  # rounded: a wrong equation
   ("She has 3+4 = <<3+4=8>>8 pens", "8", False),
