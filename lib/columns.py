@@ -17,11 +17,13 @@ QUESTIONS = ("prompt", "question", "problem", "query", "instruction", "input", "
 CONTEXTS = ("context", "body", "passage", "story", "paragraph", "article", "document")
 ANSWERS = (
   "answer",
+  "answerkey",
   "final_answer",
   "expected_answer",
   "ground_truth",
   "correct_answer",
   "gold",
+  "answers",
   "target",
   "label",
   "solution",
@@ -30,7 +32,7 @@ ANSWERS = (
   "completion",
 )
 # Beside a conversation that has its answer only these overrule it.
-LIKELY_ANSWERS = ANSWERS[:6]
+LIKELY_ANSWERS = ANSWERS[:7]
 REASONINGS = (
   "reasoning",
   "rationale",
@@ -45,6 +47,7 @@ CONVERSATIONS = ("messages", "conversations", "conversation")
 RESERVED = ("use", "cut", "shown_test", "challenge_tests", "source", "metadata", "domain")
 GUESS_SHARE = 0.9  # of a file's answers that must look alike for its domain to be guessed
 SHORT_ANSWER = 12  # words
+LEFT_OUT = "no question or answer, several turns, or an answer that is no option"
 
 
 class Named(NamedTuple):
@@ -72,7 +75,7 @@ def to_unified(records: list[readers.Record], source: str, named: Named) -> list
       continue
     rows.append(complete(row, record, source, domain, named))
   if left_out:
-    readers.say(f"{source}: {left_out:,} left out: no question or answer, or several turns")
+    readers.say(f"{source}: {left_out:,} left out: {LEFT_OUT}")
   return rows
 
 
@@ -104,14 +107,17 @@ def read_row(record: readers.Record, named: Named):
 
   What is no object, and what has the schema already, comes back as it is.
   """
+  if isinstance(record.value, list) and turns_in(record.value):  # a list of chats
+    record = record._replace(value={"messages": record.value})
   found = record.value
   if not isinstance(found, dict) or has_schema(found, named):
     return read_cells(found)
   # Else "prompt" and "chosen" would pass for plain columns, and the half to avoid be lost.
-  if "chosen" in found and "rejected" in found:
+  if is_preference(found):
     raise InputError(
-      f"{record.place} is a preference pair (chosen, rejected), expected a question with its "
-      "answer; keep the chosen text as the column answer, or train on pairs with a DPO trainer"
+      f"{record.place} is a preference pair (chosen, rejected) or a completion with its label, "
+      "expected a question with its answer; keep the chosen text as the column answer, or train on "
+      "preferences with a DPO or KTO trainer"
     )
   # A column is read once: what was the question must not be taken for the answer too.
   used = set()
@@ -128,7 +134,16 @@ def read_row(record: readers.Record, named: Named):
   if named.reasoning and named.reasoning not in found:
     raise missing(record.place, found, "worked solution", "reasoning_field", [named.reasoning])
   used.add(column)
-  return build_row(found, used, question, answer, found[column] if column else None)
+  reasoning = found[column] if column else None
+  return build_row(record, used, question, answer, reasoning)
+
+
+def is_preference(found: dict) -> bool:
+  """Whether a record is one of DPO's pairs or of KTO's judged completions."""
+  if first_there(found, ["chosen"]) and first_there(found, ["rejected"]):
+    return True
+  judged = first_there(found, ["completion"]) and str(found.get("label")).lower()
+  return judged in ("true", "false")
 
 
 def has_schema(found: dict, named: Named) -> bool:
@@ -138,7 +153,7 @@ def has_schema(found: dict, named: Named) -> bool:
   none that is known.
   """
   # A flag that names a column says that the file has columns of its own.
-  if "domain" not in found or named.prompt or named.answer or named.reasoning:
+  if not found.get("domain") or named.prompt or named.answer or named.reasoning:
     return False
   # A prompt that is a list is TRL's conversation, not the schema's text.
   if "answer" in found and isinstance(found.get("prompt"), str):
@@ -165,6 +180,10 @@ def read_question(record: readers.Record, named: Named, used: set) -> tuple[str,
   if turns := turns_in(found[column]):  # TRL: [{"role": "user", "content": …}]
     return read_turns(turns)
   question = found[column]
+  if isinstance(question, list | dict):
+    raise InputError(
+      f"{record.place}: the question in {column!r} is {question!r:.60}; expected its text"
+    )
   if column.lower() == "instruction" and found.get("input"):  # Alpaca: what is worked on
     used.add("input")
     question = f"{question}\n\n{found['input']}"
@@ -201,7 +220,7 @@ def read_cells(row):
 
   What is no row, as it is.
   """
-  for name in ("metadata", "test_cases", "facts", "sections", "choices"):
+  for name in ("metadata", "test_cases", "facts", "sections", "choices", "options"):
     # '["assert f(1)==2"]' → the list; an empty cell → None, as if the column were not there.
     if isinstance(row, dict) and isinstance(row.get(name), str):
       row[name] = cells.value(row[name]) or None
@@ -219,7 +238,7 @@ def find_answer(found: dict, named: Named, used: set, place: str) -> str:
 
 def find_column(found: dict, asked: str, names, what: str, flag: str, place: str) -> str:
   """The column asked for, else the first of the common names, whatever its case."""
-  column = asked if asked in found else "" if asked else first_there(found, names)
+  column = first_there(found, names) if not asked else asked if asked in found else ""
   if not column:
     raise missing(place, found, what, flag, [asked] if asked else names)
   return column
@@ -245,6 +264,7 @@ def read_turns(turns) -> tuple[str, str]:
   """
   system, asked, said = [], [], []
   by_role = {"system": system, "user": asked, "human": asked, "assistant": said, "gpt": said}
+  by_role["model"] = said  # Gemini's word
   for turn in turns:
     role = turn.get("role") or turn.get("from")
     content = turn.get("content") or turn.get("value") or ""
@@ -260,9 +280,12 @@ def read_turns(turns) -> tuple[str, str]:
   return "\n\n".join([*system, *asked]), "".join(said)
 
 
-def build_row(found: dict, used: set, question, answer, reasoning) -> dict | None:
-  """The row; None where it holds no question or no answer."""
-  answer = unified_rows.answer_text(answer)
+def build_row(record: readers.Record, used: set, question, answer, reasoning) -> dict | None:
+  """The row; None where it holds no question or no answer, or an answer that is none of its
+  options.
+  """
+  found = record.value
+  answer = unified_rows.answer_text(only_one(answer))
   if isinstance(answer, str):
     # A column of worked solutions ends in the answer, and only that can be compared.
     steps, answer = split_solution(answer)
@@ -274,8 +297,11 @@ def build_row(found: dict, used: set, question, answer, reasoning) -> dict | Non
   for name, value in read_cells(dict(found)).items():
     if name not in used and name not in RESERVED and is_plain(value):
       extra[name] = value
-  if extra.get("choices"):
-    question, answer = list_choices(str(question), answer, extra)
+  if choices := read_choices(extra, answer, record.place):
+    question, answer = list_choices(str(question), answer, choices)
+    extra["choices"] = choices.texts
+    if not answer:
+      return None
   row = {
     "prompt": str(question),
     "answer": answer,
@@ -288,34 +314,85 @@ def build_row(found: dict, used: set, question, answer, reasoning) -> dict | Non
   return row
 
 
-def list_choices(question: str, answer, extra: dict) -> tuple[str, str]:
-  """The question with its options as A), B), …, unless it holds them, and the right one's letter.
-
-  The answer may be a letter, an option's text or its number from 0 (MMLU). extra["choices"] becomes
-  the list of texts.
+def only_one(answer):
+  """["5"] and SQuAD's {"text": ["5", "5"]} → "5". Answers that differ stay as they are, and are
+  refused.
   """
-  choices = extra["choices"]
-  # Hugging Face's ARC: {"text": ["fire", "snow"], "label": ["1", "2"]}; others {"A": "fire", …}.
+  if isinstance(answer, dict):
+    answer = answer.get("text", answer)
+  if isinstance(answer, list) and answer and all(other == answer[0] for other in answer):
+    return answer[0]
+  return answer
+
+
+class Choices(NamedTuple):
+  """A question's options."""
+
+  labels: list[str]  # as the data has them, "1" or "A"; [] without
+  texts: list[str]
+
+
+def read_choices(extra: dict, answer, place: str) -> Choices | None:
+  """The options in a row's further columns, which are taken out of `extra`; None without any.
+
+  ["fire", "snow"]; Hugging Face's ARC {"text": ["fire", "snow"], "label": ["1", "2"]};
+  {"A": "fire", …}; [{"label": "A", "text": "fire"}, …]; columns A, B, C or option_a, option_b.
+  """
+  found = extra.pop("choices", None) or extra.pop("options", None)
+  if not found:
+    return lettered_choices(extra, answer)
   labels = []
-  if isinstance(choices, dict) and "text" in choices:
-    labels = [str(label) for label in choices.get("label") or []]
-    choices = choices["text"]
-  elif isinstance(choices, dict):
-    labels, choices = list(choices), list(choices.values())
-  texts = [str(text) for text in choices]
+  if isinstance(found, dict) and "text" in found:
+    labels, found = found.get("label") or [], found["text"]
+  elif isinstance(found, dict):
+    labels, found = list(found), list(found.values())
+  elif isinstance(found, list) and all(isinstance(item, dict) and "text" in item for item in found):
+    labels = [item["label"] for item in found if "label" in item]
+    found = [item["text"] for item in found]
+  if not isinstance(found, list):
+    raise InputError(f"{place}: the choices are {found!r:.60}; expected a list of options")
+  return Choices([str(label) for label in labels], [str(text) for text in found])
+
+
+# A, B, C (Kaggle's exams, MMLU), option_a, opa (MedMCQA).
+LETTERED = re.compile(r"([A-J])|(?:option|choice|op)[ _]?([a-jA-J])")
+
+
+def lettered_choices(extra: dict, answer) -> Choices | None:
+  """The options that stand in columns of their own, where the answer is one of them."""
+  columns = {}
+  for name, text in extra.items():
+    if match := LETTERED.fullmatch(name):
+      columns[(match[1] or match[2]).upper()] = (name, str(text))
+  texts = [text for _, text in columns.values()]
+  # Columns A and B may as well be two numbers that a question is about.
+  if len(columns) < 2 or str(answer) not in (*columns, *texts):
+    return None
+  for name, _ in columns.values():
+    del extra[name]
+  return Choices(list(columns), texts)
+
+
+def list_choices(question: str, answer, choices: Choices) -> tuple[str, str]:
+  """The question with its options as A), B), …, unless it holds them, and the right one's letter;
+  "" where the answer is none of them.
+
+  The answer may be a letter, an option's text or its number from 0 (MMLU).
+  """
+  texts = choices.texts
   letters = [chr(65 + i) for i in range(len(texts))]
   # Labels first: where options are numbers, "2" could be a label, a text or a place.
   # Places last, as they are only MMLU's habit.
-  for names in (labels, texts, letters, [str(i) for i in range(len(texts))]):
+  right = ""
+  for names in (choices.labels, texts, letters, [str(i) for i in range(len(texts))]):
     if str(answer) in names:
-      answer = letters[names.index(str(answer))]
+      right = letters[names.index(str(answer))]
       break
   # A question that lists its options already would hold them twice.
   if not all(text in question for text in texts):
     listed = [f"\n{letter}) {text}" for letter, text in zip(letters, texts, strict=True)]
     question += "".join(listed)
-  extra["choices"] = texts
-  return question, answer
+  return question, right
 
 
 def is_plain(value) -> bool:

@@ -7,10 +7,12 @@ the text forms also as .gz. What a record's columns mean is the business of `col
 """
 
 import csv
+import decimal
 import functools
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import pathlib
 import re
@@ -25,7 +27,21 @@ from lib.errors import InputError
 MAX_LINE = 16 << 20  # bytes
 FORMS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".ndjson")
 # Forms to name in messages: to say "not read" helps more than "nothing found".
-NOT_FORMS = (".xlsx", ".xls", ".arrow", ".feather", ".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z")
+NOT_FORMS = (
+  *(".xlsx", ".xls", ".xlsm", ".xlsb", ".ods", ".numbers", ".docx", ".pdf", ".html"),
+  *(".arrow", ".feather", ".avro", ".pkl", ".pickle", ".npy", ".npz", ".db", ".sqlite"),
+  *(".tar", ".tgz", ".bz2", ".xz", ".zst", ".7z"),
+)
+# First bytes that belie the name of a text: a download that was saved under another name.
+BINARY = {
+  b"PK\x03\x04": "an Excel workbook or a zip",
+  b"\xd0\xcf\x11\xe0": "an old Excel workbook",
+  b"\x1f\x8b": "compressed by gzip",
+  b"PAR1": "parquet",
+  b"<!": "a web page",
+}
+BOM = "\N{BYTE ORDER MARK}".encode()  # Windows' editors put it before the first line
+SEPARATORS = ",;\t|"
 EXPECTED = "JSONL, JSON, CSV, TSV (each also .gz), parquet or zip"
 # Parts of public sets that hold no rows, or copies of them: another wording, options, web pages.
 NOT_ROWS = re.compile(
@@ -45,6 +61,7 @@ UNREADABLE = (
   zlib.error,
   zipfile.BadZipFile,
 )
+TO_UTF_8 = "save it as UTF-8, in Excel as CSV UTF-8"
 # At once, also into a pipe: a notebook shows progress while a large file is read.
 say = functools.partial(print, flush=True)
 
@@ -97,13 +114,15 @@ def list_files(root: pathlib.Path, wanted: str = "") -> list[DataFile]:
 def named_files(path: pathlib.Path) -> list[DataFile]:
   """The files of rows that a path names: itself, or a zip's members.
 
-  An unknown suffix is read as JSON lines. Raises InputError where there is nothing to read.
+  Of an unknown suffix the first bytes tell the form. Raises InputError where there is nothing to
+  read.
   """
   if not path.is_file():
-    found = "is a folder" if path.is_dir() else "does not exist"
+    found = "is no file" if path.exists() else "does not exist"
+    found = "is a folder" if path.is_dir() else found
     raise InputError(
       f"{path} {found}; expected a JSONL file of rows or another form that is read ({EXPECTED}), "
-      "or several with commas between"
+      "several with commas between, or hf:OWNER/NAME"
     )
   if path.name.lower().endswith(NOT_FORMS):
     raise InputError(f"{path} is of a form that is not read; save it as {EXPECTED}")
@@ -169,7 +188,7 @@ def read_file(file: DataFile, expected: str):
   place = file.place
   try:
     with open_file(file) as stream:
-      reader = READERS.get(form_of(file.member or file.path.name), read_json_lines)
+      reader = reader_of(form_of(file.member or file.path.name), stream.peek(8), place)
       # `place` moves on with the rows, so that damage is told with the last row that was sound.
       for place, key, value in reader(file.place, stream):
         yield Record(place, splits.split_of(value, key, file.name), value)
@@ -179,13 +198,33 @@ def read_file(file: DataFile, expected: str):
     raise not_as_expected(place, expected, error) from error
 
 
+def reader_of(form: str, head: bytes, place: str):
+  """The reader of a file, by its suffix's form and by its first bytes."""
+  head = head.removeprefix(BOM).lstrip()
+  if form == ".parquet":
+    return read_parquet
+  for first, found in BINARY.items():
+    if head.startswith(first):
+      raise InputError(
+        f"{place} is {found}, by its first bytes; expected what its name says; rename it, or save "
+        f"it as {EXPECTED}"
+      )
+  if form in (".jsonl", ".ndjson", "") and head.startswith(b"["):
+    return read_json  # one list under the name of lines
+  if not form and head and not head.startswith(b"{"):
+    return read_csv  # a table named .txt, or without a suffix
+  return READERS.get(form, read_json_lines)
+
+
 def not_as_expected(place: str, expected: str, error: Exception) -> InputError:
   # str(KeyError("a")) is "'a'", with quotes that look odd in a sentence.
   kind = type(error).__name__
   text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
   todo = "repair the file or take it away"
   if isinstance(error, UnicodeDecodeError):  # Excel's plain CSV and "Unicode text"
-    todo = "save it as UTF-8, in Excel as CSV UTF-8"
+    todo = TO_UTF_8
+  if isinstance(error, csv.Error):
+    todo = 'in the row after it, close the quotes and double those inside: "an ""odd"" cell"'
   return InputError(f"{place}: not {expected} ({kind}: {text}); {todo}")
 
 
@@ -232,8 +271,7 @@ def read_json_lines(path: str, stream):
         f"{place} is longer than {MAX_LINE >> 20} MiB; expected one JSON row a line; delete it"
       )
     try:
-      # Windows' editors put a byte order mark before the first line.
-      text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+      text = (line.removeprefix(BOM) if number == 1 else line).decode()
       value = DECODER.decode(text) if text.strip() else None
     except UnicodeDecodeError as error:
       raise InputError(
@@ -257,8 +295,8 @@ def read_json(path: str, stream):
   except InputError as error:
     raise InputError(f"{path} is not JSON ({error}); repair or delete the value") from None
   except json.JSONDecodeError as error:
-    # A list that breaks off is damaged; anything else may be JSON lines.
-    if text.lstrip().startswith("["):
+    # A list that breaks off is damaged; anything else may be JSON lines, also of lists.
+    if text.lstrip().startswith("[") and error.msg != "Extra data":
       raise InputError(
         f"{path}:{error.lineno} is not a JSON row ({error.msg}); repair the file"
       ) from None
@@ -300,6 +338,9 @@ def row_lists(found, key: str = "") -> list[tuple[str, list]]:
   lists = [(key or name, rows) for name, rows in found.items() if is_list_of_objects(rows)]
   if lists:
     return lists
+  inner = list(found.values())
+  if len(inner) == 1 and isinstance(inner[0], dict):  # {"data": {"train": […]}}
+    return row_lists(inner[0], key)
   # Rows by id: {"q1": {…}, "q2": {…}}. A single one may be a row with an object in it.
   if len(found) > 1 and is_list_of_objects(list(found.values())):
     return [(key, list(found.values()))]
@@ -339,28 +380,33 @@ def column_values(found: dict) -> list[list] | None:
   return columns if len(columns) > 1 and same_length and columns[0] else None
 
 
-def read_csv(path: str, stream, delimiter: str = ","):
-  """Rows of text by the first line's column names; an empty cell is "", a missing one None."""
+def read_csv(path: str, stream, separator: str = ","):
+  """Rows of text by the first line's column names; an empty cell is "", a missing one None.
+
+  Columns without a name are left out: pandas' row numbers, or commas at the ends of lines.
+  """
   # The module's own limit, 128 KiB, is less than a long article.
   csv.field_size_limit(MAX_LINE)
   # newline="": line ends inside quotes belong to the cell, so the csv module must see them.
   text = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
-  table = csv.reader(text, delimiter=delimiter)
-  header = next(table, [])
-  if delimiter == "," and len(header) == 1 and ";" in header[0]:
-    # Spreadsheets of half of Europe separate by semicolons.
-    table = csv.reader(text, delimiter=";")
-    header = header[0].split(";")
-  header = [name.strip() for name in header]
-  for name in header:
-    # The second would silently win in the row's dict.
-    if header.count(name) > 1:
-      raise InputError(f"{path}:1 names the column {name!r} twice; rename or delete one of them")
+  first = text.readline()
+  if "\0" in first:
+    raise InputError(f"{path}:1 holds NUL bytes, as UTF-16 does; {TO_UTF_8}")
+  if told := re.fullmatch(r'"?sep=(.)"?\s*', first, re.I):  # Excel's own word
+    separator, first = told[1], text.readline()
+  else:
+    separator = find_separator(first, separator)
+  # Strict: a quote that is never closed would else take all further rows into its cell.
+  table = csv.reader(itertools.chain([first], text), delimiter=separator, strict=True)
+  header = [name.strip() for name in next(table, [])]
+  check_header(path, header)
   number = 1
   for cells in table:
     if not cells:
       continue
     number += 1
+    while len(cells) > len(header) and not cells[-1].strip():
+      cells.pop()  # separators at the end of a line
     if len(cells) > len(header):
       raise InputError(
         f"{path}:{number} has {len(cells)} cells, its header {len(header)}; put quotes around "
@@ -368,15 +414,41 @@ def read_csv(path: str, stream, delimiter: str = ","):
       )
     # Short rows are common in sheets, whose last cells are empty; long ones mean a shift.
     cells += [None] * (len(header) - len(cells))
-    yield f"{path}:{number}", "", dict(zip(header, cells, strict=True))
+    row = dict(zip(header, cells, strict=True))
+    row.pop("", None)
+    yield f"{path}:{number}", "", row
+
+
+def find_separator(header: str, usual: str) -> str:
+  """The character that makes the most cells of a header, of equal ones the usual.
+
+  Spreadsheets of half of Europe write semicolons; tables named .csv may hold tabs or bars.
+  """
+
+  def count(separator: str) -> int:
+    return len(next(csv.reader([header], delimiter=separator), []))
+
+  return max((usual, *SEPARATORS), key=count)
+
+
+def check_header(path: str, header: list[str]):
+  """Refuses two columns of one name: the second would silently win in the row's dict."""
+  seen = set()
+  for name in filter(None, header):
+    # Answer and answer are one column to `columns`.
+    if name.lower() in seen:
+      raise InputError(f"{path}:1 names the column {name!r} twice; rename or delete one of them")
+    seen.add(name.lower())
 
 
 def read_tsv(path: str, stream):
-  return read_csv(path, stream, delimiter="\t")
+  return read_csv(path, stream, separator="\t")
 
 
 def read_parquet(path: str, stream):
-  """2,048 rows in memory at a time. NaN, which pandas writes for no value, is None."""
+  """2,048 rows in memory at a time. NaN, which pandas writes for no value, is None; JSON has no
+  decimals, so that one is its text.
+  """
   import pyarrow.parquet
 
   number = 0
@@ -387,6 +459,8 @@ def read_parquet(path: str, stream):
         # Only NaN differs from itself.
         if isinstance(value, float) and value != value:
           row[name] = None
+        elif isinstance(value, decimal.Decimal):
+          row[name] = str(value)
       yield f"{path}:{number}", "", row
 
 

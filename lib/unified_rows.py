@@ -32,7 +32,7 @@ def unified(row, place: str) -> dict:
       f'{place}: expected a JSON object with "domain", "prompt", "answer", '
       f"found {type(row).__name__}"
     )
-  domain = row.get("domain")
+  domain = spelled(row.get("domain"))
   question = row.get("prompt")
   metadata = row.get("metadata") or {}
   answer = answer_text(row.get("answer"))
@@ -70,6 +70,12 @@ def unified(row, place: str) -> dict:
     "sections": row.get("sections"),
     "place": place,
   }
+
+
+def spelled(domain):
+  """One of the seven as it is spelled here: "Creative Writing" → "creative_writing"."""
+  near = str(domain).strip().lower().replace(" ", "_")
+  return near if near in contract.DOMAINS else domain
 
 
 def check_domain(domain, metadata: dict, place: str):

@@ -2,6 +2,7 @@
 refused.
 """
 
+import decimal
 import gzip
 import http.server
 import json
@@ -141,6 +142,12 @@ FORMS = {
   "my.csv": lambda rows: as_csv(rows).encode(),
   "my.CSV": lambda rows: b"\xef\xbb\xbf" + as_csv(rows).encode(),
   "europe.csv": lambda rows: as_csv(rows, ";").encode(),
+  "bars.csv": lambda rows: as_csv(rows, "|").encode(),
+  "excel.csv": lambda rows: b"sep=;\r\n" + as_csv(rows, ";").encode(),
+  "tabs.txt": lambda rows: as_csv(rows, "\t").encode(),
+  "no_suffix": lambda rows: as_csv(rows).encode(),
+  "row_numbers.csv": lambda rows: ("," + as_csv(rows).replace("\n", "\n1,", len(rows))).encode(),
+  "trailing.csv": lambda rows: as_csv(rows).replace("\n", ",,\n").encode(),
   "my.tsv": lambda rows: as_csv(rows, "\t").encode(),
   "my.jsonl": lambda rows: as_lines(rows).encode(),
   "my.JSONL": lambda rows: as_lines(rows).encode(),
@@ -148,6 +155,8 @@ FORMS = {
   "my.csv.gz": lambda rows: gzip.compress(as_csv(rows).encode()),
   "my.json.gz": lambda rows: gzip.compress(json.dumps(rows).encode()),
   "list.json": lambda rows: json.dumps(rows, indent=1).encode(),
+  "list.jsonl": lambda rows: json.dumps(rows).encode(),
+  "nested.json": lambda rows: json.dumps({"data": {"train": rows}}).encode(),
   "lines.json": lambda rows: as_lines(rows).encode(),
   "data.json": lambda rows: json.dumps({"version": 1, "data": rows}).encode(),
   "by_id.json": lambda rows: json.dumps({f"q{i}": row for i, row in enumerate(rows)}).encode(),
@@ -173,7 +182,8 @@ def test_every_form_of_a_users_file(name, tmp_path):
 def test_parquet_with_null_cells(tmp_path):
   import pyarrow.parquet
 
-  rows = [*sums(4), {"question": "What is missing?", "answer": None}]
+  rows = [row | {"answer": decimal.Decimal(row["answer"])} for row in sums(4)]
+  rows.append({"question": "What is missing?", "answer": None})
   pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "my.parquet")
   assert len(read(tmp_path / "my.parquet")) == 4
   rows = [*gsm8k(4), {"question": "What is missing?", "answer": None}]
@@ -217,12 +227,22 @@ SHARE_GPT = [{"from": "human", "value": "Is ice cold?"}, {"from": "gpt", "value"
       "yes",
       None,
     ),
-    (
-      {"question": "Hot?", "choices": ["fire", "snow"], "answer": 0},
-      "Hot?\nA) fire\nB) snow",
-      "A",
-      None,
-    ),
+    (TURNS, "Is ice cold?", "yes", None),  # a list of chats
+    ({"question": "2+3?", "answers": ["5"]}, "2+3?", "5", None),
+    ({"question": "2+3?", "answers": {"text": ["5", "5"]}}, "2+3?", "5", None),  # SQuAD
+    ({"domain": "", "prompt": "2+3?", "answer": "5"}, "2+3?", "5", None),
+    ({"question": "a+b?", "A": "2", "B": "3", "answer": "5"}, "a+b?", "5", None),
+    *[
+      ({"question": "Hot?"} | options, "Hot?\nA) fire\nB) snow", "A", None)
+      for options in (
+        {"choices": ["fire", "snow"], "answer": 0},
+        {"options": ["fire", "snow"], "answer": "A"},
+        {"choices": {"text": ["fire", "snow"], "label": ["1", "2"]}, "answerKey": "1"},
+        {"choices": [{"label": "1", "text": "fire"}, {"label": "2", "text": "snow"}], "gold": "1"},
+        {"A": "fire", "B": "snow", "answer": "A"},
+        {"opa": "fire", "opb": "snow", "answer": "fire"},
+      )
+    ],
   ],
 )
 def test_common_layouts(row, question, answer, reasoning):
@@ -273,7 +293,14 @@ def test_the_domain_is_guessed_from_the_answers(answers, domain):
     ("p.csv", b"question,answer\nWhat, then?,4\n", r"p\.csv:2 has 3 cells, its header 2"),
     ("p.csv", b"frage,antwort\na,4\n", r"no column with the question: found frage, antwort"),
     ("p.csv", b"question,antwort\na,4\n", r"column with the answer: .*--answer_field"),
+    ("p.csv", b'question,answer\na,4\n"b,5\nc,6\n', r"p\.csv:2: .*close the quotes"),
+    ("p.csv", b"question,Answer,answer\na,4,9\n", r"names the column 'answer' twice"),
+    ("p.csv", "question,answer\n".encode("utf-16-le"), "holds NUL bytes, as UTF-16"),
+    ("p.csv", b"PK\x03\x04", "is an Excel workbook or a zip, by its first bytes"),
     ("p.jsonl", b'{"prompt": "a", "chosen": "b", "rejected": "c"}\n', "is a preference pair"),
+    ("p.jsonl", b'{"prompt": "a", "completion": "b", "label": true}\n', "is a preference pair"),
+    ("p.jsonl", b'{"question": ["a"], "answer": "b"}\n', "the question in 'question' is"),
+    ("p.csv", b"question,choices,answer\na,x|y,x\n", r"the choices are 'x\|y'; expected a list"),
     ("p.jsonl", b'{"question": "a", "answer": NaN}\n', "NaN is no JSON value"),
     ("p.json", b'[{"question": "a", "answer": NaN}]', "NaN is no JSON value"),
     ("p.json", b'[{"question": "\\ud83d", "answer": "1"}]', r"p\.json:1 holds half of a surrogate"),
@@ -384,6 +411,9 @@ def test_a_domain_of_ones_own(tmp_path):
   (tmp_path / "moves.csv").write_text(as_csv(sums(60)))
   flag = dict(out_dir=tmp_path / "out", pool=tmp_path / "moves.csv", domain="chess")
   one_line_error(run(prepare_data, **flag), "--check=chess=")
+  same = run(prepare_data, **flag, check="exact", prompt_field="answer", answer_field="answer")
+  one_line_error(same, "is also the answer's")
+  one_line_error(run(prepare_data, **flag, check="exact", mixing="weights"), "the pool's rows are")
   run_well(prepare_data, **flag, check="exact")
   row = rows_of(tmp_path / "out", "train")[0]
   assert row["domain"] == "chess" and row["metadata"]["check"] == "exact"

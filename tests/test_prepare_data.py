@@ -1074,7 +1074,7 @@ def test_bad_files(content, message, tmp_path):
     ("p.zip", b"PK no zip", "is no readable zip .BadZipFile"),
     ("p.parquet", b"PAR1", "not rows of questions and answers"),
     ("p.csv", b"domain,prompt,answer\nmath,caf\xe9,1\n", "answers .UnicodeDecodeError"),
-    ("p.csv", b'domain,prompt,answer\nmath,one,1\nmaths,"two', r"p\.csv:3: unknown domain"),
+    ("p.csv", b"domain,prompt,answer\nmath,one,1\nmaths,two", r"p\.csv:3: unknown domain"),
     ("p.json", b'[{"domain": "math"},', r"p\.json:1 is not a JSON row"),
     ("p.json", b'{"rows": [{"domain": "x"}]}', "p.json:1: unknown"),
     ("p.json", b"\xff", "answers .UnicodeDecodeError"),
