@@ -259,7 +259,7 @@ def load_rows(
   config = folders.read_config(data_dir, "prepare_data.py")
   folders.check_prompt_hash(config, data_dir, allow_mismatch)
   path = pathlib.Path(data_dir) / f"{split}.jsonl"
-  rows = jsonl.read_rows(path)
+  rows = jsonl.read_rows(path, needed=jsonl.PREPARED)
   if not rows:
     raise InputError(f"{path} is empty; prepare the data with a larger --{split}_size")
   # Ids pair two evaluations and resume one: a repeated id would lose a row.
@@ -572,6 +572,9 @@ def make_systems(recipe: str, style: str, code_rewards: str) -> dict[str, list]:
 
 
 def check_flags():
+  folders.check_own(FLAGS.out_dir, "evaluate")
+  if FLAGS.ask and FLAGS.table:
+    raise InputError("--ask and --table are two commands; give one of them")
   if FLAGS.samples > 1 and FLAGS.temperature == 0:
     raise InputError(
       f"--samples={FLAGS.samples} at --temperature=0 draws one response {FLAGS.samples} times; "

@@ -241,6 +241,7 @@ def check_flags():
   out_dir = pathlib.Path(FLAGS.out_dir).expanduser()
   if out_dir.exists() and not out_dir.is_dir():
     raise InputError(f"--out_dir={out_dir} is a file; expected a folder")
+  folders.check_own(FLAGS.out_dir, "data")
   for name in FLAGS.sources:
     if name not in public_sources.SOURCES:
       valid = ", ".join(public_sources.SOURCES)
@@ -255,6 +256,11 @@ def check_flags():
     )
   if FLAGS.mixing == "weights":
     mixing.read_weights(FLAGS.domain_weights, own_checks.BY_DOMAIN)
+  if FLAGS.prompt_field and FLAGS.prompt_field in (FLAGS.answer_field, FLAGS.reasoning_field):
+    raise InputError(
+      f"--prompt_field={FLAGS.prompt_field} is also the answer's or the worked solution's column; "
+      "expected one of its own"
+    )
 
 
 def full_check(item: str) -> str:
@@ -340,7 +346,8 @@ def check_pool(rows: list[dict], kept: list[dict]):
       "column, their file's name or --eval_pool; add training rows, or pass --official_splits=false"
     )
   raise InputError(
-    "the pool holds no training row; expected rows in --pool, or no --pool for the built-in one"
+    f"the pool holds no training row: in {', '.join(FLAGS.pool)} none has a question and an "
+    "answer; expected rows in --pool, or no --pool for the built-in one"
   )
 
 
@@ -351,6 +358,11 @@ def domain_shares(kept: list[dict]) -> tuple[str, dict[str, float]]:
   weights = {}
   if FLAGS.mixing == "weights":
     weights = mixing.read_weights(FLAGS.domain_weights, own_checks.BY_DOMAIN)
+    if not any(weights.get(domain) for domain in counts):
+      raise InputError(
+        f"--domain_weights gives a share to {', '.join(weights)} alone, the pool's rows are of "
+        f"{', '.join(sorted(counts))}; name these, or mix otherwise"
+      )
   elif FLAGS["domain_weights"].present:
     # A recipe may have set them, so this is no mistake for certain.
     readers.say(f"note: --domain_weights has no effect with --mixing={FLAGS.mixing}")

@@ -155,8 +155,10 @@ STAGES=${STAGES:-$ORDER}
 for name in $STAGES; do
   [[ " $ORDER " == *" $name "* ]] || fail "STAGES names '$name'; valid: $ORDER"
 done
-[[ $MAX_HOURS =~ ^[0-9]+([.][0-9]*)?$ ]] ||
+[[ $MAX_HOURS =~ ^([0-9]+[.]?[0-9]*|[.][0-9]+)$ ]] ||
   fail "MAX_HOURS=$MAX_HOURS: expected hours such as 8.5, or 0 for no limit"
+[[ $MAX_HOURS =~ [1-9] ]] || MAX_HOURS=0  # 0.0
+case ${SMOKE:=} in 0) SMOKE="" ;; ""|1) ;; *) fail "SMOKE=$SMOKE: expected 1, or nothing" ;; esac
 [[ $SEED =~ ^[0-9]+$ ]] || fail "SEED=$SEED: expected a whole number, 0 or more"
 
 from_here() {  # from_here PATH: as seen from the folder the user is in, which need not be this one
@@ -256,7 +258,7 @@ if [ "$MODEL" = tiny ]; then  # the same stages at the size of a two-core machin
   export MALLOC_TRIM_THRESHOLD_=100000000000 MALLOC_TOP_PAD_=67108864
 fi
 if [ "$MAX_HOURS" != 0 ]; then grpo+=(--max_steps=auto); fi  # schedule and phases follow
-if [ -n "${SMOKE:-}" ]; then  # every stage for real: is this machine ready for the long run?
+if [ -n "$SMOKE" ]; then  # every stage for real: is this machine ready for the long run?
   data+=(--train_size=64 --val_size=14 --test_size=14 --max_prompt_tokens=256)
   sft+=(--max_steps=2 --batch_size=4 --max_length=512 --max_new_tokens=32
         --check_rows=4 --check_samples=2)

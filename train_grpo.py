@@ -603,7 +603,7 @@ def load_rows(
       f"{wanted}; choose other rewards, or prepare the data with --style={wanted}"
     )
   rows = []
-  for row in jsonl.read_rows(os.path.join(data_dir, "train.jsonl")):
+  for row in jsonl.read_rows(os.path.join(data_dir, "train.jsonl"), needed=jsonl.PREPARED):
     # SFT was shown the answers of these: groups that are all right teach nothing.
     if row["metadata"].get("use") != "sft":
       rows.append(row)
@@ -612,7 +612,7 @@ def load_rows(
       f"{data_dir}/train.jsonl has no row for GRPO (all are marked metadata.use = sft); "
       "prepare more rows"
     )
-  val_rows = jsonl.read_rows(os.path.join(data_dir, "val.jsonl"))[:eval_rows]
+  val_rows = jsonl.read_rows(os.path.join(data_dir, "val.jsonl"), needed=jsonl.PREPARED)[:eval_rows]
   return config, rows, val_rows
 
 
@@ -656,11 +656,11 @@ def resume(out_dir: str, learner: LeanGRPOLearner, state: dict):
 
 
 def check_flags():
-  """Refuses at once what would end the run once a model is loaded.
-
-  Such as an unknown system, a reward's file that cannot be imported, or --weights of a system that
-  is not paid.
+  """Refuses at once what would end the run once a model is loaded, such as a temperature of 0, an
+  unknown system, a reward's file that cannot be imported or --weights of a system not paid.
   """
+  folders.check_own(FLAGS.out_dir, "grpo")
+  grpo_settings.check_flags(FLAGS)
   own_checks.use(FLAGS.check)
   rewards.make_rewards(FLAGS.rewards, **rewards.read_weights(FLAGS.weights, FLAGS.rewards))
 
@@ -699,7 +699,7 @@ def main():
   )
   own_checks.check_rows(rows + val_rows)
   style = data["style"]
-  thresholds = grpo_settings.read_thresholds(flag, val_rows)
+  thresholds = grpo_settings.read_thresholds(flag, bool(val_rows))
   _lock = runs.lock_folder(out_dir)  # held until the process ends
   # run.json as an earlier session left it; {} for a new run.
   started = runs.begin_run(out_dir, flag.resume_from, folders.recorded_flags(flag), MAY_CHANGE)

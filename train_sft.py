@@ -470,8 +470,8 @@ class Rows(NamedTuple):
 def load_rows(data_dir: str, allow_mismatch: bool) -> Rows:
   config = folders.read_config(data_dir, "prepare_data.py")
   folders.check_prompt_hash(config, data_dir, allow_mismatch)
-  train_rows = jsonl.read_rows(os.path.join(data_dir, "train.jsonl"))
-  val_rows = jsonl.read_rows(os.path.join(data_dir, "val.jsonl"))
+  train_rows = jsonl.read_rows(os.path.join(data_dir, "train.jsonl"), needed=jsonl.PREPARED)
+  val_rows = jsonl.read_rows(os.path.join(data_dir, "val.jsonl"), needed=jsonl.PREPARED)
   solved = [row for row in train_rows if row.get("target")]
   if not solved:  # run.sh never comes here: it skips SFT where data/config.json says targets: 0
     raise InputError(
@@ -520,6 +520,7 @@ def fitting_steps(trainer, update, batches: list, stop) -> int:
 
 def check_flags():
   """Refuses flags that do not go together, before anything is loaded."""
+  folders.check_own(FLAGS.out_dir, "sft")
   if FLAGS.patience and not FLAGS.eval_every:
     raise InputError(
       f"--patience={FLAGS.patience} counts validations: it needs --eval_every above 0"

@@ -40,7 +40,7 @@ def is_address(text: str) -> bool:
   return not text or (address.scheme in ("http", "https") and bool(address.hostname))
 
 
-def is_beta(value: float) -> bool:
+def is_own_or_published(value: float) -> bool:
   return value == -1 or value >= 0
 
 
@@ -52,12 +52,17 @@ def is_not_negative(value: float) -> bool:
   return value >= 0
 
 
+def is_seed(value: int) -> bool:
+  return 0 <= value < 2**32  # what JAX's keys and NumPy's generators take
+
+
 MAY_BE = {  # flag: whether a value is one, and that in words
   "mesh": (re.compile(r"auto|[1-9]\d*x[1-9]\d*").fullmatch, "auto, or FSDPxTP such as 4x2"),
   "dtype": (re.compile("auto|float32|bfloat16").fullmatch, "auto, float32 or bfloat16"),
   "max_steps": (re.compile(r"auto|0*[1-9]\d*").fullmatch, "a positive number, or auto"),
   "judge_url": (is_address, "http://… or https://…"),
-  "beta": (is_beta, "0 or more, or -1 for the published one"),
+  "beta": (is_own_or_published, "0 or more, or -1 for the published one"),
+  "dynamic_sampling": (is_own_or_published, "0 or more, or -1 for the published number"),
   "lora_alpha": (is_positive, "a number above 0"),
   "max_grad_norm": (is_positive, "a number above 0"),
   "learning_rate": (is_not_negative, "0 or more"),
@@ -67,7 +72,10 @@ MAY_BE = {  # flag: whether a value is one, and that in words
   "temperature": (is_not_negative, "0 or more; 0 is greedy"),
   "max_hours": (is_not_negative, "0 or more; 0 is no limit"),
   "overlong_buffer": (is_not_negative, "0 or more; 0 is none"),
-  "seed": (is_not_negative, "0 or more"),
+  "seed": (is_seed, "0 or more, below 2^32"),
+  "out_dir": (bool, "a folder to write"),
+  "data_dir": (bool, "a folder that prepare_data.py wrote"),
+  "model": (bool, "tiny, a name such as gemma-3-1b-it, or a folder"),
 }
 
 
@@ -236,10 +244,10 @@ def progress_bar(total: int, done: int, name: str):
 
 
 def check_settings(known: list[str], given):
-  """Refuses a variable that looks like one of run.sh's settings and is none, such as RECIPIE."""
+  """Refuses a variable that looks like one of run.sh's settings and is none: RECIPIE, recipe."""
   for name in sorted(given):
     # 0.9 lets PATH and HOME pass, and catches one wrong, missing or swapped letter.
-    near = difflib.get_close_matches(name, known, 1, cutoff=0.9)
+    near = difflib.get_close_matches(name.upper(), known, 1, cutoff=0.9)
     if near and name not in known:
       raise InputError(f"{name} is no setting of run.sh; did you mean {near[0]}?")
 

@@ -1,7 +1,8 @@
 """A stage's folder: config.json, written last, says that it is whole and how it was made.
 
-`write_config` and `read_config`; `check_prompt_hash` compares the prompt text that two stages used;
-`digest` names content; `read_run` reads run.json, the notes of a run that may not have ended yet.
+`write_config` and `read_config`; `check_own` keeps a stage from writing into another's;
+`check_prompt_hash` compares the prompt text that two stages used; `digest` names content;
+`read_run` reads run.json, the notes of a run that may not have ended yet.
 """
 
 import glob
@@ -85,18 +86,34 @@ def read_config(folder, made_by: str) -> dict:
   """config.json of a complete folder; `made_by` is the command that makes one."""
   path = pathlib.Path(folder) / "config.json"
   try:
-    return json.loads(path.read_text(encoding="utf-8"))
+    config = json.loads(path.read_text(encoding="utf-8"))
   # NotADirectoryError: a file was named, such as results.json.
   except (FileNotFoundError, NotADirectoryError):
     raise InputError(why_incomplete(path.parent, str(folder), made_by)) from None
   except ValueError as error:
     raise InputError(f"{path} is not JSON ({error}); run {made_by} again") from error
+  if not isinstance(config, dict):
+    raise InputError(f"{path} is {config!r:.40}, expected an object; run {made_by} again")
+  return config
+
+
+def check_own(out_dir: str, stage: str):
+  """Refuses to write into a folder that another stage has made: its results would be mixed up."""
+  if not is_complete(out_dir):
+    return
+  theirs = read_config(out_dir, "its stage").get("stage", "something else")
+  if theirs != stage:
+    raise InputError(
+      f"--out_dir={out_dir} is complete and of {theirs}, expected a new folder or one of {stage}; "
+      "name another"
+    )
 
 
 def why_incomplete(folder: pathlib.Path, name: str, made_by: str) -> str:
   """What to do about a folder without config.json. A broken-off run may have parameters to use."""
   if not folder.is_dir():
-    return f"{name} does not exist; make it with {made_by}"
+    found = "is no folder" if folder.exists() else "does not exist"
+    return f"{name} {found}; make it with {made_by}"
   # Hours of training must not look lost because the last minute is missing.
   usable = [f"{name}/{part}" for part in ("params", "best") if (folder / part).is_dir()]
   or_use = f", or name {' or '.join(usable)}" if usable else ""

@@ -2,10 +2,12 @@
 compiled.
 
 PUBLISHED       what each algorithm's paper uses where the flags say nothing
+check_flags     refuses what does not go together
 read_settings   flags → Settings
 read_thresholds --phase_metrics
 """
 
+import importlib.util
 import re
 from typing import NamedTuple
 
@@ -85,8 +87,12 @@ def read_domain_beta(items: list[str]) -> dict[str, float]:
   return found
 
 
-def check_sizes(flag):
-  """Refuses sizes that do not fit each other."""
+def check_flags(flag):
+  """Refuses values that do not fit each other: all that needs no model and no rows."""
+  read_domain_beta(flag.domain_beta)
+  read_thresholds(flag, has_validation=flag.eval_rows > 0)
+  if flag.wandb and not importlib.util.find_spec("wandb"):
+    raise InputError("--wandb needs the wandb package: pip install wandb, or leave the flag out")
   sampled = flag.rollout_batch_size or flag.batch_size
   if flag.batch_size % sampled:
     raise InputError(
@@ -119,7 +125,7 @@ def read_settings(
   flag, prompt_widths: tuple[int, ...], style: str, row_shape: RowShape, sliding_window: int
 ) -> Settings:
   """The flags with their sentinels resolved. style: of the data."""
-  check_sizes(flag)
+  check_flags(flag)
   published = PUBLISHED[flag.algorithm]
   domain_beta = read_domain_beta(flag.domain_beta)
   beta = flag.beta if flag.beta >= 0 else published.beta
@@ -160,7 +166,7 @@ def read_settings(
   )
 
 
-def read_thresholds(flag, validation: list[dict]) -> list[float]:
+def read_thresholds(flag, has_validation: bool) -> list[float]:
   """--phase_metrics as two rates, format and accuracy; [] where phases follow the step."""
   if not flag.phase_metrics:
     return []
@@ -169,7 +175,7 @@ def read_thresholds(flag, validation: list[dict]) -> list[float]:
   except ValueError:
     found = []
   rates = len(found) == 2 and all(0 <= rate <= 1 for rate in found)
-  evaluated = validation and flag.eval_every
+  evaluated = has_validation and flag.eval_every
   curriculum = "curriculum" in own_rewards.system_names(flag.rewards)
   if not (rates and evaluated and curriculum):
     raise InputError(

@@ -11,11 +11,14 @@ import pathlib
 from lib import hosts
 from lib.errors import InputError
 
+PREPARED = ("id", "domain", "question", "prompt")  # what every row of prepare_data.py has
 
-def read_rows(path, torn: bool = False) -> list[dict]:
+
+def read_rows(path, torn: bool = False, needed: tuple[str, ...] = ()) -> list[dict]:
   """Rows of a JSONL file; a line that is none is named.
 
   torn: the writer may have been killed, or still writes; a last line without its end is no row.
+  needed: names that every row has to have.
   """
   path = pathlib.Path(path)
   if not path.is_file():
@@ -29,11 +32,18 @@ def read_rows(path, torn: bool = False) -> list[dict]:
   rows = []
   for number, line in enumerate(data.splitlines(), 1):
     try:
-      rows.append(json.loads(line))
+      row = json.loads(line)
     except ValueError as error:  # JSON and UTF-8 errors alike
       raise InputError(
         f"{path}:{number} is not a JSON row ({error}); repair or delete the line"
       ) from error
+    missing = [name for name in needed if not isinstance(row, dict) or name not in row]
+    if missing:
+      raise InputError(
+        f"{path}:{number} has no {', '.join(missing)}, which every row there has; make the file "
+        "again with the script that writes it"
+      )
+    rows.append(row)
   return rows
 
 

@@ -180,7 +180,9 @@ def load_module(path: str, content: bytes):
   try:
     # What was read is what runs: an import by path could find an older compiled file beside it.
     exec(compile(content, path, "exec"), vars(module))
-  except Exception as error:  # whatever a user's file raises
+  # Whatever a user's file raises; one that calls sys.exit() would end this script as if all were
+  # well.
+  except (Exception, SystemExit) as error:
     del sys.modules[name]
     raise InputError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
   return module

@@ -412,7 +412,7 @@ def changed_rows(results: dict) -> str:
     listed = ", ".join(ids[:IDS_SHOWN])
     if len(ids) > IDS_SHOWN:
       listed += " … (all in results.json)"
-    out.append(tables.plain(f"{len(ids)} rows newly {WAYS[way]}: {listed}"))
+    out.append(tables.plain(f"{len(ids)} rows newly {WAYS[way]}: {listed or '–'}"))
   return "\n\n".join(out)
 
 

@@ -86,11 +86,6 @@ def pace(marks) -> float:
 
 def copy_run(resume_from: str, out_dir: str):
   """Copies a run into `out_dir`; run.json comes last, so a copy that was cut short starts over."""
-  if not os.path.isfile(os.path.join(resume_from, "run.json")):
-    raise InputError(
-      f"--resume_from={resume_from} holds no run.json, so no run of this script; "
-      "give the folder of one"
-    )
   # config.json would say that the copy is complete, and it is to go on.
   skip = shutil.ignore_patterns(".lock", "run.json", "config.json", "*.partial")
   shutil.copytree(
@@ -120,13 +115,27 @@ def begin_run_here(
 ) -> dict:
   """`begin_run` on the host that has the folder."""
   path = os.path.join(out_dir, "run.json")
-  if resume_from and not os.path.isfile(path):
+  is_new_copy = bool(resume_from) and not os.path.isfile(path)
+  source = resume_from if is_new_copy else out_dir
+  started = folders.read_run(source)
+  if is_new_copy and not started:
+    raise InputError(
+      f"--resume_from={resume_from} holds no run.json, so no run of this script; "
+      "give the folder of one"
+    )
+  if begun in started:
+    # Before the copy, which would refuse the corrected command as well.
+    check_same_flags(source, started["flags"], flags, may_change)
+  if is_new_copy:
     copy_run(resume_from, out_dir)
-  started = folders.read_run(out_dir)
   if begun not in started:  # nothing is lost by starting over
     jsonl.write_text(path, json.dumps({"flags": flags}, indent=1) + "\n")
     return {}
-  before = started["flags"]
+  return started
+
+
+def check_same_flags(folder: str, before: dict, flags: dict, may_change: tuple[str, ...]):
+  """Refuses flags that would make another run than the one that `folder` holds."""
   # All are named at once: one a try would cost a start of the script each.
   changed = [
     f"--{name} was {before.get(name)!r}, is {value!r}"
@@ -135,10 +144,9 @@ def begin_run_here(
   ]
   if changed:
     raise InputError(
-      f"{out_dir} holds a run with other flags ({'; '.join(changed)}); use them, "
+      f"{folder} holds a run with other flags ({'; '.join(changed)}); use them, "
       "or another --out_dir"
     )
-  return started
 
 
 def read_max_steps(max_steps: str, max_hours: float) -> int | None:

@@ -138,7 +138,10 @@ def read_tokenizer(folder: str) -> spm.SentencePieceProcessor | None:
   """tokenizer.model of a folder; where transformers 5 left that out, the same of tokenizer.json."""
   path = os.path.join(folder, "tokenizer.model")
   if os.path.isfile(path):
-    return spm.SentencePieceProcessor(model_file=path)
+    try:
+      return spm.SentencePieceProcessor(model_file=path)
+    except RuntimeError as error:
+      raise InputError(f"{path} is not a sentencepiece model ({error}); make it again") from error
   path = os.path.join(folder, "tokenizer.json")
   if not os.path.isfile(path):
     return None
@@ -151,6 +154,8 @@ def read_tokenizer(folder: str) -> spm.SentencePieceProcessor | None:
 
 
 def refuse_model(model: str):
+  if os.path.isdir(os.path.join(model, "merged")):
+    raise InputError(f"{model} is an export, no model itself; pass {model}/merged as --model")
   raise InputError(
     f"{model} has no tokenizer.model; --model must be a Hugging Face folder of a Gemma 3 text model"
   )

@@ -14,7 +14,6 @@ from collections.abc import Callable
 import numpy as np
 
 from lib import checking, command_line, failures, hosts, jsonl, policy_gradient, runs
-from lib.errors import InputError
 from lib.grpo_settings import Settings
 from lib.rollouts import Rollout, Scores
 
@@ -213,13 +212,8 @@ def open_report(
 
 def start_wandb(out_dir: str):
   """A Weights & Biases run named after the folder."""
-  try:
-    # Imported here, since it is no requirement of the project.
-    import wandb
-  except ImportError as error:
-    raise InputError(
-      "--wandb needs the wandb package: pip install wandb, or leave the flag out"
-    ) from error
+  import wandb  # no requirement of the project; `grpo_settings.check_flags` says so
+
   return wandb.init(project="gemma-reasoning", name=os.path.basename(os.path.abspath(out_dir)))
 
 

@@ -516,6 +516,7 @@ def test_table_of_a_run(finished, data):
     (dict(table="/nowhere"), "holds no eval_"),
     (dict(data_dir="/nowhere"), "/nowhere does not exist"),
     (dict(samples=4), "add --temperature"),
+    (dict(ask="What is 2 + 2?", table="a,b"), "are two commands; give one"),
     (dict(split="huge"), "huge.jsonl does not exist"),
     (dict(compare="/nowhere/results.json"), "results.json does not exist"),
   ],

@@ -717,5 +717,7 @@ def test_what_is_no_model_at_all_is_one_line(tmp_path, words):
   assert "neither a folder nor one of: tiny" in refusal(loading.load_policy, "gemma-9")
   assert "no tokenizer.model in any folder" in refusal(loading.load_policy, "tiny")
   assert "has no tokenizer.model" in refusal(loading.load_policy, str(tmp_path))
+  (tmp_path / "merged").mkdir()
+  assert "/merged as --model" in refusal(loading.load_policy, str(tmp_path))
   (tmp_path / "tokenizer.model").write_bytes(words)
   assert "has no config.json" in refusal(loading.load_policy, str(tmp_path))

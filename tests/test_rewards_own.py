@@ -112,10 +112,12 @@ def test_the_range_of_a_weighted_system():
     ("multi_domian", "'multi_domian' is unknown; valid: multi_domain, curriculum"),
     ("my.py:words,my.py:words", "names my.words twice"),
     ("broken.py:f", "broken.py cannot be imported: SyntaxError"),
+    ("ends.py:f", "ends.py cannot be imported: SystemExit"),
   ],
 )
 def test_a_value_that_cannot_be_used(mine, value, message):
   (mine / "broken.py").write_text("def f(:\n")
+  (mine / "ends.py").write_text("raise SystemExit\n")
   with pytest.raises(InputError, match=".") as error:
     rewards.make_rewards(value)
   assert message in str(error.value) and "\n" not in str(error.value)

@@ -137,6 +137,7 @@ def test_stages_run_in_order_once_and_a_stopped_one_goes_on(shell, tmp_path):
     (dict(RECIPE="best"), "RECIPE=best is unknown"),
     (dict(STAGES="data eval"), "STAGES names 'eval'"),
     (dict(MAX_HOURS="two"), "MAX_HOURS=two: expected hours"),
+    (dict(SMOKE="yes"), "SMOKE=yes: expected 1, or nothing"),
     (dict(SEED="one"), "SEED=one: expected a whole number"),
     (dict(SEED="1"), "was made with --seed=0 where this command has --seed=1"),
     (dict(RECIPE="curriculum"), "--mixing=weights"),
@@ -279,6 +280,7 @@ def test_paths_are_those_of_the_folder_the_user_is_in(shell, tmp_path):
       dict(MODEL="gemma-3-27b-it", RECIPE="dual_stream"),
       "GB free, all stages together write up to",
     ),
+    (dict(recipe="curriculum"), "recipe is no setting of run.sh; did you mean RECIPE?"),
     (dict(RECIPIE="curriculum"), "RECIPIE is no setting of run.sh; did you mean RECIPE?"),
   ],
 )
@@ -297,6 +299,10 @@ def test_all_flags_are_read_before_the_first_stage(shell, tmp_path, change, word
     ("train_sft.py --learning_rate=nan", "train_sft.py: --learning_rate=nan: expected a finite"),
     ("train_grpo.py --weights=format=1", "train_grpo.py: --weights are four_component's"),
     ("train_grpo.py --rewards=mine.py:score", "mine.py"),
+    ("train_grpo.py --temperature=0", "GRPO needs answers that differ"),
+    ("train_grpo.py --domain_beta=maths=1", "--domain_beta has 'maths=1'"),
+    ("train_grpo.py --dynamic_sampling=-2", "expected 0 or more, or -1"),
+    ("evaluate.py --out_dir=", "--out_dir=: expected a folder to write"),
     ("evaluate.py --seed=-1", "evaluate.py: --seed=-1: expected 0 or more"),
   ],
 )

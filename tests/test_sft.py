@@ -465,11 +465,15 @@ def test_bad_data(data_dir, tmp_path):
   def save(rows):
     jsonl.write_rows(data / "train.jsonl", rows)
 
+  one_line_error(attempt(out_dir=data), "is complete and of data, expected a new folder")
+  one_line_error(attempt(data_dir=data / "train.jsonl"), "train.jsonl is no folder")
   rows = jsonl.read_rows(data / "train.jsonl")
   save([{k: v for k, v in row.items() if k != "target"} for row in rows])
   one_line_error(attempt(), "has a `target`; SFT needs worked solutions")
   save([])
   one_line_error(attempt(), "has a `target`")
+  save([{"target": "42"}])
+  one_line_error(attempt(), "train.jsonl:1 has no id, domain, question, prompt")
   save(rows)
   config = json.loads((data / "config.json").read_text())
   jsonl.write_text(data / "config.json", json.dumps(config | {"prompt_hash": "0123456789abcdef"}))
@@ -491,6 +495,9 @@ def test_bad_data(data_dir, tmp_path):
   assert (
     folders.read_config(tmp_path / "out", "")["prompt_hash"] == "0123456789abcdef"
   )  # what it was trained with, not the code's
+  (data / "tokenizer.model").write_text("version https://git-lfs.github.com/spec/v1")
+  spoiled = attempt(allow_prompt_mismatch=True, out_dir=tmp_path / "other")
+  one_line_error(spoiled, "is not a sentencepiece model")
   (data / "config.json").unlink()
   one_line_error(attempt(), "is incomplete: it has no config.json")
 
