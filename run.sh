@@ -171,7 +171,7 @@ from_here() {  # from_here PATH: as seen from the folder the user is in, which n
 from_here_each() {  # from_here_each PATH,PATH…
   paths=()
   IFS=, read -ra parts <<< "$1"
-  for part in "${parts[@]}"; do paths+=("$(from_here "$part")"); done
+  for part in "${parts[@]}"; do paths+=("$(from_here "${part# }")"); done  # "a.csv, b.csv"
   (IFS=,; echo "${paths[*]}")
 }
 
@@ -269,6 +269,7 @@ fi
 
 for name in data sft grpo eval export; do  # DATA_FLAGS → data_more, …; over several lines too
   flags=${name^^}_FLAGS
+  case ${!flags:-} in *--out_dir*) fail "$flags has --out_dir; the folder of a run is OUT" ;; esac
   read -rd '' -a "${name}_more" <<< "${!flags:-}" || true
 done
 [ -z "${POOL:-}" ] || data+=(--pool="$POOL")

@@ -137,6 +137,7 @@ def test_stages_run_in_order_once_and_a_stopped_one_goes_on(shell, tmp_path):
     (dict(RECIPE="best"), "RECIPE=best is unknown"),
     (dict(STAGES="data eval"), "STAGES names 'eval'"),
     (dict(MAX_HOURS="two"), "MAX_HOURS=two: expected hours"),
+    (dict(GRPO_FLAGS="--beta=1 --out_dir=x"), "GRPO_FLAGS has --out_dir; the folder"),
     (dict(SMOKE="yes"), "SMOKE=yes: expected 1, or nothing"),
     (dict(SEED="one"), "SEED=one: expected a whole number"),
     (dict(SEED="1"), "was made with --seed=0 where this command has --seed=1"),
@@ -263,7 +264,7 @@ def test_paths_are_those_of_the_folder_the_user_is_in(shell, tmp_path):
   home, mine = os.path.expanduser("~"), tmp_path / "mine"
   (mine / "model").mkdir(parents=True)
   done, calls = shell(
-    mine, POOL="a.jsonl,~/b.jsonl,hf:me/set", MODEL="model", OUT="runs/1", HOME=home
+    mine, POOL="a.jsonl, ~/b.jsonl,hf:me/set", MODEL="model", OUT="runs/1", HOME=home
   )
   assert done.returncode == 0, done.stderr
   assert f"--pool={mine}/a.jsonl,{home}/b.jsonl,hf:me/set" in calls[0]
