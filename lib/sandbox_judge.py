@@ -18,6 +18,7 @@ import random
 import re
 import sys
 import types
+import warnings
 
 from lib import sandbox_data as data
 from lib import sandbox_names as names
@@ -30,6 +31,9 @@ LENDABLE = {io.StringIO, io.BytesIO, types.SimpleNamespace, re.Match}
 # Objects of the library that hold nothing but what they are made of: the answer gets its own, by
 # `__reduce__`.
 REBUILT = {operator.itemgetter, operator.attrgetter, operator.methodcaller}
+# What a mock has beside its children; the rest of it checks or changes what it recorded.
+OF_MOCKS = {"return_value", "called", "call_count"}
+PLAIN = {bool, int, float, str, *data.KINDS}
 OF_FUNCTIONS = {"__name__", "__qualname__", "__doc__", "__module__"}
 # `__module__` of what a job's own texts define: see `space` below and `reference`.
 OWN_MODULES = {"tests", "reference"}
@@ -53,6 +57,8 @@ class Judge(wire.Peer):
     self.supplied = {}  # asked name: what stands for it in the tests
     self.space = {"__name__": "tests"}  # where the tests run
     self.errors = data.ERRORS
+    self.changes = []  # (object, attribute, what it was) of the tests', in the call under way
+    self.failed_inside = False  # an assertion in a function that the tests handed to the answer
     self.plain_values = {}  # number of an answer's object -> the data in it, if that cannot change
 
   def own(self, number):
@@ -84,6 +90,8 @@ class Judge(wire.Peer):
     return data.revive(described, {**self.errors, **own})
 
   def apply_effects(self, message):
+    for number, name, _ in message.get("views", ()):
+      self.note_change(self.own(number), name)
     super().apply_effects(message)
     if isinstance(message.get("printed"), str):
       sys.stdout.write(message["printed"])
@@ -96,30 +104,59 @@ class Judge(wire.Peer):
     exec(compile(self.job["reference"], "<reference>", "exec", dont_inherit=True), space)
     return space
 
+  def reference_of(self, remote):
+    """The reference's function of the same name as one of the answer's; None for none."""
+    name = next((n for n, value in self.supplied.items() if value is remote), None)
+    return self.reference.get(name) if self.plan.classes is not None else None
+
   def expects_changes(self, remote, args, kwargs):
     """Whether the reference, too, changes these arguments and returns a value."""
-    name = next((n for n, value in self.supplied.items() if value is remote), None)
-    if self.plan.classes is None or name not in self.reference:
+    function = self.reference_of(remote)
+    if function is None:
       return False
     try:
       # On copies: what the tests hold has to stay as it is until the answer's own change is known.
       tried = copy.deepcopy([list(args), kwargs])
-      self.reference[name](*tried[0], **tried[1])
-      return tried != [list(args), kwargs]
+      before = snapshot(tried)
+      function(*tried[0], **tried[1])
+      return snapshot(tried) != before
     except Exception:  # it does not take what this test hands over
       return False
+
+  def note_change(self, target, name):
+    if not hasattr(target, "__dict__"):
+      return
+    was = vars(target).get(name)
+    # A container is changed in place, so a copy must remember it.
+    self.changes.append((target, name, copy.copy(was) if data.is_mutable(was) else was))
+
+  def returned(self, reply, remote, args, kwargs, trust):
+    value = super().returned(reply, remote, args, kwargs, trust)
+    # As with lists: `total(root)` could prune the tree, return 0, and pass `== slow_total(root)`.
+    is_data = type(value) in PLAIN
+    if self.changes and is_data and self.reference_of(remote) is not None:
+      changed = [(target, name, vars(target).get(name)) for target, name, _ in self.changes]
+      restore(reversed(self.changes))
+      if self.expects_changes(remote, args, kwargs):
+        restore(changed)
+    self.changes = []
+    return value
 
   # what the answer may do with the tests' objects
   def perform(self, op, target, args, kwargs):
     # A callback, such as a key that the tests passed in. Only what they handed over has a number.
     if op == "call":
-      return target(*args, **kwargs)
+      try:
+        return target(*args, **kwargs)
+      except AssertionError:
+        # A decorator of the answer's may swallow it on its way back to the test.
+        self.failed_inside = True
+        raise
     if op in ("iter", "next"):
       return OPERATIONS[op](target)
     if op == "getattr" and args[0] in OF_FUNCTIONS and callable(target):
       return getattr(target, *args)
-    # A mock records its calls, and answers may set it up (`mock.return_value`).
-    if op == "getattr" and is_mock(target) and not str(args[0]).startswith("_"):
+    if op == "getattr" and is_mock(target) and is_childs(target, args[0]):
       return getattr(target, *args)
     # Anything else, such as a module or a frame, would lead to the expected values.
     if not is_open(target):
@@ -134,6 +171,8 @@ class Judge(wire.Peer):
       replaces = isinstance(target, type) or callable(getattr(type(target), args[0], None))
       if op != "getattr" and replaces:
         raise AttributeError(f"{args[0]} is the tests' to define")
+      if op != "getattr":
+        self.note_change(target, args[0])
     return OPERATIONS[op](target, *args, **kwargs)
 
   # what travels beside plain data: the judge may be believed, so its library objects go by name and
@@ -153,6 +192,28 @@ class Judge(wire.Peer):
       if path:
         return {"t": "library", "v": path}
     return None
+
+
+def restore(changes):
+  for target, name, value in changes:
+    vars(target)[name] = value
+
+
+def snapshot(value, seen=None):
+  """What an object of the tests' holds, and the objects in it: equal before and after a call that
+  changes none of them.
+  """
+  seen = {} if seen is None else seen
+  if id(value) in seen:
+    return seen[id(value)]  # as a number: lists may be cyclic
+  if is_open(value) and hasattr(value, "__dict__"):
+    seen[id(value)] = len(seen)
+    return [(name, snapshot(part, seen)) for name, part in vars(value).items()]
+  if type(value) is tuple or data.is_mutable(value):
+    seen[id(value)] = len(seen)
+    parts = value.items() if isinstance(value, dict) else value
+    return [snapshot(part, seen) for part in parts]
+  return value
 
 
 def library_path(value):
@@ -188,6 +249,11 @@ def is_mock(target):
   return mock is not None and issubclass(type(target), mock.NonCallableMock)
 
 
+def is_childs(mock, name):
+  """Whether `name` is a child of a mock, which records its calls, and none of its own methods."""
+  return name in OF_MOCKS or not (name.startswith("_") or hasattr(type(mock), name))
+
+
 def is_open(target):
   """Whether the answer may use an object freely: one of the tests' classes, or such a class."""
   kind = target if isinstance(target, type) else type(target)
@@ -202,6 +268,8 @@ async def awaited(remote):
 # A job, from its arrival to its verdict.
 def judge(fd, client_fd):
   """Reads a job, has the answer loaded, runs its tests, sends [results, error] to the client."""
+  # `assert (4).__eq__(f(2))` would pass with any object.
+  warnings.filterwarnings("error", "NotImplemented should not be used")
   client = os.fdopen(client_fd, "rb")  # kept: it closes the descriptor when it goes
   job = wire.receive(client)
   results, error = [], None
@@ -282,7 +350,10 @@ def run_test(peer, test):
     # calls it, it is back.
     for name in names.called_names(names.parsed(test)).intersection(lost):
       peer.space[name] = peer.supplied[name]
+  peer.failed_inside = False
   exec(code or compile(test, "<test>", "exec", dont_inherit=True), peer.space)
+  if peer.failed_inside:
+    raise AssertionError("in a function of the tests that the answer called")
 
 
 def brief(error):

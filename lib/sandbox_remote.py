@@ -92,6 +92,7 @@ OPERATIONS = {
 # Attributes with underscores that tell about a function or class; all others lead to Python's
 # insides.
 READABLE = {"__name__", "__qualname__", "__doc__", "__module__", "__dict__", "__class__"}
+READABLE |= {"__annotations__", "__defaults__", "__kwdefaults__"}
 
 
 class Remote:

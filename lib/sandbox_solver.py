@@ -32,7 +32,9 @@ IMPORTS = (ast.Import, ast.ImportFrom)
 # ```python\ncode\n``` → ("python", "code\n"). A response that was cut short has no closing fence,
 # so the end of the text closes one, too.
 FENCE = re.compile(
-  r"```[ \t]*([A-Za-z0-9_+.-]*)[^\n`]*\n(.*?)(?:^[ \t]*```|```[ \t]*\r?$|\Z)", re.S | re.M
+  r"(?P<fence>```|~~~)[ \t]*(?P<language>[A-Za-z0-9_+.-]*)[^\n`]*\n"
+  r"(?P<body>.*?)(?:^[ \t]*(?P=fence)|(?P=fence)[ \t]*\r?$|\Z)",
+  re.S | re.M,
 )
 
 
@@ -46,9 +48,9 @@ def extract(text, names=()):
   text = text.replace("\r\n", "\n").lstrip("\ufeff")
   blocks = [
     # A block in a Markdown list is indented as a whole.
-    textwrap.dedent(body)
-    for language, body in FENCE.findall(text)
-    if language.lower() in ("", "python", "py", "python3")
+    textwrap.dedent(block["body"])
+    for block in FENCE.finditer(text)
+    if block["language"].lower() in ("", "python", "py", "python3")
   ]
   if not blocks or parsed(text).body:
     return text  # no fence, or it stands inside a string or a comment of a program

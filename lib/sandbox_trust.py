@@ -112,6 +112,11 @@ class AnswerObject(remote.Remote):
       raise TypeError("an object of the answer has none of Python's own types")
     return kind
 
+  def __exit__(self, kind, error, trace):
+    swallowed = super().__exit__(kind, error, trace)
+    # A failed assertion is the verdict: a `with` of the answer's must not swallow it.
+    return bool(swallowed) and not isinstance(error, AssertionError)
+
   def __mro_entries__(self, bases):
     # Python calls this for `class Dog(Animal)` where Animal is no class (PEP 560).
     return (Inherits,)
