@@ -26,7 +26,8 @@ UNIT_BEHIND = re.compile(r"(?<=[\d})\s])(?:\s+[a-zA-Z]{2,}\.?)+$")
 BASED = re.compile(r"\(?(?P<digits>[0-9A-Fa-f]+)\)?\s*_\s*\{?\s*(?P<base>\d+)\s*\}?")
 INTERVAL_END = re.compile(r"[\[\]]")
 ASSIGNED = re.compile(
-  r"(?P<name>\\?[a-zA-Z]\w{0,3}(?:_\{?\w\}?)?|[a-zA-Z]\([a-zA-Z]\))\s*=\s*(?P<value>[^=]+)"
+  r"(?P<name>(?:\\[a-zA-Z]+|[a-zA-Z]\w{0,3})(?:_\{?\w\}?)?|[a-zA-Z]\([a-zA-Z]\))"
+  r"\s*=\s*(?P<value>[^=]+)"
 )
 # "x \in [2, 3]", "x in [2, 3]", "(x, y) = (3, 4)"
 MEMBER = re.compile(r"\s*[a-zA-Z]\s*\\?\bin\b\s*|\([a-z](?:,\s*[a-z])+\)\s*=\s*")
@@ -34,9 +35,14 @@ MEMBER = re.compile(r"\s*[a-zA-Z]\s*\\?\bin\b\s*|\([a-z](?:,\s*[a-z])+\)\s*=\s*"
 # "It was a Monday", "There is no solution"
 PLACED = re.compile(
   r"(?:(?:[a-z'’-]+\s+){1,8}?(?=(?:is|was|are|were|be|at|on|in)\s))?"
-  r"(?:(?:(?:on|at|is|was|are|were|be|in(?:\s+the\s+year)?)\s+(?:an?\s+)?)+"
+  r"(?:(?:(?:on|at|is|was|are|were|be|it['’]s|in(?:\s+the\s+year)?)\s+(?:an?\s+)?)+"
   r"|the\s+(?:year|point|(?:ordered\s+)?pair|set|interval|ratio)\s+)",
   re.I,
+)
+YEAR = re.compile(r"\b(?:in|year)\s+$", re.I)
+# "The day before is Friday"
+ANOTHER_DAY = re.compile(
+  r"\b(?:before|after|until|since|next|previous|opposite|tomorrow|yesterday)\b", re.I
 )
 TIME = re.compile(
   r"(?P<hour>[012]?\d)(?:[:.](?P<minute>[0-5]\d))?(?:\s*(?P<half>[ap])\.?\s?m)?", re.I
@@ -131,19 +137,22 @@ def same_wording(answer: str, truth: str) -> bool:
   """Is a short answer the truth but for how it is put: "on July 4th", "It is Monday"?"""
   if same_text(answer, truth):
     return True
-  # A number has a reading of its own; but a year may be said as in "in 2020".
-  if quantities.PLAIN_NUMERAL.fullmatch(truth) and not re.fullmatch(r"[12]\d{3}", truth):
-    return False
+  is_number = bool(quantities.PLAIN_NUMERAL.fullmatch(truth))
   placed = PLACED.match(answer)
-  if placed and not statements.TURNED.search(placed.group()):
+  # A number has a reading of its own; but a year may be said as in "in 2020".
+  if is_number and not (re.fullmatch(r"[12]\d{3}", truth) and placed and YEAR.search(placed[0])):
+    return False
+  if placed:
+    if statements.TURNED.search(placed[0]) or ANOTHER_DAY.search(placed[0]):
+      return False
     answer = answer[placed.end() :]
     if same_text(answer, truth):
       return True
-  for read in (read_date, read_time, read_parts):
-    said, wanted = read(answer), read(truth)
-    if said and wanted:
-      return same_time(said, wanted) if read is read_time else said == wanted
-  return False
+  said, wanted = read_time(answer), read_time(truth)
+  if said and wanted:
+    return same_time(said, wanted)
+  readings = [(read(answer), read(truth)) for read in (read_date, read_parts)]
+  return any(said and said == wanted for said, wanted in readings)
 
 
 def read_date(text: str) -> tuple[str, int, str | None] | None:
@@ -204,7 +213,7 @@ def same_value(stated: str, truth: str) -> bool:
     return based
   member = MEMBER.match(plain)
   # "x \in [2, 3]" says the interval [2, 3].
-  if member and (brackets(wanted) or is_list(wanted)):
+  if member and (brackets(wanted) or is_list(wanted) or r"\mathbb" in wanted):
     return same_value(plain[member.end() :], wanted)
   if " or " in plain and r"\cup" in wanted:  # "x < 2 or x > 5"
     return same_set(re.split(r"\s+or\s+", plain), re.split(r"\s*\\cup\s*", wanted))

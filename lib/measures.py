@@ -45,13 +45,14 @@ SPELLINGS = {
 }
 SYMBOLS = {word: symbol for symbol, words in SPELLINGS.items() for word in [symbol, *words.split()]}
 POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
-WORD = re.compile(r"(?P<word>[a-z]+)(?:\s?\^?\s?\{?(?P<power>[23])\}?)?")
+WORD = re.compile(r"(?P<word>[a-z]+)(?P<power>[23])?")
 
 
 @functools.lru_cache(maxsize=4096)
 def measure(unit: str) -> str | None:
   """ "square feet" → "ft2", "miles per hour" → "mi/h"; None where a word of it is no measure."""
-  unit = re.sub(r"\s*(?:\bper\b|/)\s*", " / ", unit.lower().replace("mph", "mi/h"))
+  unit = re.sub(r"\s*\^\s*\{?(\d)\}?", r"\1", unit.lower())  # "cm ^2" → "cm2"
+  unit = re.sub(r"\s*(?:\bper\b|/)\s*", " / ", unit.replace("mph", "mi/h"))
   symbols, power = [], ""
   for word in unit.replace(".", " ").replace("-", " ").split():
     if word in POWERS:

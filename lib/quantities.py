@@ -124,10 +124,8 @@ SIMPLIFY = [
     (r"\\(?:approx|equiv)(?![a-z])", "="),
     (r"(?<=\d)\s*[xX](?=\s*10\s*\^)", "*"),  # "3 x 10^5"
     (r"(?<![\\a-zA-Z])pi\b", r"\\pi "),
-    (
-      r"(?<![\\a-zA-Z])(sin|cos|tan|cot|log|ln|exp)(?=\s?[\d(\\_])",
-      r"\\\1",
-    ),  # "cos 13" → "\cos 13"
+    # "cos 13" → "\cos 13"
+    (r"(?<![\\a-zA-Z])(sin|cos|tan|cot|log|ln|exp)(?=\s?[\d(\\_])", r"\\\1"),
     (r"(?<![\\a-zA-Z])inf(?:inity)?\b(?!-)", r"\\infty "),
     (r"\bplus or minus\b", r"\\pm "),
     (r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup "),
@@ -190,11 +188,13 @@ DENIALS = (
   "not|no|never|none|nobody|nothing|neither|nor|cannot|without|hardly|scarcely|barely|anything|"
   "\\w+n['’]t|wrong|wrongly|false|falsely|incorrect|incorrectly|untrue|mistake|mistaken|mistakenly|"
   "invalid|impossible|fails?|failed|unlikely|unequal|except|exclud\\w+|instead|rather|unless|"
-  "lies?|lied|lying|opposite|(?:every|any|all|no)\\w*\\s+(?:\\w+\\s+)?save|falsch\\w*|faux|fausse|nicht|kein\\w*|pretend\\w*|deny|denies|denied|refus\\w+|reject\\w*|exceed\\w*|surpass\\w*"
+  "lies?|lied|lying|opposite|(?:every|any|all|no)\\w*\\s+(?:\\w+\\s+)?save|"
+  "falsch\\w*|faux|fausse|nicht|kein\\w*|pretend\\w*|deny|denies|denied|refus\\w+|reject\\w*|exceed\\w*|surpass\\w*"
 )
 DOUBTS = (
   "maybe|perhaps|possibly|probably|presumably|might|may(?=\\s+(?:be|have|not|well|or)\\b)|doubts?|"
-  "doubted|doubtful|pending|theoretically|hypothetically|ideally|in\\s+(?:case|theory|principle)|guess\\w*|unsure|uncertain|unclear|unknown|whether|if|wonder\\w*|suppose\\w*|"
+  "doubted|doubtful|pending|theoretically|hypothetically|ideally|in\\s+(?:case|theory|principle)|"
+  "guess\\w*|unsure|uncertain|unclear|unknown|whether|if|wonder\\w*|suppose\\w*|"
   "claims|claimed|allegedly|supposedly|reportedly|thinks|thought|"
   "(?:they|you|one|some|people|others|many)\\s+(?:would\\s+|might\\s+)?(?:think|say|believe|expect)|"
   "(?:some|others|many)\\s+(?:gets?|got|answer)|na[iï]ve(?:ly)?|seemingly|apparently|tempting|"
@@ -233,7 +233,8 @@ COMPOUND = r"(?![a-zA-Z]|-[a-z]{3})"  # no hyphen that makes a longer word of it
 UNIT_POWER = r"(?:\s?\^\s?\{?[23]\}?|[23](?!\d))?"
 UNIT_WORD = (
   rf"(?:(?={ATTRIBUTE})|(?!(?i:{DENIALS}|{DOUBTS}|{BOUNDS}|{JOINERS})\b{COMPOUND}))"
-  rf"(?!(?-i:{LETTERS}){COMPOUND})[a-zA-ZΩμµ'\"&]++\.?{UNIT_POWER}(?:\s?/\s?[a-zA-Z]++{UNIT_POWER})?"
+  rf"(?!(?-i:{LETTERS}){COMPOUND})[a-zA-ZΩμµ'\"&]++\.?{UNIT_POWER}"
+  rf"(?:\s?/\s?[a-zA-Z]++{UNIT_POWER})?"
 )
 CURRENCY_CODES = "USD|EUR|GBP|INR|JPY|CNY|CAD|AUD|NZD|CHF|KRW|MXN|PHP|SGD|HKD|ZAR|BRL"
 # Units that begin with a capital and stand at their number: "72V", "72MB". "72AB" is a name.
@@ -241,7 +242,7 @@ CAPITAL_UNIT = rf"[CFJLNVW]|[kKMGT]?(?:Wh|Hz|Pa|B|W|J)|AM|PM|{CURRENCY_CODES}"
 # Between a number and its unit: a space, or nothing where the unit is small or a known capital.
 # "3ab" and "2xy" are products: short letters right behind a number are a unit only if known.
 PRODUCT = (
-  rf"(?!(?:{'|'.join(measures.SYMBOLS)}|am|pm|[km]?ph|mpg|rpm|yrs?|hrs|lbs|bc|bce|ad|dozen)(?![a-z]))"
+  rf"(?!(?:{'|'.join(measures.SYMBOLS)}|am|pm|[km]?ph|mpg|rpm|yrs|hrs|lbs)(?![a-z]))"
   r"(?-i:[a-z]{2,3})(?![a-zA-Z'])"
 )
 JOINT = (

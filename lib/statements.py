@@ -60,7 +60,8 @@ LABEL_OF_ANSWER = re.compile(r"^\s*A(?:ns)?\b\s*[.:=]", re.I | re.M)
 MAX_LEAD = 100  # characters of an announcement before its "answer"
 # The answer of someone else, or one that was left: "The student's answer is", "Previous answer:"
 OTHERS_ANSWER = re.compile(
-  r"\b(?:previous|earlier|old|other|another|alternative|initial|sample|one|(?!what)\w+['’]s)\s*$",
+  r"\b(?:previous|earlier|old|other|another|alternative|initial|sample|one"
+  r"|(?!(?:what|here|there|that|this|it|let)['’])\w+['’]s)(?:\s+possible)?\s*$",
   re.I,
 )
 UNDOUBTED = re.compile(r"\bno\s+doubt\s+(?:that\s*)?$", re.I)
@@ -79,7 +80,8 @@ CLAUSE_START = re.compile(r"[.,;:!?\n](?:\s|$)")
 SHOWS_VALUE = re.compile(r"\d|\\(?:sqrt|frac|pi)")
 # Two letters or more that are neither a LaTeX command nor the name of a function.
 PROSE = re.compile(
-  r"(?<![\\a-zA-Z])(?!(?:sin|cos|tan|cot|sec|csc|log|ln|exp|mod|gcd|lcm|det|max|min|degrees|in(?=\s*[(\[]))\b)"
+  r"(?<![\\a-zA-Z])"
+  r"(?!(?:sin|cos|tan|cot|sec|csc|log|ln|exp|mod|gcd|lcm|det|max|min|degrees|in(?=\s*[(\[]))\b)"
   r"(?:[a-zA-Z]{2,}|[^\W\d_a-zA-Zα-ωΑ-Ω]+)"
 )
 LAYOUT = re.compile(r"\\begin\{(?:\w?matrix|cases|array)")  # values on lines of their own
@@ -195,7 +197,8 @@ VERB = re.compile(
 )
 # What may stand between the verb and the value and change neither.
 FILLER = re.compile(
-  r"(?:(?:exactly|definitely|certainly|surely|clearly|obviously|both|just|only|about|around|approximately|approx\.?|roughly|precisely|simply|equal\s+to|now|then|"
+  r"(?:(?:exactly|definitely|certainly|surely|clearly|obviously|both|just|only|about|around|"
+  r"approximately|approx\.?|roughly|precisely|simply|equal\s+to|now|then|"
   r"therefore|thus|also|still|each|all|currently|already|together|a\s+(?:grand\s+)?total\s+(?:of|is)|"
   r"an?\s+(?:additional|extra)|another|me|him|her|us|them|you|out|up|in\s+total|:)\s+)*",
   re.I,
@@ -222,7 +225,8 @@ HALF_OF_DAY = re.compile(r"\s?[ap]\.?\s?m\b\.?", re.I)
 TAIL_START = (
   r"in|inside|at(?!\s+(?:the\s+)?(?:very\s+)?(?:least|most|best|worst|outside)\b)|of|on|for"
   r"|from(?!\s+which)|between|among(?!\s+others)|to(?!\s*[-\d]|\s+the\s+(?:\w+\s+)?power)|"
-  rf"by(?!\s*[-\d])|with(?!\s+(?:a\s+)?remainder)|after|before(?!\s+{quantities.CHARGE})|per(?!\s+mille)|"
+  rf"by(?!\s*[-\d])|with(?!\s+(?:a\s+)?remainder)|after|before(?!\s+{quantities.CHARGE})|"
+  r"per(?!\s+mille)|"
   r"during|each|every|altogether|together|total|overall|apiece|left|over(?!\s*\d)|remaining|long|"
   r"tall|wide|high|deep|old|away|back|ago|later|today|now|that|so|when|a|an|up\s+to"
 )
@@ -239,7 +243,7 @@ UNIT_AND_TAIL = re.compile(rf"(?!{quantities.SHARE}){quantities.UNIT}{TAIL.patte
 # "8 women are left at the party": a unit, then what is said of it. Another number only after a
 # word that keeps it apart: "9 multiples of 10 are between 11 and 103".
 SAID_OF_IT = re.compile(
-  rf"{quantities.JOINT}{quantities.UNIT_WORD}"
+  rf"{quantities.JOINT}{quantities.UNIT_WORD}(?:-[a-z]+)*"
   r"(?:\s+(?:(?:of|between|from|in|for|at)\s+\d[\d.]*(?:\s+and\s+\d[\d.]*)?"
   r"|[a-zA-Z'()%-]++))*+\s*",
   re.I,
@@ -253,6 +257,11 @@ LABEL = re.compile(
   r"(?!.{0,60}\bestimate)[^\d=:]{1,60}:\s+(?=\S)",
   re.I,
 )
+# "3 to 4", "the ratio of cats to dogs is 3 to 4"
+RATIO = re.compile(
+  r"(?:(?:the|a)\s+)?(?:ratio\b[^\d]{0,60}?\b(?:is|of)\s+)?(?P<first>\d+)\s+to\s+(?P<second>\d+)",
+  re.I,
+)
 # "x = 3 and y = 4" at the end of a sentence
 NAMED_VALUES = re.compile(
   r"(?<=\s)[a-z]\s*=\s*[^\s=]+(?:(?:,|,?\s+and)\s+[a-z]\s*=\s*[^\s=]+)+$", re.I
@@ -264,9 +273,6 @@ ASSUMED = re.compile(r"(?:let|say|set|put|take)\b", re.I)
 # An equation that is still to be solved: "2x", "x + 1", "3x - 4" on its left.
 STEP = re.compile(r"-?\d+\s*\*?\s*[a-z]|-?(?:\d+\s*\*?\s*)?[a-z]\s*[-+]\s*\d+|\d+\s*[-+]\s*[a-z]")
 # Arithmetic left to the reader: "3 * 4" is not the 12 that was asked for.
-RATIO = re.compile(
-  r"(?:(?:the|a)\s+)?(?:ratio\s+(?:is|of)\s+)?(?P<first>\d+)\s+to\s+(?P<second>\d+)", re.I
-)
 UNEVALUATED = re.compile(r"[\s\d.,()]*[\d)]\s*[-+*/^][-+*/^\s\d.,(){}]*")
 
 

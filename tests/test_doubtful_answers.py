@@ -278,6 +278,7 @@ MATH = {
     ],
     [
       ("5 m", r"5\text{ cm}"),
+      ("5 cm", r"5\text{ cm}^2"),
       ("5 inches", r"5\text{ square inches}"),
       ("60 radians", r"60^\circ"),
       ("25 seconds", "25%"),
@@ -343,7 +344,8 @@ MATH = {
     [
       ("y = 4, x = 3", "(3,4)"),
       ("The solution is x = 3 and y = 4.", "(3,4)"),
-      ("3 to 4", "3:4"),
+      ("The ratio of cats to dogs is 3 to 4.", "3:4"),
+      (r"r = 3, \theta = \frac{\pi}{2}", r"(3,\frac{\pi}{2})"),
       ("x < 2 or x > 5", r"(-\infty,2)\cup(5,\infty)"),
       ("(-inf, 2) U (5, inf)", r"(-\infty,2)\cup(5,\infty)"),
       (r"x \in \{1, 2\}", "1,2"),
@@ -367,6 +369,7 @@ MATH = {
       ("3 AM", "3 PM"),
       ("The train does not leave at 3:45 PM.", r"3:45\text{ p.m.}"),
       ("It was not a Monday.", "Monday"),
+      ("The day before is Monday.", "Monday"),
     ],
   ),
 }
