@@ -19,11 +19,13 @@ VERDICT = rf"(?P<verdict>{'|'.join(VERDICTS)})"
 LEAD = r"""
   (?:(?:(?:based\ on|given|considering|according\ to|after)\b[^.,;:!?]{1,80}|in\ fact|actually|well
       |hmm+|surely|unfortunately|sadly|without\ (?:a\ |any\ )?doubt|there\ is\ no\ doubt)[,:]\s+)?
-  (?:(?:so|thus|therefore|hence|then|overall|in\ (?:short|conclusion))\b\W*)?
+  (?:(?:so|thus|therefore|hence|then|overall|finally|ultimately|clearly|to\ conclude
+      |in\ (?:short|conclusion|summary))\b\W*)?
   (?:
       (?:(?:the|my|our)\s+)?(?:(?:final|correct|right|short)\s+)?answer
       (?:\s+to\s+(?:the|this)\s+question)?\s*(?:\b(?:is|would\s+be|must\s+be|should\s+be)\b|[:=])\s*:?\s*
-    | (?:it|this|that|the\s+(?:statement|claim|sentence|conclusion))\s*(?:is|['’]s|must\s+be)\s+
+    | (?:it|this|that|(?:the|this|that)\s+(?:statement|claim|sentence|conclusion))\s*
+      (?:is|['’]s|must\s+be)\s+
       (?:(?:definitely|certainly|clearly|indeed)\s+)?(?=true|false)
     | i(?:\s+would|['’]d)?\s+(?:say|answer|think|believe|conclude)\s*:?\s+(?:that\s+)?
       (?:(?:the\s+answer|it)\s+is\s+)?
@@ -86,13 +88,19 @@ UNDECIDED = re.compile(
   rf"|\b(?:{remarks.SECOND_THOUGHTS})\b|\bwait\W*$",
   re.I,
 )
-# Right behind a verdict, these make half of it: "Yes, if it rains", "No, in theory"
+# Right behind a verdict, these make half of it: "Yes, if it rains", "No, in theory", "Yes, kind of"
 QUALIFIED = re.compile(
   rf"\W*(?:(?:but\s+)?(?:only|{quantities.DOUBTS}|mostly|partly|partially|theoretically|unless"
-  r"|provided|likely|under|wait|not\W*$|as\s+if|said|i\s+suppose)\b|most\s+likely\b|on\s+condition\b"
-  r"|(?:up\s+)?to\s+(?:some|a)\b|in\s+(?:part|theory|principle|some|certain|most|many)\b"
-  r"|with\s+(?:\w+\s+)?(?:exceptions?|caveats?|reservations?)\b|n/a)",
+  r"|provided|likely|under|wait|as\s+if|said|i\s+suppose)\b|most\s+likely\b"
+  r"|on\s+condition\b|(?:up\s+)?to\s+(?:some|a)\b|in\s+(?:part|theory|principle)\b"
+  r"|in\s+(?:some|certain|most|many|a)\s+\w+\W*$|at\s+times\b|occasionally\b|somewhat\b"
+  r"|(?:kind|sort)\s+of\b|more\s+or\s+less\b|when(?:ever)?\s|except|excluding|could\s+be\W*$"
+  r"|kidding\b|with\s+(?:\w+\s+)?(?:exceptions?|caveats?|reservations?)\b|n/a)",
   re.I,
+)
+# And these a yes alone: "No, never." underlines its no.
+DENYING = re.compile(
+  r"\W*(?:not(?:\s+(?:really|exactly|quite|entirely))?\W*$|(?:never|hardly|nope|untrue)\W*$)", re.I
 )
 MARKUP = re.compile(r"\\?(?:boxed|fbox|text(?:bf|it|rm)?|mathrm)\s*(?=\{)|[*_`$\\{}]|</?\w+>")
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
@@ -145,6 +153,8 @@ def sentence_verdict(sentence: str) -> bool | None:
   if match["again"] and bool(DENIED.search(match["again"])) == verdict:
     return None  # "Yes they did not"
   rest = match["rest"] or match["reason"] or ""
+  if verdict and DENYING.match(rest):
+    return None
   return verdict if agrees(rest, verdict) and not QUALIFIED.match(rest) else None
 
 

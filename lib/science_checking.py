@@ -21,7 +21,7 @@ POWER_OF_TEN = re.compile(r"[x×*·]\s*10\s*\^?\{?\s*[-−⁻]?[\d⁰¹²³⁴-�
 
 SURELY = (
   r"clearly|definitely|certainly|obviously|undoubtedly|surely|absolutely|for\s+sure|of\s+course"
-  r"|without\s+(?:a\s+|any\s+)?doubt|there\s+is\s+no\s+doubt"
+  r"|without\s+(?:a\s+|any\s+)?doubt|(?:there\s+is\s+)?no\s+doubt"
 )
 # "the answer is" in the languages that models slip into; a denial between its words is no match
 FOREIGN = (
@@ -46,8 +46,9 @@ LEAD_IN = re.compile(
     | (?:so|thus|therefore|hence)\W+(?=\S)
     | it(?:\s+is|['’]s|\s+must\s+be|\s+has\s+to\s+be)\s+
     | (?:(?:i|we)(?:['’]d|\s+would)?\s+)?(?:choose|pick|select|go\s+with)\s+
-    | i(?:['’]d|\s+would)?\s+(?:(?:think|believe)\s+it(?:\s+is|['’]s))\s+
-    | i(?:\s+am|['’]m)\s+(?:sure|confident|certain)\s+(?:that\s+)?(?:the\s+answer|it)\s+is\s+
+    | i(?:['’]d|\s+would)?\s+(?:think|believe)\s+(?:it(?:\s+is|['’]s)\s+)?
+    | i(?:\s+am|['’]m)\s+(?:sure|confident|certain)\s+(?:that\s+)?
+      (?:the\s+answer\s+is|it(?:\s+is|['’]s))\s+
     | (?<=\s)(?=\S)  # only those words of the first line
   )""",
   re.I | re.X,
@@ -202,6 +203,7 @@ def stated_option(answer: str, choices: dict[str, str]) -> str | None:
     return None
   lines = [" ".join(line.split()) for line in answer.splitlines()]
   answer = unwrap("\n".join(line for line in lines if line))  # no runs of space to search through
+  answer = answer.replace(":\n", ": ")  # "The answer is:" and the option on a line of its own
   whole = chosen_option(answer, choices)
   if whole is not None:  # an option's own text may hold anything: "None of these", "Mars and Venus"
     return whole
@@ -263,6 +265,8 @@ def chosen_option(answer: str, choices: dict[str, str]) -> str | None:
   """The option that `answer` is, by text or letter or both; None where the two differ."""
   said = normalize(answer)
   answer = answer.strip(SPACE_AND_MARKUP)
+  if answer.startswith("a ") and said in choices.values():
+    return said  # "a glass rod" is no "A: glass rod"
   match = LETTER_AND_TEXT.fullmatch(answer) or TEXT_AND_LETTER.fullmatch(answer)
   if match:
     text, rest = choices.get(match["letter"].casefold()), normalize(match["text"])

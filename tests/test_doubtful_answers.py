@@ -396,6 +396,9 @@ CHOOSES_B = [
   "La respuesta es B",
   "B. A is wrong because Mars is small.",
   "Jupiter gas, not Mars rock",
+  "I think B",
+  "The answer is:\n\nB",
+  "a Jupiter gas",
 ]
 # two options, or one that is marked as wrong or doubtful
 CHOOSES_NOTHING = [
@@ -433,6 +436,9 @@ SAYS_YES = [
   "There is no doubt: yes",
   "It is certainly true.",
   "Yes, most birds fly.",
+  "Clearly, the answer is yes.",
+  "Yes, in most countries it is legal.",
+  "This statement is true.",
 ]
 SAYS_NO = [
   "No, because it is true only of birds",
@@ -445,6 +451,8 @@ SAYS_NO = [
   "Unfortunately, no.",
   "I would answer no",
   "❌ No",
+  "No, never.",
+  "No, not really",
 ]
 # the verdict and what is said of it disagree, or it is half of one
 SAYS_NEITHER = [
@@ -477,6 +485,11 @@ SAYS_NEITHER = [
   "<s>yes</s>",
   "❌ Yes",
   "!yes",
+  "Yes, kind of",
+  "Yes, not really",
+  "Yes, never",
+  "Yes, more or less",
+  "Yes, when it rains",
 ]
 
 
