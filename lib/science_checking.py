@@ -203,7 +203,8 @@ def stated_option(answer: str, choices: dict[str, str]) -> str | None:
     return None
   lines = [" ".join(line.split()) for line in answer.splitlines()]
   answer = unwrap("\n".join(line for line in lines if line))  # no runs of space to search through
-  answer = answer.replace(":\n", ": ")  # "The answer is:" and the option on a line of its own
+  # "The answer is:" and the option on a line of its own; but not "Answer:\nAnswer: B"
+  answer = re.sub(r":\n(?![^\n]*:)", ": ", answer)
   whole = chosen_option(answer, choices)
   if whole is not None:  # an option's own text may hold anything: "None of these", "Mars and Venus"
     return whole
