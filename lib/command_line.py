@@ -72,6 +72,7 @@ MAY_BE = {  # flag: whether a value is one, and that in words
   "temperature": (is_not_negative, "0 or more; 0 is greedy"),
   "max_hours": (is_not_negative, "0 or more; 0 is no limit"),
   "overlong_buffer": (is_not_negative, "0 or more; 0 is none"),
+  "limit": (is_not_negative, "0 or more; 0 is all"),
   "seed": (is_seed, "0 or more, below 2^32"),
   "out_dir": (bool, "a folder to write"),
   "data_dir": (bool, "a folder that prepare_data.py wrote"),
