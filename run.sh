@@ -269,7 +269,9 @@ fi
 
 for name in data sft grpo eval export; do  # DATA_FLAGS → data_more, …; over several lines too
   flags=${name^^}_FLAGS
-  case ${!flags:-} in *--out_dir*) fail "$flags has --out_dir; the folder of a run is OUT" ;; esac
+  case ${!flags:-} in
+    *--out_dir*|*--data_dir*) fail "$flags names a folder of the run; these are in OUT: set that" ;;
+  esac
   read -rd '' -a "${name}_more" <<< "${!flags:-}" || true
 done
 [ -z "${POOL:-}" ] || data+=(--pool="$POOL")

@@ -175,6 +175,8 @@ def launch(main, flag_values: flags.FlagValues, doc: str | None = "", check=None
     # A cell must fail, so that "run all" stops; a run that stopped early has saved its state.
     if notebook and not isinstance(error, Stopped):
       raise
+    if only_check and isinstance(error, flags.Error):
+      error = InputError(str(error))  # run.sh's own refusals are one line and exit 2
     where = f"{os.path.basename(argv[0])}: " if only_check else ""
     if not only_check:
       meeting.end_early(argv[1:], *ending_of(error))
