@@ -29,7 +29,16 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from bench_grpo import Clock, choose, print_table, race, run_worker
 from machine import machine_line
 
-from lib import command_line, devices, jsonl, loading, optimization, parameters, tokenization
+from lib import (
+  command_line,
+  devices,
+  jsonl,
+  loading,
+  model_names,
+  optimization,
+  parameters,
+  tokenization,
+)
 from lib.errors import InputError
 
 FLAGS = flags.FlagValues()
@@ -308,7 +317,7 @@ def main():
   print(machine_line(), flush=True)
   if flag.loss_check:
     return loss_check(flag)
-  tokenizer = tokenization.load_tokenizer(loading.resolve_model(flag.model), flag.data_dir)
+  tokenizer = tokenization.load_tokenizer(model_names.resolve_model(flag.model), flag.data_dir)
   rows = jsonl.read_rows(pathlib.Path(flag.data_dir) / "train.jsonl")
   rows = [row for row in rows if row.get("target")]
   for length in map(int, flag.lengths):

@@ -8,8 +8,8 @@ The way of the data, and the files along it in reading order:
                 references, mixing, sft_targets, prompt_lengths, data_report,
                 builtin_pool, builtin_questions
   tokens        tokenization, tokenizer_json, tokenizer_check
-  the model     model_names, weight_files, gemma_config, gemma, hugging_face, peft_folder,
-                parameters, loading, devices, sliding_window, forward_pass
+  the model     model_names, model_json, weight_files, gemma_config, gemma, hugging_face,
+                peft_folder, parameters, loading, devices, sliding_window, forward_pass
   rollouts      streams, batching, sampling, answering, rollouts
   rewards       scoring, checking, math_checking, statements, remarks, sums, quantities,
                 measures, number_words, equivalence, science_checking, logic_checking, own_checks,

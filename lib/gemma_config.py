@@ -6,12 +6,12 @@ Numbers that a file leaves out are transformers' defaults, as Google's own files
 expect. `read_config`, `text_settings` and `tunix_config` follow that order.
 """
 
-import json
 import os
 
 from tunix.models.gemma3 import model as gemma3
 
 from lib.errors import InputError
+from lib.model_json import NOT_A_MODEL, is_number, read_json, short
 
 # transformers' Gemma3TextConfig: what a missing key means. Google's 4B leaves out four sizes.
 SIZES = {
@@ -70,25 +70,12 @@ HARMLESS = set(
 )
 UNSET = (None, False, "", [], {})
 ROPE_KEYS = {"rope_type", "type", "rope_theta", "factor", "original_max_position_embeddings"}
-NOT_A_MODEL = "--model must be a Hugging Face folder of a Gemma 3 text model"
 
 
 class ModelConfig(gemma3.ModelConfig):
   """Tunix's, hashable: jax.jit keys programs on a model's structure, the config included."""
 
   __hash__ = object.__hash__
-
-
-def read_json(path: str) -> dict:
-  """A JSON object from a model's folder."""
-  try:
-    with open(path, encoding="utf-8") as file:
-      found = json.load(file)
-  except ValueError as error:  # not JSON, not UTF-8
-    raise InputError(f"{path} is not JSON ({error}); download it again") from error
-  if not isinstance(found, dict):
-    raise InputError(f"{path} holds a {type(found).__name__}, expected a JSON object")
-  return found
 
 
 def read_config(folder: str) -> dict:
@@ -279,14 +266,3 @@ def one_rope(rope: dict, theta: float, where: str) -> dict:
   # as ints.
   whole = int(theta) if theta == int(theta) else theta
   return {"rope_theta": whole, "factor": float(factor)}
-
-
-def is_number(value) -> bool:
-  # True is an int in Python, but no number in a config.
-  return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def short(value) -> str:
-  """A value in an error: {"load_in_4bit": …} of bitsandbytes has a dozen keys."""
-  text = json.dumps(value)  # as the file spells it: true, null
-  return text if len(text) <= 60 else text[:57] + "…"

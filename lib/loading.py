@@ -41,16 +41,11 @@ class Policy(NamedTuple):
   lora_alpha: float
 
 
-def resolve_model(model: str) -> str:
-  """--model to "tiny" or a local folder; see `model_names`."""
-  return model_names.resolve_model(model)
-
-
 def load_policy(
   model: str, checkpoint: str = "", data_dir: str = "", mesh: str = "auto", dtype: str = "auto"
 ) -> Policy:
   """The base model, with what the run or the PEFT adapter in `checkpoint` changed in it."""
-  folder = resolve_model(model)  # may download
+  folder = model_names.resolve_model(model)  # may download
   # A shell leaves the ~ of --checkpoint=~/run as it is.
   checkpoint = os.path.expanduser(checkpoint)
   on = devices.make_mesh(mesh)

@@ -25,6 +25,7 @@ from lib import (
   gemma,
   jsonl,
   loading,
+  model_names,
   parameters,
   sampling,
   tokenization,
@@ -109,7 +110,7 @@ def verify(
   command_line.say("verifying: JAX first, then transformers and PEFT in their own process")
   # Orbax and zip hold the parameters as they are; GGUF no Python library here reads.
   formats = [name for name in ("peft", "merged") if name in formats]
-  name = loading.resolve_model(model)
+  name = model_names.resolve_model(model)
   places = {}  # format → (base folder, adapter folder or None)
   if "peft" in formats:
     places["peft"] = (f"{out}/base" if name == "tiny" else name, f"{out}/peft")

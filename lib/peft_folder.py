@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib import gemma_config, weight_files
+from lib import model_json, weight_files
 from lib.errors import InputError
 
 CONFIG = "adapter_config.json"
@@ -46,7 +46,7 @@ def is_adapter(folder: str) -> bool:
 def read_settings(folder: str) -> dict:
   """adapter_config.json of plain LoRA; lora_alpha such that the product is scaled by alpha / r."""
   path = os.path.join(folder, CONFIG)
-  config = gemma_config.read_json(path)
+  config = model_json.read_json(path)
   if config.get("peft_type") != "LORA":
     raise InputError(
       f"{path} is a {config.get('peft_type')} adapter, expected LORA; merge it into its base "
@@ -62,12 +62,12 @@ def read_settings(folder: str) -> dict:
   for key, value in config.items():
     if key not in USED and key not in HARMLESS and value not in OFF:
       raise InputError(
-        f"{path} has {key} = {gemma_config.short(value)}, which plain LoRA cannot express; merge "
+        f"{path} has {key} = {model_json.short(value)}, which plain LoRA cannot express; merge "
         "it into its base model with peft and pass the result as --model"
       )
   rank = config.get("r")
   alpha = config.get("lora_alpha")
-  if type(rank) is not int or rank < 1 or not gemma_config.is_number(alpha):
+  if type(rank) is not int or rank < 1 or not model_json.is_number(alpha):
     raise InputError(f"{path} has r = {rank!r}, lora_alpha = {alpha!r}; expected two numbers")
   if config.get("use_rslora"):
     alpha *= math.sqrt(rank)  # alpha / √r = (alpha · √r) / r; Kalajdzievski 2023

@@ -8,14 +8,14 @@ import bisect
 import re
 from collections.abc import Callable
 
-from lib import contract, loading, sft_targets, tokenization, tokenizer_check
+from lib import contract, model_names, sft_targets, tokenization, tokenizer_check
 from lib.errors import InputError
 
 
 def open_tokenizer(folder: str):
   """The SentencePieceProcessor of a folder, or of a model by its name."""
   # "gemma-3-1b-it" or a path: what the model's loader takes, this takes.
-  folder = loading.resolve_model(folder)
+  folder = model_names.resolve_model(folder)
   tokenizer_check.check_tokenizer_files(folder)
   return tokenization.load_tokenizer(folder)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 import numpy as np
 import sentencepiece as spm
 
-from lib import contract, hosts, jsonl, tokenizer_json
+from lib import contract, hosts, jsonl, model_json, tokenizer_json
 from lib.errors import InputError
 
 # Gemma's own ids, which the tiny tokenizer takes over.
@@ -154,11 +154,10 @@ def read_tokenizer(folder: str) -> spm.SentencePieceProcessor | None:
 
 
 def refuse_model(model: str):
+  """Says what a folder without a tokenizer is, if it can be told."""
   if os.path.isdir(os.path.join(model, "merged")):
     raise InputError(f"{model} is an export, no model itself; pass {model}/merged as --model")
-  raise InputError(
-    f"{model} has no tokenizer.model; --model must be a Hugging Face folder of a Gemma 3 text model"
-  )
+  raise InputError(f"{model} has no tokenizer.model; {model_json.NOT_A_MODEL}")
 
 
 def encode(tokenizer, text: str) -> list[int]:

@@ -9,7 +9,7 @@ import os
 
 import sentencepiece as spm
 
-from lib import contract, gemma_config, tokenization, tokenizer_files
+from lib import contract, model_json, tokenization, tokenizer_files
 from lib.errors import InputError
 from lib.tokenizer_json import SPACE
 
@@ -27,7 +27,7 @@ def check_tokenizer_files(folder: str):
       "download it again"
     ) from error
   if tokenizer is None:
-    raise InputError(f"{folder} has no tokenizer.model; {gemma_config.NOT_A_MODEL}")
+    tokenization.refuse_model(folder)
   # E.g. ChatML's <|im_start|>, added by a fine-tune behind Gemma's vocabulary.
   for token, number in added_tokens(folder).items():
     if token not in IMAGE_TOKENS and not is_piece(tokenizer, token, number):
@@ -44,12 +44,12 @@ def added_tokens(folder: str) -> dict[str, int]:
   # transformers' fast tokenizer, which it prefers.
   fast = os.path.join(folder, "tokenizer.json")
   if os.path.isfile(fast):
-    for token in gemma_config.read_json(fast).get("added_tokens") or []:
+    for token in model_json.read_json(fast).get("added_tokens") or []:
       found[token["content"]] = token["id"]
   # And its slow one, around sentencepiece.
   slow = os.path.join(folder, "added_tokens.json")
   if os.path.isfile(slow):
-    found.update(gemma_config.read_json(slow))
+    found.update(model_json.read_json(slow))
   return found
 
 
@@ -64,7 +64,7 @@ def is_piece(tokenizer: spm.SentencePieceProcessor, token: str, number: int) -> 
 def trained_style(folder: str) -> tuple[str | None, str | None]:
   """(style, prompt hash) of a folder's chat template; (None, None) for one that is not ours."""
   path = os.path.join(folder, "tokenizer_config.json")
-  template = gemma_config.read_json(path).get("chat_template") if os.path.isfile(path) else None
+  template = model_json.read_json(path).get("chat_template") if os.path.isfile(path) else None
   # Compared letter by letter: a template that renders almost the same prompt was not trained.
   for style in contract.STYLES:
     if template == tokenizer_files.chat_template(style):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import safetensors
 
-from lib import gemma_config
+from lib import model_json
 from lib.errors import InputError
 
 INDEX = "model.safetensors.index.json"
@@ -45,7 +45,7 @@ def weight_files(folder: str) -> list[str]:
   if os.path.isfile(single):  # transformers prefers it to an index
     return [single]
   if os.path.isfile(index):
-    weight_map = gemma_config.read_json(index).get("weight_map")
+    weight_map = model_json.read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
       raise InputError(f"{index} has no weight_map; download it again")
     return [os.path.join(folder, name) for name in sorted(set(weight_map.values()))]
@@ -54,7 +54,7 @@ def weight_files(folder: str) -> list[str]:
   if "adapter_model.safetensors" in found:
     found.remove("adapter_model.safetensors")
   if not found:
-    raise InputError(f"{folder} has no *.safetensors; {gemma_config.NOT_A_MODEL}")
+    raise InputError(f"{folder} has no *.safetensors; {model_json.NOT_A_MODEL}")
   if len(found) == 1:  # a model under another name
     return [os.path.join(folder, found[0])]
   raise InputError(

@@ -67,10 +67,14 @@ def test_run_sh_has_no_long_line():
   assert [line for line in lines if len(line) > 100] == []
 
 
-def test_rewards_are_there_in_no_time():
-  """rewards.py says so: a notebook and data preparation wait for neither NumPy nor JAX."""
-  loaded = "import sys, rewards; print(*sys.modules)"
+@pytest.mark.parametrize(
+  "script, heavy",
+  [("rewards", {"numpy", "jax", "tqdm", "sympy"}), ("prepare_data", {"jax", "tunix", "pandas"})],
+)
+def test_what_needs_no_model_is_there_in_no_time(script, heavy):
+  """A notebook that checks an answer, and data preparation, wait for neither JAX nor Tunix."""
+  loaded = f"import sys, {script}; print(*sys.modules)"
   done = subprocess.run(
     [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
   )
-  assert not {"numpy", "jax", "tqdm", "sympy"} & set(done.stdout.split())
+  assert not heavy & set(done.stdout.split())
