@@ -151,7 +151,7 @@ def test_bad_rows_are_named(tmp_path):
   for test, message in (
     ([], "is empty"),
     ([{**rows[0], "prompt": None}], "test.jsonl:1 has no text for prompt"),
-    ([[1]], "no text for id"),
+    ([[1]], "test.jsonl:1 has no id, domain"),
     ([rows[0], rows[0]], "test.jsonl:2 repeats the id"),
     ([{**rows[0], "answer": "\ud83d"}], "test.jsonl:1 holds half of a surrogate pair"),
   ):
