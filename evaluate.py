@@ -273,12 +273,9 @@ def load_rows(
   return spoil(rows, variant, path) if variant else rows, config
 
 
-def problem_of(row, seen: set[str]) -> str:
+def problem_of(row: dict, seen: set[str]) -> str:
   """What keeps a row from being evaluated; "" for a good one. seen: the ids before it."""
-  # The keys that any stage writes; answer and metadata may be missing.
-  needed = ("id", "domain", "question", "prompt")
-  found = row if isinstance(row, dict) else {}
-  lacks = [key for key in needed if not isinstance(found.get(key), str)]
+  lacks = [name for name in jsonl.PREPARED if not isinstance(row[name], str)]
   if lacks:
     return f"has no text for {', '.join(lacks)}"
   if row["id"] in seen:
