@@ -23,7 +23,8 @@ LEAD = r"""
       |in\ (?:short|conclusion|summary))\b\W*)?
   (?:
       (?:(?:the|my|our)\s+)?(?:(?:final|correct|right|short)\s+)?answer
-      (?:\s+to\s+(?:the|this)\s+question)?\s*(?:\b(?:is|would\s+be|must\s+be|should\s+be)\b|[:=])\s*:?\s*
+      (?:\s+to\s+(?:the|this)\s+question)?\s*
+      (?:\b(?:is|would\s+be|must\s+be|should\s+be)\b|[:=])\s*:?\s*
     | (?:it|this|that|(?:the|this|that)\s+(?:statement|claim|sentence|conclusion))\s*
       (?:is|['’]s|must\s+be)\s+
       (?:(?:definitely|certainly|clearly|indeed)\s+)?(?=true|false)
@@ -73,7 +74,8 @@ WORD_OF_VERDICT = re.compile(
 # What "true" and "false" are said of here is something else: "because it was not true of whales",
 # "It is true that birds fly, but".
 OF_SOMETHING_ELSE = re.compile(
-  r"\b(?:(?:because|since|as|although|though)\b[^.!?\n]*|it\s+is\s+true\s+that\b[^.!?\n]*,\s+but\b)",
+  r"\b(?:(?:because|since|as|although|though)\b[^.!?\n]*|"
+  r"it\s+is\s+true\s+that\b[^.!?\n]*,\s+but\b)",
   re.I,
 )
 TRUE_OR_FALSE = re.compile(r"\b(?:true|false)\b", re.I)

@@ -49,7 +49,8 @@ DENOMINATORS = {
 WORD = rf"(?:zero|{'|'.join([*TEENS, *TENS, *ONES])}|hundred|{'|'.join(SCALES)})"
 # "one hundred and five", "a thousand", "seventy-two"
 CARDINAL = re.compile(
-  rf"(?:an?\s+(?=hundred\b|thousand\b|million\b))?{WORD}\b(?:(?:(?<=[dn]),)?[\s-]+(?:and\s+)?{WORD}\b)*",
+  rf"(?:an?\s+(?=hundred\b|thousand\b|"
+  rf"million\b))?{WORD}\b(?:(?:(?<=[dn]),)?[\s-]+(?:and\s+)?{WORD}\b)*",
   re.I,
 )
 # A fraction's part behind its numerator: "thirds", "half"; "half a cup" is 1/2 cup

@@ -143,7 +143,8 @@ def render(title: str, lead: str, tiles: list[Tile], sections, out_dir: pathlib.
     '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
     f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>{text}</body></html>\n"
+    f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n"
+    f"<body>{text}</body></html>\n"
   )
 
 

@@ -194,11 +194,13 @@ IDEAS = re.compile(
 )
 WRITING = re.compile(
   r"^(?:please )?(?:write|compose|tell|create|imagine|pretend)\b.*"
-  r"\b(?:story|poem|haiku|limerick|song|lyrics|scene|letter|speech|dialogue|paragraph|essay|email|review|blog|script|tale)\b",
+  r"\b(?:story|poem|haiku|limerick|song|lyrics|scene|letter|speech|dialogue|paragraph|essay|"
+  r"email|review|blog|script|tale)\b",
   re.I | re.S,
 )
 ABSENT = re.compile(
-  r"\b(?:passage|paragraph|text|article|reference)\b|^(?:extract|classify|categorize|identify|order)\b",
+  r"\b(?:passage|paragraph|text|article|reference)\b|^(?:extract|classify|categorize|"
+  r"identify|order)\b",
   re.I,
 )
 APOSTROPHE = re.compile(

@@ -189,14 +189,16 @@ DENIALS = (
   "\\w+n['’]t|wrong|wrongly|false|falsely|incorrect|incorrectly|untrue|mistake|mistaken|mistakenly|"
   "invalid|impossible|fails?|failed|unlikely|unequal|except|exclud\\w+|instead|rather|unless|"
   "lies?|lied|lying|opposite|(?:every|any|all|no)\\w*\\s+(?:\\w+\\s+)?save|"
-  "falsch\\w*|faux|fausse|nicht|kein\\w*|pretend\\w*|deny|denies|denied|refus\\w+|reject\\w*|exceed\\w*|surpass\\w*"
+  "falsch\\w*|faux|fausse|nicht|kein\\w*|pretend\\w*|deny|denies|denied|refus\\w+|reject\\w*|"
+  "exceed\\w*|surpass\\w*"
 )
 DOUBTS = (
   "maybe|perhaps|possibly|probably|presumably|might|may(?=\\s+(?:be|have|not|well|or)\\b)|doubts?|"
   "doubted|doubtful|pending|theoretically|hypothetically|ideally|in\\s+(?:case|theory|principle)|"
   "guess\\w*|unsure|uncertain|unclear|unknown|whether|if|wonder\\w*|suppose\\w*|"
   "claims|claimed|allegedly|supposedly|reportedly|thinks|thought|"
-  "(?:they|you|one|some|people|others|many)\\s+(?:would\\s+|might\\s+)?(?:think|say|believe|expect)|"
+  "(?:they|you|one|some|people|others|many)\\s+(?:would\\s+|might\\s+)?(?:think|say|believe|"
+  "expect)|"
   "(?:some|others|many)\\s+(?:gets?|got|answer)|na[iï]ve(?:ly)?|seemingly|apparently|tempting|"
   "assum\\w+|almost|nearly|or|either|versus|vs|sometimes|hopefully"
 )
@@ -209,7 +211,8 @@ CHARGE = (
 # many more and how often.
 BOUNDS = (
   "most|least|above|below|under|beyond|minimum|maximum|max|tops|\\w+wards?|ish|plus|minus|"
-  f"(?:less|ex|net\\s+of)(?=\\s+{CHARGE})|per\\s?cent|per\\s+mille|doubled|halved|tripled|exclusive|"
+  f"(?:less|ex|net\\s+of)(?=\\s+{CHARGE})|per\\s?cent|per\\s+mille|doubled|halved|tripled|"
+  "exclusive|"
   "squared|cubed|double|twice|half|factorial|divided|multiplied|increased|decreased|reduced|raised|"
   "st|nd|rd|th|something|others|etc|bce?|odd(?!\\s+\\w)"
 )

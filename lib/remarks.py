@@ -39,7 +39,8 @@ AND_IS = re.compile(
   re.I,
 )
 CHANGES = re.compile(
-  rf"\b(?:{quantities.BOUNDS}|too|off|close|far|more|less|fewer|over|before|after|gone|missing|lost|"
+  rf"\b(?:{quantities.BOUNDS}|too|off|close|far|more|less|fewer|over|before|after|gone|"
+  rf"missing|lost|"
   r"sold|eaten|given|taken|stolen|broken|rotten|spoiled|used|short|left|answer|that|"
   rf"{'|'.join(number_words.SPELLED_NUMBERS)}|{'|'.join(quantities.MAGNITUDES)})\b",
   re.I,

@@ -84,7 +84,8 @@ OTHER_DENIED = re.compile(
 TEXT_AND_LETTER = re.compile(r"(?P<text>.+?)\s*[(\[](?P<letter>[A-Za-z1-9])[)\]]", re.S)
 REASON = re.compile(r"[,;]?\s+(?:because|since|as\s+(?:it|they|the|this))\b|,\s+which\b", re.I)
 IS_RIGHT = re.compile(
-  r"\s+is\s+(?:(?:the\s+)?(?:only\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice|one))?|true"
+  r"\s+is\s+(?:(?:the\s+)?(?:only\s+)?(?:correct|right|best)(?:\s+(?:answer|option|choice|"
+  r"one))?|true"
   rf"|the\s+answer)\W*\Z|\s+(?:it\s+is|only|alone)\W*\Z|,?\s+(?:{SURELY})\W*\Z",
   re.I,
 )

@@ -39,7 +39,8 @@ TAKEN_BACK = re.compile(
 
 # ---- announcements ----
 ANSWER_IS = r"""
-  (?:\b(?:(?:the|my|our|your|his|her|their|this|its|final|correct|right|best|exact|simplified)\s+){0,4}
+  (?:\b(?:(?:the|my|our|your|his|her|their|this|its
+      |final|correct|right|best|exact|simplified)\s+){0,4}
     answer
     (?:\s+(?:here|then|to\s+(?:the|this|your)\s+(?:question|problem|task)|in\s+\w+
       |would|should|must|will)){0,3}
@@ -150,7 +151,8 @@ THINGS = re.compile(
 GOES_ON = re.compile(
   r"\b(?:answer|right|correct|true|case|result|value|number|solution|but|though|however|although|"
   r"while|and|then|leav\w+|gives?|equals?|is(?!\s+\w+(?:ed|ing|en|ld)\b)|minus|plus|times|squared|"
-  r"cubed|too|off|close|short|estimate\w*|ruled|crossed|struck|discarded|dismissed|ignored|expected|"
+  r"cubed|too|off|close|short|estimate\w*|ruled|crossed|struck|discarded|dismissed|ignored|"
+  r"expected|"
   r"claimed|intended|dis\w+ed|refuted|contradicted|avoided|at\s+(?:least|most)|"
   r"dozen|hundred|thousand|million|billion|half|double|twice)\b",
   re.I,
@@ -199,7 +201,8 @@ VERB = re.compile(
 FILLER = re.compile(
   r"(?:(?:exactly|definitely|certainly|surely|clearly|obviously|both|just|only|about|around|"
   r"approximately|approx\.?|roughly|precisely|simply|equal\s+to|now|then|"
-  r"therefore|thus|also|still|each|all|currently|already|together|a\s+(?:grand\s+)?total\s+(?:of|is)|"
+  r"therefore|thus|also|still|each|all|currently|already|together|"
+  r"a\s+(?:grand\s+)?total\s+(?:of|is)|"
   r"an?\s+(?:additional|extra)|another|me|him|her|us|them|you|out|up|in\s+total|:)\s+)*",
   re.I,
 )
