@@ -400,7 +400,7 @@ def split_done(rows: list[dict], kept: list[dict], samples: int) -> tuple[list[d
   A row counts as done with all its samples; one that is half done is sampled again, whole.
   """
   done = set()
-  for row_id, responses in summary.grouped(kept, "id").items():
+  for row_id, responses in summary.grouped(kept, summary.row_of).items():
     if len(responses) == samples:
       done.add(row_id)
   stay = [response for response in kept if response["id"] in done]
@@ -507,7 +507,7 @@ def collect(responses: list[dict], facts: dict, before: list[dict], other: str) 
   recipe = facts["recipe"]
   seed = facts["seed"]
   # Overall is over all rows, not a mean of the domains' means.
-  by_domain = summary.grouped(responses, "domain")
+  by_domain = summary.grouped(responses, summary.domain_of)
   overall = summary.summarize(responses, recipe, seed)
   domains = {
     domain: summary.summarize(by_domain[domain], recipe, seed)

@@ -136,17 +136,13 @@ def run_ours(flag, seed: int, out_dir: pathlib.Path) -> list[dict]:
 
   rows = jsonl.read_rows(out_dir / "grpo" / "metrics.jsonl")
   # Loading and compiling: all that went before the first step's own parts.
-  seconds = first_step - step_seconds(rows[0])
+  seconds = first_step - training_log.step_seconds(rows[0])
   points = []
   for row in rows:
-    seconds += step_seconds(row)
+    seconds += training_log.step_seconds(row)
     if "eval_accuracy" in row:
       points.append({"step": row["step"], "seconds": seconds, "accuracy": row["eval_accuracy"]})
   return points
-
-
-def step_seconds(row: dict) -> float:
-  return sum(row[name] for name in training_log.SECONDS)
 
 
 def run_trl(flag, seed: int, out_dir: pathlib.Path) -> list[dict]:
@@ -156,7 +152,6 @@ def run_trl(flag, seed: int, out_dir: pathlib.Path) -> list[dict]:
   points = out_dir / "points.jsonl"
   job = {name: flag[name].value for name in SHARED}
   job |= {
-    "race": True,
     "max_steps": flag.steps,
     "model": flag.model,
     "rows": rows,

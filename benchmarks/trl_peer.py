@@ -83,11 +83,38 @@ def lora(job: dict) -> peft.LoraConfig:
   )
 
 
+def grpo_options(job: dict) -> dict:
+  """Arguments of GRPOConfig that the step and the race share."""
+  size, micro = job["batch_size"], job["micro_batch_size"]
+  return shared_options(job) | dict(
+    per_device_train_batch_size=micro * job["num_generations"],
+    gradient_accumulation_steps=size // micro,
+    num_generations=job["num_generations"],
+    max_completion_length=job["max_new_tokens"],
+    temperature=job["temperature"],
+    num_iterations=1,
+    loss_type="grpo",
+    shuffle_dataset=False,
+  )
+
+
+def rows_of(job: dict) -> list[dict]:
+  """The prompts of all updates, in file order, from the top again where they run out."""
+  rows = job["rows"]
+  return [rows[i % len(rows)] for i in range(job["max_steps"] * job["batch_size"])]
+
+
+def stopping_tokenizer(folder: str):
+  """TRL masks what follows its tokenizer's stop token: it must be the one that SFT taught."""
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  tokenizer.eos_token = "<end_of_turn>"
+  return tokenizer
+
+
 def grpo(job: dict, clock: Clock) -> trl.GRPOTrainer:
   """job: rows, batch_size and micro_batch_size in prompts, num_generations, max_new_tokens,
   temperature, LoRA.
   """
-  groups, new, size = job["num_generations"], job["max_new_tokens"], job["batch_size"]
 
   def variety(prompts, completions, completion_ids, **_):
     seen = clock.facts
@@ -95,33 +122,24 @@ def grpo(job: dict, clock: Clock) -> trl.GRPOTrainer:
     seen["tokens"] = seen.get("tokens", 0) + sum(map(len, completion_ids))
     return [len(set(completion)) / 100 for completion in completions]
 
-  tokenizer = transformers.AutoTokenizer.from_pretrained(job["model"])
-  generation = {"min_new_tokens": new}  # nothing stops early
   if job["lengths"] == "real":
-    # TRL masks what follows its tokenizer's stop token: it must be the one that SFT taught.
-    tokenizer.eos_token = "<end_of_turn>"
+    tokenizer = stopping_tokenizer(job["model"])
     generation = {"eos_token_id": tokenizer.eos_token_id}
+  else:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(job["model"])
+    generation = {"min_new_tokens": job["max_new_tokens"]}  # nothing stops early
   config = trl.GRPOConfig(
-    **shared_options(job),
-    per_device_train_batch_size=job["micro_batch_size"] * groups,
-    gradient_accumulation_steps=size // job["micro_batch_size"],
-    num_generations=groups,
-    max_completion_length=new,
+    **grpo_options(job),
     generation_kwargs=generation,
-    temperature=job["temperature"],
     beta=0.04,
-    num_iterations=1,
-    loss_type="grpo",
     learning_rate=3e-6,
     weight_decay=0.1,
-    shuffle_dataset=False,
   )
-  rows = [job["rows"][i % len(job["rows"])] for i in range((1 + job["steps"]) * size)]
   return trl.GRPOTrainer(
     job["model"],
     [variety],
     config,
-    datasets.Dataset.from_list([{"prompt": r["prompt"]} for r in rows]),
+    datasets.Dataset.from_list([{"prompt": row["prompt"]} for row in rows_of(job)]),
     processing_class=tokenizer,
     peft_config=lora(job),
     callbacks=[clock],
@@ -199,31 +217,20 @@ def race(job: dict) -> trl.GRPOTrainer:
       self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
       return self.lr_scheduler
 
-  tokenizer = transformers.AutoTokenizer.from_pretrained(job["model"])
-  tokenizer.eos_token = "<end_of_turn>"  # the stop token that SFT taught
-  size, micro = job["batch_size"], job["micro_batch_size"]
+  tokenizer = stopping_tokenizer(job["model"])
   config = trl.GRPOConfig(
-    **shared_options(job),
+    **grpo_options(job),
     seed=job["seed"],
-    per_device_train_batch_size=micro * job["num_generations"],
-    gradient_accumulation_steps=size // micro,
-    num_generations=job["num_generations"],
-    max_completion_length=job["max_new_tokens"],
     generation_kwargs={"eos_token_id": tokenizer.eos_token_id},
-    temperature=job["temperature"],
     beta=job["beta"],
-    num_iterations=1,
-    loss_type="grpo",
     learning_rate=job["learning_rate"],
     weight_decay=job["weight_decay"],
     max_grad_norm=job["max_grad_norm"],
     adam_beta2=0.99,  # ours; torch's 0.999 looks back over more updates than the run has
-    shuffle_dataset=False,
   )
   columns = ("prompt", "domain", "question", "answer", "metadata")
   rows = []
-  for i in range(job["max_steps"] * size):
-    row = job["rows"][i % len(job["rows"])]
+  for row in rows_of(job):
     # Metadata as JSON text: a table's column has one type.
     row = row | {"metadata": json.dumps(row["metadata"])}
     rows.append({name: row[name] for name in columns})
@@ -285,7 +292,7 @@ def sft(job: dict, clock: Clock) -> trl.SFTTrainer:
 def main():
   with open(sys.argv[1], encoding="utf-8") as f:
     job = json.load(f)
-  if "race" in job:
+  if "points_path" in job:
     return race(job).train()
   job["max_steps"] = 1 + job["steps"]  # the first compiles, or warms up
   (sft if "pairs" in job else grpo)(job, Clock(job["steps_path"])).train()

@@ -238,8 +238,8 @@ def find_answer(found: dict, named: Named, used: set, place: str) -> str:
 
 def find_column(found: dict, asked: str, names, what: str, flag: str, place: str) -> str:
   """The column asked for, else the first of the common names, whatever its case."""
-  column = first_there(found, names) if not asked else asked if asked in found else ""
-  if not column:
+  column = asked or first_there(found, names)
+  if not column or column not in found:
     raise missing(place, found, what, flag, [asked] if asked else names)
   return column
 
@@ -263,8 +263,8 @@ def read_turns(turns) -> tuple[str, str]:
   Turns are {"role", "content"} or {"from", "value"}; a system's text goes before the question.
   """
   system, asked, said = [], [], []
-  by_role = {"system": system, "user": asked, "human": asked, "assistant": said, "gpt": said}
-  by_role["model"] = said  # Gemini's word
+  by_role = {"system": system, "user": asked, "human": asked}
+  by_role |= dict.fromkeys(("assistant", "gpt", "model"), said)  # the last is Gemini's word
   for turn in turns:
     role = turn.get("role") or turn.get("from")
     content = turn.get("content") or turn.get("value") or ""

@@ -30,9 +30,9 @@ class Pair(NamedTuple):
 def pair_rows(before: list[dict], after: list[dict]) -> list[Pair]:
   """The rows that both hold, in the order of `after`: the same id with the same question."""
   # The same id with another question is another row: the data was prepared anew.
-  old = summary.grouped(before, "id")
+  old = summary.grouped(before, summary.row_of)
   pairs = []
-  for row_id, new in summary.grouped(after, "id").items():
+  for row_id, new in summary.grouped(after, summary.row_of).items():
     if row_id in old and old[row_id][0]["question"] == new[0]["question"]:
       pairs.append(Pair(row_id, new[0]["domain"], old[row_id], new))
   if not pairs:
@@ -63,8 +63,8 @@ def compare_responses(
   # In the order of the reports' other tables.
   domains = sorted({pair.domain for pair in pairs}, key=summary.domain_order)
   groups = {}
-  for pair in pairs if by else ():
-    groups.setdefault(summary.field_of(pair.after[0], by), []).append(pair)
+  if by:
+    groups = summary.grouped(pairs, lambda pair: summary.field_of(pair.after[0], by))
   # With several samples a row is gained when a larger share of them is right.
   gained = [pair.row_id for pair in pairs if share_right(pair.after) > share_right(pair.before)]
   lost = [pair.row_id for pair in pairs if share_right(pair.after) < share_right(pair.before)]

@@ -118,8 +118,9 @@ def named_files(path: pathlib.Path) -> list[DataFile]:
   read.
   """
   if not path.is_file():
-    found = "is no file" if path.exists() else "does not exist"
-    found = "is a folder" if path.is_dir() else found
+    found = "does not exist"
+    if path.exists():
+      found = "is a folder" if path.is_dir() else "is no file"
     raise InputError(
       f"{path} {found}; expected a JSONL file of rows or another form that is read ({EXPECTED}), "
       "several with commas between, or hf:OWNER/NAME"

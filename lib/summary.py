@@ -6,6 +6,7 @@ then stand in results.json under its name.
 """
 
 import collections
+import operator
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -26,13 +27,18 @@ class Estimate(NamedTuple):
   ci: list[float] | None  # [low, high], 95%
 
 
-def grouped(responses: list[dict], key: str) -> dict[str, list[dict]]:
-  """{value of `key`: its responses}, both in the order of `responses`."""
+def grouped(items: list, key: Callable) -> dict[str, list]:
+  """{key(item): the items of that key}, both in the order of `items`."""
   # A dict keeps the order of first appearance.
   groups = {}
-  for response in responses:
-    groups.setdefault(response[key], []).append(response)
+  for item in items:
+    groups.setdefault(key(item), []).append(item)
   return groups
+
+
+# Keys of `grouped`.
+row_of = operator.itemgetter("id")
+domain_of = operator.itemgetter("domain")
 
 
 def field_of(response: dict, field: str) -> str:
@@ -43,9 +49,9 @@ def field_of(response: dict, field: str) -> str:
 
 def by_metadata(responses: list[dict], field: str, recipe: str, seed: int = 0) -> dict[str, dict]:
   """{value of a metadata field: its numbers}, by name; {} without a field."""
-  groups = {}
-  for response in responses if field else ():
-    groups.setdefault(field_of(response, field), []).append(response)
+  if not field:
+    return {}
+  groups = grouped(responses, lambda response: field_of(response, field))
   return {value: summarize(groups[value], recipe, seed) for value in sorted(groups)}
 
 
@@ -124,7 +130,7 @@ def summarize(responses: list[dict], recipe: str, seed: int = 0) -> dict:
   ill-formed text too.
   """
   # "n" counts rows, "questions" distinct ones, "scored" the rows that have an answer to check.
-  by_row = grouped(responses, "id")
+  by_row = grouped(responses, row_of)
   questions = [response["question"] for response in responses]
   answered = [samples for samples in by_row.values() if samples[0]["correct"] is not None]
   out = {"n": len(by_row), "questions": len(set(questions)), "scored": len(answered)}

@@ -23,6 +23,11 @@ SECONDS = ("rollout_seconds", "reward_seconds", "reference_seconds", "update_sec
 MARKS = 21
 
 
+def step_seconds(row: dict) -> float:
+  """Seconds of a row of metrics.jsonl: all parts of its step."""
+  return sum(row[name] for name in SECONDS)
+
+
 def rollout_fill(lengths: np.ndarray, at_once: int) -> float:
   """Share of decode slots that wrote a real token, of answers (N,) sampled `at_once` together.
 
@@ -185,7 +190,7 @@ def open_report(
 
   def show(row: dict, tokens: int):
     # A step's own parts, without validation and saving between steps.
-    seconds = sum(row[name] for name in SECONDS)
+    seconds = step_seconds(row)
     row["tokens_per_second"] = round(tokens / max(1e-9, seconds), 1)
     row |= {name: round(row[name], 3) for name in SECONDS}
     if row["iteration"] == 0:  # so that an interval is a whole batch
